@@ -1,0 +1,90 @@
+"""The softmax classifier for JAX: exact losses, a trainer, and commands.
+
+Names load on first use (PEP 562), so that `import jax_softmax` costs no more than what is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jax_softmax.datasets import Dataset, Split, load_dataset
+    from jax_softmax.errors import InputError
+    from jax_softmax.ops import (
+        log_softmax,
+        softmax,
+        softmax_cross_entropy,
+        softmax_cross_entropy_with_integer_labels,
+    )
+    from jax_softmax.training import (
+        Evaluation,
+        FitResult,
+        SoftmaxModel,
+        TrainConfig,
+        evaluate,
+        fit,
+        load_run,
+        predict,
+        predict_proba,
+        save_run,
+    )
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "datasets": ("Dataset", "Split", "load_dataset"),
+    "errors": ("InputError",),
+    "ops": (
+        "log_softmax",
+        "softmax",
+        "softmax_cross_entropy",
+        "softmax_cross_entropy_with_integer_labels",
+    ),
+    "training": (
+        "Evaluation",
+        "FitResult",
+        "SoftmaxModel",
+        "TrainConfig",
+        "evaluate",
+        "fit",
+        "load_run",
+        "predict",
+        "predict_proba",
+        "save_run",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Dataset",
+    "Evaluation",
+    "FitResult",
+    "InputError",
+    "SoftmaxModel",
+    "Split",
+    "TrainConfig",
+    "evaluate",
+    "fit",
+    "load_dataset",
+    "load_run",
+    "log_softmax",
+    "predict",
+    "predict_proba",
+    "save_run",
+    "softmax",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_with_integer_labels",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
