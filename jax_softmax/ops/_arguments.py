@@ -1,0 +1,130 @@
+"""Arguments the ops share: the class axes, the entries that count, the reduction of rows."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+Axis = int | tuple[int, ...] | None
+Reduction = Literal["none", "sum", "mean"]
+
+
+def check_floating(name: str, x: jax.Array) -> None:
+    """Raises TypeError unless `x` is a floating array."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{name}: expected a floating dtype, got {x.dtype}; "
+            f"convert first, e.g. {name}.astype(jnp.float32)."
+        )
+
+
+def check_reduction(reduction: str) -> None:
+    """Raises ValueError unless `reduction` is one that the losses know."""
+    if reduction not in get_args(Reduction):
+        known = ", ".join(repr(name) for name in get_args(Reduction))
+        raise ValueError(f"reduction: expected one of {known}, got {reduction!r}.")
+
+
+def statistics_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype of row statistics and losses: float32 for half precision, else the input's own."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def canonical_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """The class axes in the order given, as non-negative, distinct integers.
+
+    Raises:
+      ValueError: if an axis is out of range or named twice.
+    """
+    if axis is None:
+        return tuple(range(ndim))
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    for a in axes:
+        if not -ndim <= a < ndim:
+            raise ValueError(
+                f"axis: expected values in [{-ndim}, {ndim}) for an array of {ndim} dimensions, "
+                f"got {axis}."
+            )
+    axes = tuple(a % ndim for a in axes)
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"axis: expected distinct axes, got {axis}.")
+    return axes
+
+
+def classes_last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """`x` with the class axes moved to the end and flattened into one: `[..., V]`."""
+    if axes == (x.ndim - 1,):
+        return x
+    rows = tuple(a for a in range(x.ndim) if a not in axes)
+    shape = tuple(x.shape[a] for a in rows)
+    return jnp.transpose(x, rows + axes).reshape(*shape, math.prod(x.shape[a] for a in axes))
+
+
+def classes_back(x: jax.Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> jax.Array:
+    """Undoes `classes_last`: an array of `shape` from its `[..., V]` form."""
+    if axes == (len(shape) - 1,):
+        return x
+    order = tuple(a for a in range(len(shape)) if a not in axes) + axes
+    inverse = tuple(order.index(a) for a in range(len(shape)))
+    return jnp.transpose(x.reshape(tuple(shape[a] for a in order)), inverse)
+
+
+def mask_classes_last(
+    where: jax.typing.ArrayLike | None, axes: tuple[int, ...], shape: tuple[int, ...]
+) -> jax.Array | None:
+    """`where` as booleans that broadcast against the logits' `[..., V]` form.
+
+    Args:
+      where: None, or a mask of the logits' rank (classes) or without the class axes (rows).
+      axes: the class axes.
+      shape: the logits' shape.
+
+    Returns:
+      None, `[..., V]`, or `[..., 1]` for a mask of whole rows.
+
+    Raises:
+      ValueError: if the mask fits neither the logits nor their rows.
+    """
+    if where is None:
+        return None
+    mask = jnp.asarray(where).astype(bool)
+    rows = tuple(n for a, n in enumerate(shape) if a not in axes)
+    try:
+        if mask.ndim == len(shape):
+            return classes_last(jnp.broadcast_to(mask, shape), axes)
+        if mask.ndim == len(rows):
+            return jnp.broadcast_to(mask, rows)[..., None]
+    except ValueError as error:
+        raise ValueError(_where_words(mask.shape, shape, rows)) from error
+    raise ValueError(_where_words(mask.shape, shape, rows))
+
+
+def _where_words(got: tuple[int, ...], shape: tuple[int, ...], rows: tuple[int, ...]) -> str:
+    return (
+        f"where: expected a mask that broadcasts to the logits' shape {shape} or to their rows "
+        f"{rows}, got {got}."
+    )
+
+
+def reduce_rows(loss: jax.Array, kept: jax.Array | None, reduction: Reduction) -> jax.Array:
+    """The rows' losses, their sum, or their mean over the rows that count.
+
+    Args:
+      loss: `[...]`, 0 on rows that do not count.
+      kept: `[...]` booleans, which rows count; None for all.
+      reduction: `"none"`, `"sum"` or `"mean"`. A mean over no rows is 0.
+
+    Returns:
+      `[...]` for `"none"`, else a scalar, of `loss`'s dtype.
+    """
+    if reduction == "none":
+        return loss
+    total = jnp.sum(loss)
+    if reduction == "sum":
+        return total
+    if kept is None:
+        return total / max(loss.size, 1)
+    return total / jnp.maximum(jnp.sum(kept, dtype=loss.dtype), 1)

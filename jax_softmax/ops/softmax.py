@@ -1,0 +1,165 @@
+"""`softmax` and `log_softmax` with hand-written derivatives."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jax_softmax.ops._arguments import (
+    Axis,
+    canonical_axes,
+    check_floating,
+    classes_back,
+    classes_last,
+    mask_classes_last,
+)
+from jax_softmax.ops._statistics import difference, normalizer, read_logits, shifted_exp
+
+
+def softmax(
+    x: jax.typing.ArrayLike, axis: Axis = -1, where: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+    r"""Probabilities :math:`p_i = e^{x_i} / \sum_j e^{x_j}` along `axis`.
+
+    Args:
+      x: `[...]` floating logits. `-inf` is a class that cannot happen: probability and derivative 0.
+      axis: the class axis, a tuple of axes taken together, or None for all.
+      where: None, or booleans of `x`'s rank (classes) or without the class axes (rows): entries that
+        are False count as `-inf`.
+
+    Returns:
+      `[...]`, shape and dtype of `x`, computed in float32 for half precision. Rows of `-inf`, or with
+      nothing left by `where`, are 0; rows with a NaN or `+inf` are NaN.
+
+    Raises:
+      TypeError: if `x` is not floating.
+      ValueError: if `axis` or `where` does not fit `x`, or there are no classes.
+
+    The derivative is `p * (g - sum(g * p))` for a cotangent `g`; only `x` and two numbers a row are
+    kept for it.
+
+    >>> import jax.numpy as jnp
+    >>> print(softmax(jnp.array([1000.0, 0.0])))
+    [1. 0.]
+    """
+    return _along_classes(_softmax, x, axis, where)
+
+
+def log_softmax(
+    x: jax.typing.ArrayLike, axis: Axis = -1, where: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+    r"""Log-probabilities :math:`\log p_i = x_i - \log \sum_j e^{x_j}` along `axis`.
+
+    The most likely class is set apart in the sum, so its log-probability keeps its relative
+    precision when it is near 0: `-2e-9`, not `0`, in a row led by 20.
+
+    Args:
+      x: `[...]` floating logits. `-inf` is a class that cannot happen: log-probability `-inf`,
+        derivative 0.
+      axis: the class axis, a tuple of axes taken together, or None for all.
+      where: None, or booleans of `x`'s rank (classes) or without the class axes (rows): entries that
+        are False count as `-inf`.
+
+    Returns:
+      `[...]`, shape and dtype of `x`, computed in float32 for half precision. Rows of `-inf`, or with
+      nothing left by `where`, are `-inf`; rows with a NaN or `+inf` are NaN.
+
+    Raises:
+      TypeError: if `x` is not floating.
+      ValueError: if `axis` or `where` does not fit `x`, or there are no classes.
+
+    The derivative is `g - p * sum(g)` for a cotangent `g`; only `x` and two numbers a row are kept.
+
+    >>> import jax.numpy as jnp
+    >>> print(log_softmax(jnp.array([20.0, 0.0])))
+    [-2.0611537e-09 -2.0000000e+01]
+    """
+    return _along_classes(_log_softmax, x, axis, where)
+
+
+def _along_classes(rule, x, axis, where):
+    x = jnp.asarray(x)
+    check_floating("x", x)
+    axes = canonical_axes(axis, x.ndim)
+    mask = mask_classes_last(where, axes, x.shape)
+    rows = classes_last(x, axes)
+    if rows.shape[-1] == 0:
+        raise ValueError(f"x: expected at least one class along axis {axis}, got shape {x.shape}.")
+    return classes_back(_jitted(rule, rows, mask), axes, x.shape)
+
+
+@partial(jax.jit, static_argnums=0)
+def _jitted(rule, x, mask):
+    return rule(x, mask)
+
+
+# softmax
+#
+# Forward: p_i = e_i / total, e_i = exp(x_i - m). Backward: dp_i/dx_k = p_i (delta_ik - p_k), so a
+# cotangent g gives sum_i g_i p_i (delta_ik - p_k) = p_k (g_k - sum_i g_i p_i).
+
+
+@jax.custom_vjp
+def _softmax(x, mask):
+    return _softmax_fwd(x, mask)[0]
+
+
+def _softmax_fwd(x, mask):
+    z = read_logits(x, mask)
+    rows, _, _ = normalizer(z)
+    return _probabilities(z, rows.shift, rows.total).astype(x.dtype), (
+        x,
+        mask,
+        rows.shift,
+        rows.total,
+    )
+
+
+def _probabilities(z, shift, total):
+    return shifted_exp(z, shift[..., None]) / total[..., None]
+
+
+def _softmax_bwd(residuals, g):
+    x, mask, shift, total = residuals
+    z = read_logits(x, mask)
+    p = _probabilities(z, shift, total)
+    g = g.astype(p.dtype)
+    mean = jnp.sum(g * p, -1, keepdims=True)
+    return (p * (g - mean)).astype(x.dtype), None
+
+
+_softmax.defvjp(_softmax_fwd, _softmax_bwd)
+
+
+# log_softmax
+#
+# Forward: log p_i = (x_i - m) - log total. With the most likely class k set apart, x_k = m and
+# log total = log1p(others), whose relative precision others keeps. Neither term is positive, so
+# nothing cancels. Backward: dlog p_i/dx_k = delta_ik - p_k, so g gives g_k - p_k sum_i g_i.
+
+
+@jax.custom_vjp
+def _log_softmax(x, mask):
+    return _log_softmax_fwd(x, mask)[0]
+
+
+def _log_softmax_fwd(x, mask):
+    z = read_logits(x, mask)
+    rows, _, log_total = normalizer(z)
+    distance, error = difference(z, rows.shift[..., None])
+    value = distance + (error - log_total[..., None])
+    return value.astype(x.dtype), (x, mask, rows.shift, rows.total)
+
+
+def _log_softmax_bwd(residuals, g):
+    x, mask, shift, total = residuals
+    z = read_logits(x, mask)
+    p = _probabilities(z, shift, total)
+    g = g.astype(p.dtype)
+    gradient = g - p * jnp.sum(g, -1, keepdims=True)
+    return jnp.where(z == -jnp.inf, 0, gradient).astype(x.dtype), None
+
+
+_log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
