@@ -1,0 +1,212 @@
+"""`fit`: checks what it is given, then loops over calls of the compiled epochs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jax_softmax.errors import InputError
+from jax_softmax.training.config import TrainConfig
+from jax_softmax.training.examples import (
+    Examples,
+    check_features,
+    check_labels,
+    check_several_classes,
+)
+from jax_softmax.training.metrics import evaluate
+from jax_softmax.training.model import FitResult, SoftmaxModel
+from jax_softmax.training.step import (
+    Batches,
+    Params,
+    TrainState,
+    run_epochs,
+    sgd,
+    steps_per_epoch,
+)
+
+# Numbers read in one compiled call: long enough that the call costs nothing beside it, short enough
+# (a third of a second on a small CPU) that progress is seen and a diverged run stops soon.
+_NUMBERS_PER_CALL = 2**27
+# Looks at the validation examples over a run, at most: a curve needs no more points.
+_LOOKS = 50
+
+
+def fit(
+    train: Examples,
+    config: TrainConfig | None = None,
+    *,
+    params: Mapping[str, Any] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    validation: Examples | None = None,
+    on_progress: Callable[[dict[str, float]], None] | None = None,
+) -> FitResult:
+    """Trains a softmax classifier, `softmax((features * feature_scale) @ kernel + bias)`, by SGD.
+
+    Epochs are `lax.scan`s on the device, several to a compiled call where they are short. The
+    examples stay there as they came (uint8 pixels, say) and are scaled inside the step. Every
+    example counts in every epoch, those of the last, partial batch too. The same arguments give
+    the same bits on the same device and versions.
+
+    Args:
+      train: examples with `features [N, ...]`, `labels [N]` (or one-hot `[N, V]`), `class_names`
+        and `feature_scale`: a `Split` of `load_dataset`, or one of your own.
+      config: settings; `TrainConfig()` if None.
+      params: `{"kernel": [D, V], "bias": [V]}` to start from, whose dtype is computed in; None
+        starts from zeros in float32 (float64 for float64 features where JAX has x64 enabled).
+      optimizer: an optax optimiser in place of the SGD that `config` describes (whose learning
+        rate, momentum, weight decay and schedule are then not used). Pass the same object to fits that
+        should share a compiled program. It sees the kernel as `[V, D]`.
+      validation: examples to evaluate on at up to 50 epochs of the run, for the history.
+      on_progress: called after each compiled call with the latest record of the history.
+
+    Returns:
+      The trained parameters with their history.
+
+    Raises:
+      InputError: if the examples or parameters cannot be used, or the loss is not finite (the
+        message names epoch and learning rate).
+
+    >>> import numpy as np
+    >>> from jax_softmax import Split
+    >>> split = Split(np.array([[0.0], [1.0]]), np.array([0, 1]))
+    >>> result = fit(split, TrainConfig(learning_rate=1.0, batch_size=None, epochs=100))
+    >>> result.params["kernel"].shape, result.history[-1]["train_loss"] < 0.2
+    ((1, 2), True)
+    """
+    config = TrainConfig() if config is None else config
+    features = check_features(train.features)
+    labels, classes = check_labels(train.labels, len(features), len(train.class_names) or None)
+    check_several_classes(labels)
+    run = _Run(
+        config, optimizer, _starting_params(params, features, classes), features, labels, train
+    )
+
+    history: list[dict[str, float]] = []
+    watched = validation is not None
+    epochs_per_call = max(1, min(config.epochs, _NUMBERS_PER_CALL // features.size))
+    if watched:
+        epochs_per_call = min(epochs_per_call, -(-config.epochs // _LOOKS))
+    compile_seconds, _ = run.advance(0, 0, epochs_per_call)  # no epochs: compiles and no more
+    train_seconds = 0.0
+    while len(history) < config.epochs:
+        first = len(history)
+        count = min(epochs_per_call, config.epochs - first)
+        seconds, losses = run.advance(first, count, epochs_per_call)
+        train_seconds += seconds
+        _check_finite(losses, first, config, own_optimizer=optimizer is None)
+        history += [
+            {"epoch": first + i + 1, "train_loss": float(loss)} for i, loss in enumerate(losses)
+        ]
+        if validation is not None:
+            seen = evaluate(run.model(), validation)
+            history[-1].update(validation_loss=seen.loss, validation_accuracy=seen.accuracy)
+        if on_progress is not None:
+            on_progress(history[-1])
+    model = run.model()
+    return FitResult(
+        **vars(model),
+        config=config,
+        history=tuple(history),
+        compile_seconds=compile_seconds,
+        train_seconds=train_seconds,
+        device=run.device(),
+    )
+
+
+class _Run:
+    """The data on the device and the state that moves, as one `fit` needs them."""
+
+    def __init__(self, config, optimizer, params, features, labels, train):
+        self.config = config
+        self.dtype = params["kernel"].dtype
+        self.feature_shape = np.shape(train.features)[1:]
+        self.feature_scale = float(train.feature_scale)
+        classes = params["bias"].size
+        self.class_names = tuple(train.class_names) or tuple(str(i) for i in range(classes))
+        self.learning_rate = config.learning_rate if optimizer is None else 1.0
+        self.optimizer = _sgd(config, len(labels)) if optimizer is None else optimizer
+        self.state = TrainState(params, self.optimizer.init(params))
+        if np.issubdtype(features.dtype, np.floating):
+            features = features.astype(self.dtype)
+        self.data = Batches(
+            jnp.asarray(features), jnp.asarray(labels), jnp.asarray(self.feature_scale, self.dtype)
+        )
+
+    def advance(self, first: int, count: int, calls_epochs: int) -> tuple[float, np.ndarray]:
+        """Runs epochs `first` to `first + count`; seconds and their `[count]` losses."""
+        started = time.perf_counter()
+        self.state, losses = run_epochs(
+            self.state,
+            self.data,
+            jax.random.key(self.config.seed),
+            jnp.int32(first),
+            jnp.int32(count),
+            jnp.asarray(self.learning_rate, self.dtype),
+            optimizer=self.optimizer,
+            batch_size=self.config.batch_size,
+            calls_epochs=calls_epochs,
+        )
+        losses = np.asarray(losses)[:count]
+        return time.perf_counter() - started, losses
+
+    def device(self) -> str:
+        """The kind of device the parameters are on, e.g. `cpu` or `NVIDIA H200`."""
+        return next(iter(self.state.params["bias"].devices())).device_kind
+
+    def model(self) -> SoftmaxModel:
+        """The parameters as they stand, in their public layout."""
+        params = self.state.params
+        return SoftmaxModel(
+            params={"kernel": params["kernel"].T, "bias": params["bias"]},
+            feature_shape=self.feature_shape,
+            feature_scale=self.feature_scale,
+            class_names=self.class_names,
+        )
+
+
+def _sgd(config: TrainConfig, examples: int) -> optax.GradientTransformation:
+    # A schedule's length is part of the program; a constant rate has none: one program serves all.
+    constant = config.schedule == "constant"
+    steps = 0 if constant else steps_per_epoch(examples, config) * config.epochs
+    return sgd(config.momentum, config.nesterov, config.weight_decay, config.schedule, steps)
+
+
+def _starting_params(
+    params: Mapping[str, Any] | None, features: np.ndarray, classes: int
+) -> Params:
+    """The parameters to start from, checked, with the kernel as `[V, D]`."""
+    width = features.shape[1]
+    if params is None:
+        wide = features.dtype == np.float64
+        dtype = jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
+        return {"kernel": jnp.zeros((classes, width), dtype), "bias": jnp.zeros(classes, dtype)}
+    expected = {"kernel": (width, classes), "bias": (classes,)}
+    got = {name: np.shape(value) for name, value in params.items()}
+    if got != expected:
+        raise InputError(f"params: expected arrays of shapes {expected}, got {got}.")
+    dtype = jnp.promote_types(jnp.result_type(params["kernel"]), jnp.float32)
+    return {
+        "kernel": jnp.asarray(params["kernel"], dtype).T,
+        "bias": jnp.asarray(params["bias"], dtype),
+    }
+
+
+def _check_finite(
+    losses: np.ndarray, first: int, config: TrainConfig, *, own_optimizer: bool
+) -> None:
+    finite = np.isfinite(losses)
+    if finite.all():
+        return
+    i = int(np.argmin(finite))
+    remedy = (
+        f"at learning rate {config.learning_rate:g}; try a smaller one, or scale the features"
+        if own_optimizer
+        else "with the optimizer that was passed; try a smaller step"
+    )
+    raise InputError(f"the loss became {losses[i]} in epoch {first + i + 1} {remedy}.")

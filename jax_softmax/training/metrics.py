@@ -1,0 +1,153 @@
+"""`evaluate` and `predict`: every example, in blocks."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_softmax.ops import softmax, softmax_cross_entropy_with_integer_labels
+from jax_softmax.training.examples import Examples, check_features, check_labels
+from jax_softmax.training.model import SoftmaxModel
+from jax_softmax.training.step import logits_of
+
+# Numbers in a block of examples: 32 MB once they are float32.
+_NUMBERS_PER_BLOCK = 2**23
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How a model does on examples whose labels are known.
+
+    Attributes:
+      loss: the mean cross-entropy, in nats.
+      accuracy: the share of examples whose likeliest class is their label.
+      labels: `[N]` int32, the true classes.
+      predictions: `[N]` int32, the likeliest classes.
+      class_names: `V` names.
+    """
+
+    loss: float
+    accuracy: float
+    labels: np.ndarray
+    predictions: np.ndarray
+    class_names: tuple[str, ...]
+
+    def confusion(self) -> np.ndarray:
+        """`[V, V]` counts, a row for each true class, a column for each predicted one."""
+        from sklearn.metrics import confusion_matrix
+
+        classes = range(len(self.class_names))
+        return confusion_matrix(self.labels, self.predictions, labels=list(classes))
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """A record a class: `class_name`, `precision`, `recall`, `f1`, `support` (examples)."""
+        from sklearn.metrics import precision_recall_fscore_support
+
+        columns = precision_recall_fscore_support(
+            self.labels,
+            self.predictions,
+            labels=list(range(len(self.class_names))),
+            zero_division=0.0,
+        )
+        names = ("precision", "recall", "f1")
+        return [
+            {
+                "class_name": name,
+                **dict(zip(names, map(float, row), strict=True)),
+                "support": int(n),
+            }
+            for name, *row, n in zip(self.class_names, *columns, strict=True)
+        ]
+
+
+def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
+    """Loss and accuracy over every example, none dropped.
+
+    Args:
+      model: what `fit` or `load_run` returned.
+      examples: `features [N, ...]` as stored (the model scales them) and `labels [N]` or one-hot.
+
+    Raises:
+      InputError: if the features are not finite or not the model's width, or a label is none of its
+        classes.
+
+    >>> import numpy as np
+    >>> from jax_softmax import Split, TrainConfig, fit
+    >>> split = Split(np.array([[0.0], [1.0]]), np.array([0, 1]))
+    >>> evaluate(fit(split, TrainConfig(learning_rate=1.0)), split).accuracy
+    1.0
+    """
+    features = check_features(examples.features, model.feature_shape)
+    labels, _ = check_labels(examples.labels, len(features), len(model.class_names))
+    losses, predictions = _in_blocks(_losses_and_predictions, model, features, labels)
+    return Evaluation(
+        loss=float(losses.mean(dtype=np.float64)),
+        accuracy=float(np.mean(predictions == labels)),
+        labels=labels,
+        predictions=predictions,
+        class_names=model.class_names,
+    )
+
+
+def predict(model: SoftmaxModel, features: Any) -> np.ndarray:
+    """The likeliest class of each example, `[N]` int32 indices into `model.class_names`.
+
+    Args:
+      model: what `fit` or `load_run` returned.
+      features: `[N, ...]` as stored; the model scales them.
+
+    Raises:
+      InputError: if they are not finite or not the model's width.
+    """
+    (classes,) = _in_blocks(_likeliest, model, check_features(features, model.feature_shape))
+    return classes
+
+
+def predict_proba(model: SoftmaxModel, features: Any) -> np.ndarray:
+    """Class probabilities, `[N, V]`, rows summing to 1; arguments as for `predict`."""
+    (probabilities,) = _in_blocks(
+        _probabilities, model, check_features(features, model.feature_shape)
+    )
+    return probabilities
+
+
+@jax.jit
+def _losses_and_predictions(params, scale, features, labels):
+    logits = logits_of(params, features, scale)
+    losses = softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses, jnp.argmax(logits, -1).astype(jnp.int32)
+
+
+@jax.jit
+def _likeliest(params, scale, features):
+    return (jnp.argmax(logits_of(params, features, scale), -1).astype(jnp.int32),)
+
+
+@jax.jit
+def _probabilities(params, scale, features):
+    return (softmax(logits_of(params, features, scale)),)
+
+
+def _in_blocks(compiled, model: SoftmaxModel, *arrays: np.ndarray) -> list[np.ndarray]:
+    """`compiled(params, scale, *block)` over blocks of rows, its results joined.
+
+    The last block is filled up with copies of its last row and cut again: one program serves all.
+    """
+    params = {"kernel": jnp.asarray(model.params["kernel"]).T, "bias": model.params["bias"]}
+    scale = jnp.asarray(model.feature_scale, params["kernel"].dtype)
+    examples, width = arrays[0].shape
+    block = min(examples, max(1, _NUMBERS_PER_BLOCK // width))
+    run = functools.partial(compiled, params, scale)
+    results = []
+    for first in range(0, examples, block):
+        rows = [array[first : first + block] for array in arrays]
+        count = len(rows[0])
+        if count < block:
+            rows = [np.concatenate([r, np.repeat(r[-1:], block - count, axis=0)]) for r in rows]
+        results.append([np.asarray(out)[:count] for out in run(*rows)])
+    return [np.concatenate(parts) for parts in zip(*results, strict=True)]

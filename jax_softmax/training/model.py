@@ -1,0 +1,53 @@
+"""The trained classifier: its parameters and what must be known about its input."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+
+from jax_softmax.training.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SoftmaxModel:
+    """Class probabilities `softmax((features * feature_scale) @ kernel + bias)`.
+
+    Attributes:
+      params: `{"kernel": [D, V], "bias": [V]}`.
+      feature_shape: the shape of one example, `D` numbers in all.
+      feature_scale: what stored features are multiplied by before the kernel.
+      class_names: `V` names.
+    """
+
+    params: dict[str, jax.Array] | dict[str, np.ndarray]
+    feature_shape: tuple[int, ...]
+    feature_scale: float
+    class_names: tuple[str, ...]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether an example is a picture, `[height, width]` (or more axes)."""
+        return len(self.feature_shape) > 1 and math.prod(self.feature_shape) > 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FitResult(SoftmaxModel):
+    """A model and how it came about: what `fit` returns, `save_run` writes and `load_run` reads.
+
+    Attributes:
+      config: the settings it was trained with.
+      history: a record an epoch: `epoch` (from 1), `train_loss` (the mean over the epoch, while the
+        parameters moved), and `validation_loss`, `validation_accuracy` at the epochs looked at.
+      compile_seconds: time to trace and compile; near 0 when the program was there already.
+      train_seconds: time to run the epochs, validation left out.
+      device: where it ran.
+    """
+
+    config: TrainConfig
+    history: tuple[dict[str, float], ...]
+    compile_seconds: float = 0.0
+    train_seconds: float = 0.0
+    device: str = ""

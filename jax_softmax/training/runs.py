@@ -1,0 +1,213 @@
+"""Run folders: a trained model, its settings, history and pictures, written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_softmax.errors import InputError
+from jax_softmax.training.config import TrainConfig
+from jax_softmax.training.metrics import Evaluation
+from jax_softmax.training.model import FitResult
+
+_MODEL = "model.safetensors"
+_CONFIG = "config.json"
+_METRICS = "metrics.json"
+_HISTORY = "history.jsonl"
+_FORMAT = "jax_softmax.classifier.1"
+
+
+def save_run(
+    result: FitResult,
+    run_dir: str | os.PathLike[str],
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    evaluation: Evaluation | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a run folder: all of it, or (whatever happens meanwhile) nothing.
+
+    It holds `config.json`, `metrics.json`, `history.jsonl` (a line an epoch), `model.safetensors`
+    (`kernel [D, V]`, `bias [V]` and, as metadata, the preprocessing), `learning_curve.png`, for
+    images `class_weights.png`, and with an evaluation `confusion_matrix.png`. No pickle.
+
+    Args:
+      result: what `fit` returned.
+      run_dir: the folder to make; its parents are made too.
+      metrics: what `metrics.json` says beside times, device and versions, e.g. `test_accuracy`.
+      evaluation: draws the confusion matrix.
+      overwrite: replace a run that is there.
+
+    Returns:
+      The folder's path.
+
+    Raises:
+      InputError: if the folder is there and `overwrite` is False, or it is not a run, or it cannot
+        be written.
+    """
+    target = Path(run_dir)
+    check_run_dir(target, overwrite=overwrite)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"run folder {target}: cannot be written ({error}).") from error
+    try:
+        written = work / "run"
+        written.mkdir()
+        _write(written, result, metrics or {}, evaluation)
+        if target.exists():
+            target.rename(work / "replaced")
+        written.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def load_run(run_dir: str | os.PathLike[str]) -> FitResult:
+    """Reads a run folder back: the model, its settings and its history.
+
+    Raises:
+      InputError: if the folder or one of its files is missing, damaged, or another program's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(run_dir)
+    path = _file(folder, _MODEL)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = file.metadata() or {}
+            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as a safetensors file ({error}).") from error
+    if about.get("format") != _FORMAT:
+        raise InputError(
+            f"{path}: expected a model that `jax-softmax train` saved ({_FORMAT}), got "
+            f"{about.get('format', 'a file without that mark')}; give another run folder."
+        )
+    class_names = tuple(json.loads(about["class_names"]))
+    feature_shape = tuple(json.loads(about["feature_shape"]))
+    expected = {
+        "kernel": (math.prod(feature_shape), len(class_names)),
+        "bias": (len(class_names),),
+    }
+    shapes = {name: value.shape for name, value in params.items()}
+    if shapes != expected:
+        raise InputError(f"{path}: expected arrays of shapes {expected}, got {shapes}.")
+    metrics = read_metrics(folder)
+    try:
+        config = TrainConfig(**json.loads(_file(folder, _CONFIG).read_text()))
+        history = tuple(map(json.loads, _file(folder, _HISTORY).read_text().splitlines()))
+    except (TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{folder}: {_CONFIG} or {_HISTORY} is damaged ({error}).") from error
+    return FitResult(
+        params=params,
+        feature_shape=feature_shape,
+        feature_scale=float(about["feature_scale"]),
+        class_names=class_names,
+        config=config,
+        history=history,
+        compile_seconds=metrics["compile_seconds"],
+        train_seconds=metrics["train_seconds"],
+        device=metrics["device"],
+    )
+
+
+def read_metrics(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `metrics.json` of a run folder says.
+
+    Raises:
+      InputError: if it is missing or damaged.
+    """
+    path = _file(Path(run_dir), _METRICS)
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: is damaged ({error}).") from error
+
+
+def check_run_dir(run_dir: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Raises InputError if `save_run` would refuse the folder: asked first, no training is lost."""
+    target = Path(run_dir)
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise InputError(f"run folder {target}: expected a folder or nothing, got a file.")
+    if not any(target.iterdir()):
+        return
+    if not (target / _MODEL).is_file():
+        raise InputError(
+            f"run folder {target}: holds files but no {_MODEL}, so it is no run and will not be "
+            f"replaced; give another folder."
+        )
+    if not overwrite:
+        raise InputError(
+            f"run folder {target}: a run is there already; give another folder, or --overwrite "
+            f"(overwrite=True)."
+        )
+
+
+def _write(
+    folder: Path, result: FitResult, metrics: Mapping[str, Any], evaluation: Evaluation | None
+) -> None:
+    from safetensors.numpy import save_file
+
+    from jax_softmax.training import pictures
+
+    about = {
+        "format": _FORMAT,
+        "feature_shape": json.dumps(result.feature_shape),
+        "feature_scale": repr(result.feature_scale),
+        "class_names": json.dumps(result.class_names),
+    }
+    params = {name: np.ascontiguousarray(value) for name, value in result.params.items()}
+    save_file(params, folder / _MODEL, metadata=about)
+    (folder / _MODEL).chmod(0o644)  # safetensors makes private files; the others are not
+    _write_json(folder / _CONFIG, dataclasses.asdict(result.config))
+    own = {
+        "compile_seconds": result.compile_seconds,
+        "train_seconds": result.train_seconds,
+        "device": result.device,
+        "versions": versions(),
+    }
+    _write_json(folder / _METRICS, own | dict(metrics))
+    lines = "".join(json.dumps(record) + "\n" for record in result.history)
+    (folder / _HISTORY).write_text(lines)
+    pictures.learning_curve(result.history).savefig(folder / "learning_curve.png")
+    if evaluation is not None:
+        pictures.confusion_matrix(evaluation).savefig(folder / "confusion_matrix.png")
+    if result.is_image:
+        pictures.class_weights(result).savefig(folder / "class_weights.png")
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that decide a result."""
+    names = ("jax-softmax", "jax", "jaxlib", "optax", "numpy")
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in names
+    }
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _file(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.is_file():
+        found = "no such folder" if not folder.is_dir() else f"no {name} in it"
+        raise InputError(
+            f"run folder {folder}: {found}; give the folder that `jax-softmax train` wrote."
+        )
+    return path
