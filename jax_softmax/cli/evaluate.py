@@ -1,0 +1,58 @@
+"""`jax-softmax evaluate RUN [DATASET]`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jax_softmax.cli.options import DataOptions, note
+from jax_softmax.cli.report import evaluation_lines
+from jax_softmax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(DataOptions):
+    """Measure a trained model on its dataset's test examples, or on another dataset's."""
+
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
+    """The run folder that `jax-softmax train` wrote."""
+    dataset: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="DATASET")] = None
+    """iris, mnist or digits; the one the model was trained on if not given."""
+
+    def run(self) -> None:
+        """Loads the run and the dataset and prints loss, accuracy and the table of classes."""
+        from jax_softmax.datasets import load_dataset
+        from jax_softmax.training import evaluate, load_run
+        from jax_softmax.training.runs import read_metrics
+
+        self.check_json()
+        model = load_run(self.run_dir)
+        name = self.dataset or read_metrics(self.run_dir).get("dataset")
+        if name is None:
+            raise InputError(
+                f"run folder {self.run_dir}: does not say its dataset; name one after it."
+            )
+        with note(f"loading {name}"):
+            # The run's seed: the split whose test examples it has not seen.
+            dataset = load_dataset(
+                name, raw_dir=self.raw_dir, data_dir=self.data_dir, seed=model.config.seed
+            )
+        test = evaluate(model, dataset.test)
+        self.write_json(
+            [
+                {
+                    "dataset": dataset.name,
+                    "source": dataset.source,
+                    "run_dir": str(self.run_dir),
+                    "test_examples": len(test.labels),
+                    "test_loss": test.loss,
+                    "test_accuracy": test.accuracy,
+                }
+            ]
+        )
+        print(f"data        {dataset.name}, {len(test.labels):,} test examples")
+        print(f"source      {dataset.source}")
+        print("\n".join(evaluation_lines(test=test)))

@@ -1,0 +1,101 @@
+"""Reads the examples that `predict` is given: arrays, tables and pictures."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jax_softmax.errors import InputError
+
+if TYPE_CHECKING:
+    from jax_softmax.training import SoftmaxModel
+
+_IMAGES = (".png", ".jpg", ".jpeg")
+
+
+def read_features(path: Path, model: SoftmaxModel) -> np.ndarray:
+    """The examples of a file, `[N, ...]`, in the units of the model's dataset.
+
+    Args:
+      path: `.npy` (an array `[N, ...]`, or one example), `.csv` (an example a row) or, for an image
+        model, `.png`, `.jpg` or `.jpeg` (one example, read as grey where the model is).
+      model: tells the shape of an example.
+
+    Raises:
+      InputError: if the file is missing, of another kind, damaged, or of another width.
+    """
+    readers = {".npy": _read_npy, ".csv": _read_csv} | dict.fromkeys(_IMAGES, _read_image)
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{path}: expected a file ending in {', '.join(readers)}.")
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise InputError(f"{path}: expected a file, found {found} there.")
+    try:
+        return reader(path, model)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}).") from error
+
+
+def _read_npy(path: Path, model: SoftmaxModel) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: expected a NumPy array file ({error}).") from error
+    single = array.shape == model.feature_shape
+    return array[None] if single else array
+
+
+def _read_csv(path: Path, model: SoftmaxModel) -> np.ndarray:
+    width = math.prod(model.feature_shape)
+    rows: list[list[float]] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for line, cells in enumerate(csv.reader(file), start=1):
+                if not cells:
+                    continue
+                try:
+                    row = [float(cell) for cell in cells]
+                except ValueError as error:
+                    if line == 1:  # the header
+                        continue
+                    raise InputError(f"{path}, line {line}: expected numbers ({error}).") from error
+                if len(row) != width:
+                    raise InputError(
+                        f"{path}, line {line}: expected {width} numbers, as the model was trained "
+                        f"on, got {len(row)}."
+                    )
+                rows.append(row)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: expected a text table ({error}).") from error
+    if not rows:
+        raise InputError(f"{path}: expected at least one row of numbers, got none.")
+    return np.array(rows)
+
+
+def _read_image(path: Path, model: SoftmaxModel) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    if not model.is_image:
+        raise InputError(
+            f"{path}: this model was trained on {math.prod(model.feature_shape)} numbers an "
+            f"example, not on images; give a .csv or .npy file."
+        )
+    height, width, *channels = model.feature_shape
+    try:
+        with Image.open(path) as image:
+            if image.size != (width, height):
+                raise InputError(
+                    f"{path}: expected an image of {width}x{height} pixels, as the model was "
+                    f"trained on, got {image.width}x{image.height}; resize it first."
+                )
+            pixels = np.asarray(image.convert("RGB" if channels == [3] else "L"), np.float32)
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: expected an image, found something else.") from error
+    # A picture's pixels run from 0 to 255, a dataset's to 1 / feature_scale.
+    stored = pixels / 255 / model.feature_scale
+    return stored.reshape(1, *model.feature_shape)

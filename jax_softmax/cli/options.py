@@ -1,0 +1,85 @@
+"""Flags that several commands share, and the files and notes they lead to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jax_softmax.errors import InputError
+
+_File = tyro.conf.arg(metavar="FILE", help_behavior_hint="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Flags of every command."""
+
+    json: Annotated[Path | None, _File] = None
+    """Write the results there too, as a list of flat records."""
+    debug: bool = False
+    """On a mistake, show Python's traceback."""
+
+    def check_json(self) -> None:
+        """Raises InputError if `--json` cannot be written, before any work is lost to it."""
+        if self.json is None:
+            return
+        if self.json.is_dir() or not self.json.absolute().parent.is_dir():
+            raise InputError(
+                f"--json {self.json}: expected a file's path in a folder that is there."
+            )
+
+    def write_json(self, records: Sequence[dict[str, Any]]) -> None:
+        """Writes the records to `--json`, whole or not at all."""
+        if self.json is None:
+            return
+        target = self.json.absolute()
+        try:
+            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+            try:
+                with os.fdopen(handle, "w") as file:
+                    json.dump(list(records), file, indent=2)
+                    file.write("\n")
+                os.chmod(name, 0o644)  # mkstemp's files are private; a result is not
+                os.replace(name, target)
+            except BaseException:
+                os.unlink(name)
+                raise
+        except OSError as error:
+            raise InputError(f"--json {self.json}: cannot be written ({error}).") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(OutputOptions):
+    """Flags of the commands that load a dataset."""
+
+    raw_dir: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: JAX_SOFTMAX_RAW_DIR)"),
+    ] = None
+    """Folder with the dataset's raw files, or its parent."""
+    data_dir: Annotated[
+        Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: TFDS_DATA_DIR)")
+    ] = None
+    """Folder of prepared TFDS datasets."""
+
+
+@contextlib.contextmanager
+def note(words: str) -> Iterator[None]:
+    """Shows `words` on a terminal while something takes its time, and wipes them after."""
+    shown = sys.stderr.isatty()
+    if shown:
+        print(f"{words} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,134 @@
+"""`jax-softmax train DATASET`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from jax_softmax.cli.options import DataOptions, note
+from jax_softmax.cli.report import evaluation_lines, train_report
+
+if TYPE_CHECKING:
+    from jax_softmax.datasets import Dataset
+    from jax_softmax.training import Evaluation, FitResult, TrainConfig
+
+# What suits a dataset where a flag says nothing. iris is the tutorial's own setting.
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "iris": {"learning_rate": 0.1, "batch_size": None, "epochs": 1000},
+    "mnist": {"learning_rate": 0.5, "batch_size": 128, "epochs": 20, "schedule": "cosine"},
+    "digits": {"learning_rate": 0.5, "batch_size": 32, "epochs": 100, "schedule": "cosine"},
+}
+
+_suits = functools.partial(tyro.conf.arg, help_behavior_hint="(default: what suits the dataset)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train(DataOptions):
+    """Train a softmax classifier on a dataset and write a run folder.
+
+    Where a flag is not given, what suits the dataset is taken: iris 1000 full-batch epochs at
+    learning rate 0.1; mnist 20 epochs of batches of 128, digits 100 of 32, both at 0.5, cosine.
+    """
+
+    dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
+    """iris, mnist or digits."""
+    epochs: Annotated[int | None, _suits(metavar="N")] = None
+    """Passes over the training examples."""
+    batch_size: Annotated[int | Literal["none"] | None, _suits(metavar="N|none")] = None
+    """Examples to a step, or "none" for all of them at once."""
+    learning_rate: Annotated[float | None, _suits(metavar="RATE")] = None
+    """Step size of SGD, at its peak."""
+    momentum: float = 0.0
+    """In [0, 1); 0 is plain SGD."""
+    nesterov: bool = False
+    """Nesterov's momentum."""
+    weight_decay: float = 0.0
+    """Added times the kernel to the kernel's gradient."""
+    schedule: Annotated[
+        Literal["constant", "cosine", "warmup-cosine"] | None,
+        _suits(metavar="constant|cosine|warmup-cosine"),
+    ] = None
+    """How the learning rate goes over the run."""
+    seed: int = 0
+    """Fixes the split and the order of the examples."""
+    run_dir: Annotated[
+        Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/DATASET-TIME)")
+    ] = None
+    """The run folder to make."""
+    overwrite: bool = False
+    """Replace a run that is there."""
+
+    def run(self) -> None:
+        """Loads, trains, measures, writes the run folder and prints the report."""
+        from jax_softmax.datasets import load_dataset
+        from jax_softmax.training import evaluate, save_run
+        from jax_softmax.training.runs import check_run_dir
+
+        self.check_json()
+        config = self._config()
+        run_dir = self.run_dir or _new_run_dir(self.dataset)
+        check_run_dir(run_dir, overwrite=self.overwrite)
+        with note(f"loading {self.dataset}"):
+            dataset = load_dataset(
+                self.dataset, raw_dir=self.raw_dir, data_dir=self.data_dir, seed=self.seed
+            )
+        result = _fit_with_progress(dataset, config)
+        train, test = evaluate(result, dataset.train), evaluate(result, dataset.test)
+        metrics = _metrics(dataset, train, test)
+        save_run(result, run_dir, metrics=metrics, evaluation=test, overwrite=self.overwrite)
+        times = {"compile_seconds": result.compile_seconds, "train_seconds": result.train_seconds}
+        self.write_json([metrics | times | {"device": result.device, "run_dir": str(run_dir)}])
+        print("\n".join(train_report(dataset, result)))
+        print("\n".join(evaluation_lines(train=train, test=test)))
+        print(f"\nrun folder  {run_dir}")
+
+    def _config(self) -> TrainConfig:
+        from jax_softmax.training import TrainConfig
+
+        settings = dict(_SETTINGS.get(self.dataset.lower(), {}))
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)}
+        settings |= {name: value for name, value in given.items() if value is not None}
+        if settings.get("batch_size") == "none":
+            settings["batch_size"] = None
+        return TrainConfig(**settings)
+
+
+def _new_run_dir(dataset: str) -> Path:
+    stem = f"{dataset.lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, i = Path("runs") / stem, 2
+    while path.exists():
+        path, i = Path("runs") / f"{stem}-{i}", i + 1
+    return path
+
+
+def _fit_with_progress(dataset: Dataset, config: TrainConfig) -> FitResult:
+    from tqdm import tqdm
+
+    from jax_softmax.training import fit
+
+    # disable=None: silent where standard error is no terminal.
+    with tqdm(total=config.epochs, desc="training", unit="epoch", leave=False, disable=None) as bar:
+
+        def on_progress(record: dict[str, float]) -> None:
+            bar.update(int(record["epoch"]) - bar.n)
+            bar.set_postfix(loss=f"{record['train_loss']:.4f}")
+
+        return fit(dataset.train, config, validation=dataset.test, on_progress=on_progress)
+
+
+def _metrics(dataset: Dataset, train: Evaluation, test: Evaluation) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "source": dataset.source,
+        "train_examples": len(train.labels),
+        "test_examples": len(test.labels),
+        "train_loss": train.loss,
+        "train_accuracy": train.accuracy,
+        "test_loss": test.loss,
+        "test_accuracy": test.accuracy,
+    }
