@@ -1,0 +1,152 @@
+"""The network, through TFDS's download manager, once the host is known to answer."""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jax_softmax.datasets.catalog import Entry
+from jax_softmax.datasets.registry import (
+    RegisteredFile,
+    builder_class,
+    describe_difference,
+    import_tfds,
+    quiet_tfds,
+    registered_files,
+)
+from jax_softmax.datasets.types import Tables
+from jax_softmax.errors import InputError
+
+PROBE_SECONDS = 1.8
+
+
+class Probe:
+    """One bounded question to a host, asked in the background: whether it answers.
+
+    TFDS retries for 204 s before it gives up. The question goes through `requests`, as TFDS's do,
+    so proxies count; and from a daemon thread, because name resolution has no timeout of its own
+    and a thread that hangs in it must delay neither the caller nor the interpreter's exit.
+    """
+
+    def __init__(self, url: str, seconds: float = PROBE_SECONDS) -> None:
+        """Ask for `url`, which has `seconds` in all to answer."""
+        import requests  # here and not in the thread, so that the host has all the time
+
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds
+        self._reply: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._ask, args=(requests.get, url), daemon=True).start()
+
+    def failure(self) -> str:
+        """Wait for the answer; return why there is none, or `""` if there is one."""
+        try:
+            return self._reply.get(timeout=max(0.0, self._deadline - time.monotonic()))
+        except queue.Empty:
+            return f"no answer within {self._seconds} s"
+
+    def _ask(self, get: Callable[..., Any], url: str) -> None:
+        try:
+            with get(url, stream=True, timeout=self._seconds) as response:
+                self._reply.put("" if response.ok else f"HTTP status {response.status_code}")
+        except (OSError, ValueError) as error:  # all that requests raises is one of the two
+            self._reply.put(f"{type(error).__name__}: {error}")
+
+
+def is_cached(entry: Entry, data_dir: Path) -> bool:
+    """Return whether TFDS has downloaded every file before, so that no host is needed."""
+    folder = _cache_folder(entry, data_dir)
+    if not folder.is_dir():
+        return False
+    from tensorflow_datasets.core.download import resource
+
+    return all(
+        resource.is_locally_cached(folder / resource.get_dl_fname(file.url, file.sha256))
+        for file in _files_to_fetch(entry)
+    )
+
+
+def read(entry: Entry, data_dir: Path) -> tuple[Tables, str]:
+    """Download a dataset into `data_dir/downloads/<dataset>`, or read it from there.
+
+    Args:
+      entry: The dataset.
+      data_dir: TFDS's data folder; made if it is not there.
+
+    Returns:
+      The arrays and the line that says where they came from.
+
+    Raises:
+      InputError: A download failed, or what came is not the registered file.
+    """
+    tfds = import_tfds()
+    folder = _cache_folder(entry, data_dir)
+    contents = {}
+    try:
+        with quiet_tfds(), tempfile.TemporaryDirectory() as scratch, _no_leftovers(folder):
+            manager = tfds.download.DownloadManager(
+                download_dir=folder.parent,
+                extract_dir=scratch,
+                # A folder of its own: Fashion-MNIST's files have the same names.
+                dataset_name=entry.name,
+                url_infos=builder_class(entry).url_infos,
+                force_checksums_validation=True,
+            )
+            for file in _files_to_fetch(entry):
+                path = Path(os.fspath(manager.download(file.url)))
+                contents[file.name] = _verified_content(path, file)
+    except _download_errors() as error:
+        raise InputError(
+            f"downloading {entry.name} to {folder} failed: {type(error).__name__}: {error}\n"
+            "Try again, or place the files by hand and pass --raw-dir:\n" + describe_files(entry)
+        ) from error
+    return entry.parse(contents), f"downloaded by TFDS to {folder} (SHA-256 verified)"
+
+
+def describe_files(entry: Entry) -> str:
+    """Return a line for each file that TFDS downloads: name, SHA-256, size and address."""
+    return "\n".join(f"  {file}\n    {file.url}" for file in _files_to_fetch(entry))
+
+
+def _cache_folder(entry: Entry, data_dir: Path) -> Path:
+    return data_dir / "downloads" / entry.name
+
+
+def _files_to_fetch(entry: Entry) -> list[RegisteredFile]:
+    files = registered_files(entry)
+    return [files[name] for name in entry.file_sets[0]]
+
+
+def _download_errors() -> tuple[type[Exception], ...]:
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+    from tensorflow_datasets.core.download.util import DownloadError
+
+    return OSError, DownloadError, NonMatchingChecksumError
+
+
+def _verified_content(path: Path, file: RegisteredFile) -> bytes:
+    # TFDS trusts a file in its cache by the name and does not hash it again.
+    difference = describe_difference(path, file)
+    if difference:
+        path.unlink()
+        path.with_name(f"{path.name}.INFO").unlink(missing_ok=True)
+        raise InputError(f"{difference}\nIt has been removed; run again to download it anew.")
+    return path.read_bytes()
+
+
+@contextmanager
+def _no_leftovers(folder: Path) -> Iterator[None]:
+    """Remove the temporary folders that TFDS leaves where a download fails."""
+    before = set(folder.glob("*.tmp.*"))
+    try:
+        yield
+    finally:
+        for leftover in set(folder.glob("*.tmp.*")) - before:
+            shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,127 @@
+"""Raw files that a person placed by hand, checked against the SHA-256 that TFDS registers."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jax_softmax.datasets.catalog import Entry
+from jax_softmax.datasets.registry import (
+    RegisteredFile,
+    builder_class,
+    describe_difference,
+    import_tfds,
+    quiet_tfds,
+    registered_files,
+)
+from jax_softmax.datasets.types import Tables
+from jax_softmax.errors import InputError
+
+
+def has_any(entry: Entry, raw_dir: Path) -> bool:
+    """Return whether `raw_dir`, or its subfolder for the dataset, holds any of the files.
+
+    Raises:
+      InputError: `raw_dir` is not a folder.
+    """
+    return any(
+        os.path.lexists(folder / name)
+        for folder in _candidates(entry, raw_dir)
+        for names in entry.file_sets
+        for name in names
+    )
+
+
+def read(entry: Entry, raw_dir: Path) -> tuple[Tables, str]:
+    """Read a dataset from raw files.
+
+    Args:
+      entry: The dataset.
+      raw_dir: The folder with the files, or its parent (`raw_dir/<dataset>/`).
+
+    Returns:
+      The arrays and the line that says where they came from.
+
+    Raises:
+      InputError: A file is missing, cannot be read, or is not the registered one.
+    """
+    folder, names = _find_complete(entry, raw_dir)
+    contents = _verified_contents(entry, folder, names)
+    return entry.parse(contents), f"raw files in {folder} (SHA-256 verified)"
+
+
+def _candidates(entry: Entry, raw_dir: Path) -> list[Path]:
+    if not os.path.isdir(raw_dir):
+        what = "a file" if os.path.exists(raw_dir) else "nothing"
+        raise InputError(
+            f"expected a folder with the raw files of {entry.name} at {raw_dir}, found {what}; "
+            "correct --raw-dir (raw_dir= from Python) or JAX_SOFTMAX_RAW_DIR."
+        )
+    subfolder = raw_dir / entry.name
+    return [subfolder, raw_dir] if os.path.isdir(subfolder) else [raw_dir]
+
+
+def _find_complete(entry: Entry, raw_dir: Path) -> tuple[Path, tuple[str, ...]]:
+    candidates = _candidates(entry, raw_dir)
+    missing = {
+        (folder, names): [name for name in names if not os.path.lexists(folder / name)]
+        for names in entry.file_sets
+        for folder in candidates
+    }
+    for place, absent in missing.items():
+        if not absent:
+            return place
+    # Name the folder where the fewest are missing: that is where the others belong.
+    folder, _ = min(missing, key=lambda place: len(missing[place]))
+    files = registered_files(entry)
+    choices = "\nor:\n".join(
+        "\n".join(f"  {files[name]}" for name in missing[folder, names])
+        for names in entry.file_sets
+    )
+    raise InputError(
+        f"expected the raw files of {entry.name} in {folder}; missing:\n{choices}\n"
+        f"Place them in {folder}, or drop --raw-dir (JAX_SOFTMAX_RAW_DIR) to use another source."
+    )
+
+
+def _verified_contents(entry: Entry, folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    tfds = import_tfds()
+    files = registered_files(entry)
+    for name in names:
+        # TFDS would download a file that is not there, and would not say why it cannot read one.
+        _check_readable(folder / name)
+    with quiet_tfds(), tempfile.TemporaryDirectory() as scratch:
+        manager = tfds.download.DownloadManager(
+            download_dir=scratch,
+            manual_dir=folder,
+            url_infos=builder_class(entry).url_infos,
+            force_checksums_validation=True,
+        )
+        return {name: _verified_content(manager, folder / name, files[name]) for name in names}
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        with path.open("rb"):
+            return
+    except OSError as error:
+        found = "a folder" if path.is_dir() else error.strerror
+        raise InputError(
+            f"cannot read {path}: expected a readable file, found: {found}; "
+            "correct its permissions or replace it with an intact copy."
+        ) from error
+
+
+def _verified_content(manager: Any, path: Path, file: RegisteredFile) -> bytes:
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+
+    try:
+        manager.download(file.url)
+    except NonMatchingChecksumError as error:
+        raise InputError(
+            f"{describe_difference(path, file)}\n"
+            f"Replace it with an intact copy of {file.url}, or remove it to use another source."
+        ) from error
+    return path.read_bytes()
