@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,11 @@ def read_features(path: Path, model: SoftmaxModel) -> np.ndarray:
 def _read_npy(path: Path, model: SoftmaxModel) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:  # as np.load has them
         raise InputError(f"{path}: expected a NumPy array file ({error}).") from error
+    if not isinstance(array, np.ndarray):  # a .npz by another name
+        array.close()
+        raise InputError(f"{path}: expected a NumPy array file, found an archive of several.")
     single = array.shape == model.feature_shape
     return array[None] if single else array
 
@@ -96,6 +100,10 @@ def _read_image(path: Path, model: SoftmaxModel) -> np.ndarray:
             pixels = np.asarray(image.convert("RGB" if channels == [3] else "L"), np.float32)
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: expected an image, found something else.") from error
+    except InputError:
+        raise
+    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:  # as Pillow has them
+        raise InputError(f"{path}: expected an image, found a damaged one ({error}).") from error
     # A picture's pixels run from 0 to 255, a dataset's to 1 / feature_scale.
     stored = pixels / 255 / model.feature_scale
     return stored.reshape(1, *model.feature_shape)

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         command.run()
-    except InputError as error:
+    except (InputError, OSError) as error:  # OSError: a full disk, a name too long, no permission
         if command.debug:
             raise
         print(f"jax-softmax: {error}", file=sys.stderr)

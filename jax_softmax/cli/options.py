@@ -43,11 +43,14 @@ class OutputOptions:
             return
         target = self.json.absolute()
         try:
+            if target.is_symlink() or (target.exists() and not target.is_file()):
+                # A link or a device (/dev/stdout): written to, never replaced.
+                target.write_text(_as_text(records))
+                return
             handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
             try:
                 with os.fdopen(handle, "w") as file:
-                    json.dump(list(records), file, indent=2)
-                    file.write("\n")
+                    file.write(_as_text(records))
                 os.chmod(name, 0o644)  # mkstemp's files are private; a result is not
                 os.replace(name, target)
             except BaseException:
@@ -70,6 +73,10 @@ class DataOptions(OutputOptions):
         Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: TFDS_DATA_DIR)")
     ] = None
     """Folder of prepared TFDS datasets."""
+
+
+def _as_text(records: Sequence[dict[str, Any]]) -> str:
+    return json.dumps(list(records), indent=2) + "\n"
 
 
 @contextlib.contextmanager

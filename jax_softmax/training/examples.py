@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from jax_softmax.errors import InputError
@@ -60,16 +61,50 @@ def check_features(features: Any, shape: tuple[int, ...] | None = None) -> np.nd
     if width == 0:
         raise InputError(f"features: expected at least one number an example, got {array.shape}.")
     array = array.reshape(len(array), width)
-    if np.issubdtype(array.dtype, np.floating):
-        finite = np.isfinite(array).all(axis=1)
-        if not finite.all():
-            row = int(np.argmin(finite))
-            column = int(np.argmin(np.isfinite(array[row])))
-            raise InputError(
-                f"features: expected finite numbers, got {array[row, column]} in row {row}, "
-                f"column {column}; drop or fill such rows first."
-            )
+    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        row, column = _first_not_finite(array)
+        raise InputError(
+            f"features: expected finite numbers, got {array[row, column]} in row {row}, "
+            f"column {column}; drop or fill such rows first."
+        )
     return array
+
+
+def fit_dtype(features: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Features that the device would not hold as they are, in the dtype that is computed in.
+
+    Args:
+      features: `[N, D]`, as `check_features` returns them.
+      dtype: of the parameters.
+
+    Returns:
+      The same numbers: floats wider than `dtype`, and integers that JAX would wrap, as `dtype`.
+
+    Raises:
+      InputError: if one is too large for `dtype`; the message names the row.
+    """
+    if np.issubdtype(features.dtype, np.integer):
+        held = np.iinfo(jax.dtypes.canonicalize_dtype(features.dtype))
+        if held.bits == np.iinfo(features.dtype).bits:
+            return features
+        wraps = features.max() > held.max or features.min() < held.min
+        return features.astype(dtype) if wraps else features
+    if features.dtype.itemsize <= dtype.itemsize:
+        return features
+    with np.errstate(over="ignore"):
+        cast = features.astype(dtype)
+    if not np.isfinite(cast).all():
+        row, column = _first_not_finite(cast)
+        raise InputError(
+            f"features: expected numbers that {dtype.name} holds, got {features[row, column]} in "
+            f"row {row}, column {column}; scale the features."
+        )
+    return cast
+
+
+def _first_not_finite(array: np.ndarray) -> tuple[int, int]:
+    row = int(np.argmin(np.isfinite(array).all(axis=1)))
+    return row, int(np.argmin(np.isfinite(array[row])))
 
 
 def check_labels(labels: Any, examples: int, classes: int | None = None) -> tuple[np.ndarray, int]:
@@ -90,6 +125,10 @@ def check_labels(labels: Any, examples: int, classes: int | None = None) -> tupl
     if len(array) != examples:
         raise InputError(
             f"labels: expected one for each of {examples} feature rows, got {len(array)}."
+        )
+    if array.shape[1:] == (1,):
+        raise InputError(
+            f"labels: expected shape [N] or [N, classes], got {array.shape}; pass labels[:, 0]."
         )
     if array.ndim == 2:
         classes = array.shape[1] if classes is None else classes
@@ -134,6 +173,8 @@ def _from_one_hot(array: np.ndarray, classes: int) -> np.ndarray:
         raise InputError(
             f"labels: expected one-hot rows of {classes} classes, got {array.shape[1]} columns."
         )
+    if array.dtype != bool and not np.issubdtype(array.dtype, np.number):
+        raise InputError(f"labels: expected one-hot rows of numbers, got dtype {array.dtype}.")
     one_hot = ((array == 0) | (array == 1)).all(axis=1) & (array.sum(axis=1) == 1)
     if not one_hot.all():
         row = int(np.argmin(one_hot))

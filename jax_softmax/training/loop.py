@@ -18,6 +18,7 @@ from jax_softmax.training.examples import (
     check_features,
     check_labels,
     check_several_classes,
+    fit_dtype,
 )
 from jax_softmax.training.metrics import evaluate
 from jax_softmax.training.model import FitResult, SoftmaxModel
@@ -60,8 +61,8 @@ def fit(
       params: `{"kernel": [D, V], "bias": [V]}` to start from, whose dtype is computed in; None
         starts from zeros in float32 (float64 for float64 features where JAX has x64 enabled).
       optimizer: an optax optimiser in place of the SGD that `config` describes (whose learning
-        rate, momentum, weight decay and schedule are then not used). Pass the same object to fits that
-        should share a compiled program. It sees the kernel as `[V, D]`.
+        rate, momentum, weight decay and schedule are then not used). Pass the same object to
+        fits that should share a compiled program. It sees the kernel as `[V, D]`.
       validation: examples to evaluate on at up to 50 epochs of the run, for the history.
       on_progress: called after each compiled call with the latest record of the history.
 
@@ -99,7 +100,10 @@ def fit(
         count = min(epochs_per_call, config.epochs - first)
         seconds, losses = run.advance(first, count, epochs_per_call)
         train_seconds += seconds
-        _check_finite(losses, first, config, own_optimizer=optimizer is None)
+        finite = np.isfinite(losses)
+        if not finite.all():
+            i = int(np.argmin(finite))
+            raise _diverged(f"loss became {losses[i]}", first + i + 1, config, optimizer)
         history += [
             {"epoch": first + i + 1, "train_loss": float(loss)} for i, loss in enumerate(losses)
         ]
@@ -109,6 +113,9 @@ def fit(
         if on_progress is not None:
             on_progress(history[-1])
     model = run.model()
+    if not all(bool(jnp.isfinite(value).all()) for value in model.params.values()):
+        # By the last step, which comes after the last loss.
+        raise _diverged("parameters became infinite or NaN", config.epochs, config, optimizer)
     return FitResult(
         **vars(model),
         config=config,
@@ -132,6 +139,7 @@ class _Run:
         self.learning_rate = config.learning_rate if optimizer is None else 1.0
         self.optimizer = _sgd(config, len(labels)) if optimizer is None else optimizer
         self.state = TrainState(params, self.optimizer.init(params))
+        features = fit_dtype(features, self.dtype)
         if np.issubdtype(features.dtype, np.floating):
             features = features.astype(self.dtype)
         self.data = Batches(
@@ -190,23 +198,19 @@ def _starting_params(
     got = {name: np.shape(value) for name, value in params.items()}
     if got != expected:
         raise InputError(f"params: expected arrays of shapes {expected}, got {got}.")
-    dtype = jnp.promote_types(jnp.result_type(params["kernel"]), jnp.float32)
+    dtype = jnp.promote_types(jnp.asarray(params["kernel"]).dtype, jnp.float32)
     return {
         "kernel": jnp.asarray(params["kernel"], dtype).T,
         "bias": jnp.asarray(params["bias"], dtype),
     }
 
 
-def _check_finite(
-    losses: np.ndarray, first: int, config: TrainConfig, *, own_optimizer: bool
-) -> None:
-    finite = np.isfinite(losses)
-    if finite.all():
-        return
-    i = int(np.argmin(finite))
+def _diverged(
+    what: str, epoch: int, config: TrainConfig, optimizer: optax.GradientTransformation | None
+) -> InputError:
     remedy = (
         f"at learning rate {config.learning_rate:g}; try a smaller one, or scale the features"
-        if own_optimizer
+        if optimizer is None
         else "with the optimizer that was passed; try a smaller step"
     )
-    raise InputError(f"the loss became {losses[i]} in epoch {first + i + 1} {remedy}.")
+    return InputError(f"the {what} in epoch {epoch} {remedy}.")

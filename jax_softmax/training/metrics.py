@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_softmax.ops import softmax, softmax_cross_entropy_with_integer_labels
-from jax_softmax.training.examples import Examples, check_features, check_labels
+from jax_softmax.training.examples import Examples, check_features, check_labels, fit_dtype
 from jax_softmax.training.model import SoftmaxModel
 from jax_softmax.training.step import logits_of
 
@@ -140,6 +140,7 @@ def _in_blocks(compiled, model: SoftmaxModel, *arrays: np.ndarray) -> list[np.nd
     """
     params = {"kernel": jnp.asarray(model.params["kernel"]).T, "bias": model.params["bias"]}
     scale = jnp.asarray(model.feature_scale, params["kernel"].dtype)
+    arrays = (fit_dtype(arrays[0], scale.dtype), *arrays[1:])
     examples, width = arrays[0].shape
     block = min(examples, max(1, _NUMBERS_PER_BLOCK // width))
     run = functools.partial(compiled, params, scale)

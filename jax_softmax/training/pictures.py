@@ -77,7 +77,7 @@ def class_weights(model: SoftmaxModel) -> Figure:
         axes.set_axis_off()
     for axes, image, name in zip(grid.flat, images, model.class_names, strict=False):
         # Colour channels, where there are any, are summed: the sign is what is shown.
-        flat = image.sum(axis=-1) if image.ndim > 2 else image
+        flat = image.sum(axis=tuple(range(2, image.ndim)))
         drawn = axes.imshow(flat, cmap="RdBu_r", vmin=-limit, vmax=limit)
         axes.set_title(name)
     figure.colorbar(drawn, ax=grid.ravel().tolist(), label="weight")

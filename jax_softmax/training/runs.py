@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -10,7 +11,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ _MODEL = "model.safetensors"
 _CONFIG = "config.json"
 _METRICS = "metrics.json"
 _HISTORY = "history.jsonl"
+_MEASURED = ("compile_seconds", "train_seconds", "device")
 _FORMAT = "jax_softmax.classifier.1"
 
 
@@ -59,19 +61,13 @@ def save_run(
     target = Path(run_dir)
     check_run_dir(target, overwrite=overwrite)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        with _parents_of(target), _work_folder(target) as work:
+            written = work / "run"
+            written.mkdir()
+            _write(written, result, metrics or {}, evaluation)
+            _put_in_place(written, target, aside=work / "replaced")
     except OSError as error:
         raise InputError(f"run folder {target}: cannot be written ({error}).") from error
-    try:
-        written = work / "run"
-        written.mkdir()
-        _write(written, result, metrics or {}, evaluation)
-        if target.exists():
-            target.rename(work / "replaced")
-        written.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target
 
 
@@ -96,8 +92,12 @@ def load_run(run_dir: str | os.PathLike[str]) -> FitResult:
             f"{path}: expected a model that `jax-softmax train` saved ({_FORMAT}), got "
             f"{about.get('format', 'a file without that mark')}; give another run folder."
         )
-    class_names = tuple(json.loads(about["class_names"]))
-    feature_shape = tuple(json.loads(about["feature_shape"]))
+    try:
+        class_names = tuple(json.loads(about["class_names"]))
+        feature_shape = tuple(json.loads(about["feature_shape"]))
+        feature_scale = float(about["feature_scale"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: its metadata are damaged ({error!r}).") from error
     expected = {
         "kernel": (math.prod(feature_shape), len(class_names)),
         "bias": (len(class_names),),
@@ -106,21 +106,20 @@ def load_run(run_dir: str | os.PathLike[str]) -> FitResult:
     if shapes != expected:
         raise InputError(f"{path}: expected arrays of shapes {expected}, got {shapes}.")
     metrics = read_metrics(folder)
+    settings, lines = _file(folder, _CONFIG), _file(folder, _HISTORY)
     try:
-        config = TrainConfig(**json.loads(_file(folder, _CONFIG).read_text()))
-        history = tuple(map(json.loads, _file(folder, _HISTORY).read_text().splitlines()))
-    except (TypeError, json.JSONDecodeError) as error:
+        config = TrainConfig(**json.loads(settings.read_text()))
+        history = tuple(map(json.loads, lines.read_text().splitlines()))
+    except (TypeError, ValueError) as error:
         raise InputError(f"{folder}: {_CONFIG} or {_HISTORY} is damaged ({error}).") from error
     return FitResult(
         params=params,
         feature_shape=feature_shape,
-        feature_scale=float(about["feature_scale"]),
+        feature_scale=feature_scale,
         class_names=class_names,
         config=config,
         history=history,
-        compile_seconds=metrics["compile_seconds"],
-        train_seconds=metrics["train_seconds"],
-        device=metrics["device"],
+        **{name: metrics[name] for name in _MEASURED},
     )
 
 
@@ -132,15 +131,26 @@ def read_metrics(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = _file(Path(run_dir), _METRICS)
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        metrics = json.loads(path.read_text())
+    except ValueError as error:
         raise InputError(f"{path}: is damaged ({error}).") from error
+    if not isinstance(metrics, dict) or not metrics.keys() >= {*_MEASURED}:
+        raise InputError(f"{path}: is damaged (expected {', '.join(_MEASURED)} in it).")
+    return metrics
 
 
 def check_run_dir(run_dir: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Raises InputError if `save_run` would refuse the folder: asked first, no training is lost."""
     target = Path(run_dir)
+    if target.name in ("", ".."):
+        raise InputError(f"run folder {target}: expected the path of a folder that can be made.")
     if not os.path.lexists(target):
+        above = next(path for path in target.absolute().parents if os.path.lexists(path))
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise InputError(
+                f"run folder {target}: cannot be made, for {above} is no folder that can be "
+                f"written to."
+            )
         return
     if not target.is_dir():
         raise InputError(f"run folder {target}: expected a folder or nothing, got a file.")
@@ -156,6 +166,40 @@ def check_run_dir(run_dir: str | os.PathLike[str], *, overwrite: bool) -> None:
             f"run folder {target}: a run is there already; give another folder, or --overwrite "
             f"(overwrite=True)."
         )
+
+
+@contextlib.contextmanager
+def _parents_of(target: Path) -> Iterator[None]:
+    """Makes the folders above `target`, and takes those made away again on a failure."""
+    made = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):  # not empty: another's
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _work_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target`, so that what is made there can be renamed to it; then removed."""
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_in_place(written: Path, target: Path, aside: Path) -> None:
+    try:
+        if os.path.lexists(target):
+            target.rename(aside)
+        written.rename(target)
+    finally:
+        if os.path.lexists(aside) and not os.path.lexists(target):
+            aside.rename(target)
 
 
 def _write(
@@ -175,12 +219,7 @@ def _write(
     save_file(params, folder / _MODEL, metadata=about)
     (folder / _MODEL).chmod(0o644)  # safetensors makes private files; the others are not
     _write_json(folder / _CONFIG, dataclasses.asdict(result.config))
-    own = {
-        "compile_seconds": result.compile_seconds,
-        "train_seconds": result.train_seconds,
-        "device": result.device,
-        "versions": versions(),
-    }
+    own = {name: getattr(result, name) for name in _MEASURED} | {"versions": versions()}
     _write_json(folder / _METRICS, own | dict(metrics))
     lines = "".join(json.dumps(record) + "\n" for record in result.history)
     (folder / _HISTORY).write_text(lines)

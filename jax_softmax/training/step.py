@@ -72,7 +72,9 @@ def sgd(
     if schedule == "cosine":
         shape = optax.cosine_decay_schedule(1.0, steps)
     elif schedule == "warmup-cosine":
-        shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, steps // 10), max(2, steps))
+        rise = max(1, steps // 10)
+        # From 1 / rise rather than 0, at which the first step would do nothing.
+        shape = optax.warmup_cosine_decay_schedule(1 / rise, 1.0, rise, max(2, steps))
     descent = optax.sgd(shape, momentum=momentum or None, nesterov=nesterov)
     if weight_decay == 0:
         return descent
