@@ -1,0 +1,62 @@
+"""`jax-softmax evaluate`: a run folder reproduces the accuracy it was written with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("name", ["iris", "digits"])
+def test_a_run_reproduces_its_own_scores_on_the_split_of_its_own_seed(name, command, request):
+    trained = request.getfixturevalue(name)
+    outcome = command("evaluate", trained.run, "--json", "seen.json")
+    assert (outcome.code, outcome.err) == (0, "")
+    (record,) = json.loads(Path("seen.json").read_text())
+    for score in ("test_accuracy", "test_loss"):
+        assert record[score] == trained.metrics[score]
+    assert f"{record['test_accuracy']:.4f}" in outcome.out
+
+
+def test_a_run_on_mnist_reproduces_its_own_scores(mnist, real_data, command):
+    outcome = command("evaluate", mnist.run, "--raw-dir", real_data, "--json", "seen.json")
+    assert (outcome.code, outcome.err) == (0, "")
+    (record,) = json.loads(Path("seen.json").read_text())
+    for score in ("test_accuracy", "test_loss"):
+        assert record[score] == mnist.metrics[score]
+    assert record["test_examples"] == 10_000
+
+
+def test_the_report_and_the_record(iris, command):
+    outcome = command("evaluate", iris.run, "--json", "seen.json")
+    assert "iris, 30 test examples" in outcome.out
+    assert "Iris-virginica" in outcome.out
+    (record,) = json.loads(Path("seen.json").read_text())
+    assert all(isinstance(value, str | int | float) for value in record.values())
+    assert record["run_dir"] == str(iris.run)
+
+
+def test_the_dataset_may_be_named(iris, command):
+    named = command("evaluate", iris.run, "Iris")
+    assert named.code == 0
+    assert named.out == command("evaluate", iris.run).out
+
+
+def test_evaluation_writes_nothing_of_its_own(iris, command, tree, cwd):
+    before = tree(iris.run)
+    assert command("evaluate", iris.run).code == 0
+    assert tree(iris.run) == before
+    assert tree(cwd) == {}
+
+
+def test_a_run_that_does_not_say_its_dataset_asks_for_it(iris, command, cwd):
+    shutil.copytree(iris.run, cwd / "run")
+    metrics = iris.metrics
+    del metrics["dataset"]
+    (cwd / "run" / "metrics.json").write_text(json.dumps(metrics))
+    outcome = command("evaluate", "run")
+    assert outcome.code == 2
+    assert "does not say its dataset; name one after it" in outcome.err
+    assert command("evaluate", "run", "iris").code == 0

@@ -1,0 +1,75 @@
+"""What `fit` must equal, written out a step at a time: the NumPy tutorial's loop, and optax's."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jax_softmax.training.step import _shuffled_batches
+
+
+def tutorial_step(features, labels, kernel, bias, learning_rate):
+    """The tutorial's update, in place; returns the loss before it."""
+    examples = len(labels)
+    scores = features @ kernel + bias
+    scores = scores - scores.max(axis=1, keepdims=True)
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    loss = -np.log(probabilities[range(examples), labels]).mean()
+    dscores = probabilities.copy()
+    dscores[range(examples), labels] -= 1
+    dscores /= examples
+    kernel -= learning_rate * (features.T @ dscores)
+    bias -= learning_rate * dscores.sum(axis=0)
+    return loss
+
+
+def tutorial_train(features, labels, kernel, bias, learning_rate, epochs):
+    """The tutorial's `train`, from the given start; returns the parameters."""
+    kernel, bias = kernel.copy(), bias.copy()
+    for _ in range(epochs):
+        tutorial_step(features, labels, kernel, bias, learning_rate)
+    return {"kernel": kernel, "bias": bias}
+
+
+def epoch_batches(seed, epoch, examples, batch_size):
+    """The row numbers of each batch of an epoch, in `fit`'s order, without the padding."""
+    if batch_size is None or batch_size >= examples:
+        return [np.arange(examples)]
+    key = jax.random.fold_in(jax.random.key(seed), epoch)
+    order, counts = map(np.asarray, _shuffled_batches(key, examples, batch_size))
+    return [rows[count] for rows, count in zip(order, counts, strict=True)]
+
+
+@jax.jit
+@jax.grad
+def _gradients(params, features, labels):
+    log_probabilities = jax.nn.log_softmax(features @ params["kernel"] + params["bias"][None])
+    return -jnp.mean(jnp.take_along_axis(log_probabilities, labels[:, None], axis=1))
+
+
+def optax_train(features, labels, params, optimizer, config):
+    """A step at a time with `optimizer`; the gradient is JAX's own, of the textbook's formula."""
+    params = jax.tree.map(jnp.asarray, params)
+    state = optimizer.init(params)
+    for epoch in range(config.epochs):
+        for rows in epoch_batches(config.seed, epoch, len(labels), config.batch_size):
+            gradients = _gradients(params, features[rows], labels[rows])
+            gradients["kernel"] += config.weight_decay * params["kernel"]
+            updates, state = optimizer.update(gradients, state, params)
+            params = optax.apply_updates(params, updates)
+    return params
+
+
+def assert_params_close(actual, desired, *, rtol, atol):
+    """Both arrays of both models agree."""
+    assert actual.keys() == desired.keys() == {"kernel", "bias"}
+    for name in desired:
+        np.testing.assert_allclose(actual[name], desired[name], rtol=rtol, atol=atol, err_msg=name)
+
+
+def assert_params_equal(actual, desired):
+    """Both arrays of both models agree to the bit."""
+    for name in ("kernel", "bias"):
+        np.testing.assert_array_equal(actual[name], desired[name], err_msg=name)

@@ -1,0 +1,321 @@
+"""Run folders: whole or not at all, read back to the bit, and damage said in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from plain_loops import assert_params_equal
+from safetensors.numpy import load_file, save_file
+
+from jax_softmax import InputError, TrainConfig, evaluate, fit, load_run, predict_proba, save_run
+from jax_softmax.training import pictures
+
+FILES = {
+    "config.json",
+    "metrics.json",
+    "history.jsonl",
+    "model.safetensors",
+    "learning_curve.png",
+    "confusion_matrix.png",
+}
+
+
+def _tree(folder):
+    """Every path under the folder with its bytes, to see that nothing changed."""
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, table, images, table_result, image_result):
+    """A folder with the runs `table` and `images`; not to be changed."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, split, result in (("table", table, table_result), ("images", images, image_result)):
+        seen = evaluate(result, split)
+        metrics = {"dataset": name, "test_accuracy": seen.accuracy}
+        path = save_run(result, folder / "of" / name, metrics=metrics, evaluation=seen)
+        assert path == folder / "of" / name
+    return folder / "of"
+
+
+@pytest.fixture
+def run(runs, tmp_path):
+    """A copy of the run `table`, to damage."""
+    return Path(shutil.copytree(runs / "table", tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", ["table", "images"])
+def test_a_run_reads_back_as_it_was(name, runs, request):
+    split = request.getfixturevalue(name)
+    result = request.getfixturevalue({"table": "table_result", "images": "image_result"}[name])
+    loaded = load_run(runs / name)
+    assert_params_equal(loaded.params, result.params)
+    for field in dataclasses.fields(loaded):
+        if field.name != "params":
+            assert getattr(loaded, field.name) == getattr(result, field.name), field.name
+    np.testing.assert_array_equal(
+        predict_proba(loaded, split.features), predict_proba(result, split.features)
+    )
+    assert evaluate(loaded, split).loss == evaluate(result, split).loss
+
+
+def test_a_float64_run_keeps_its_bits(table, tmp_path, x64):
+    result = fit(table, TrainConfig(epochs=2))
+    loaded = load_run(save_run(result, tmp_path / "run"))
+    assert loaded.params["kernel"].dtype == np.float64
+    assert_params_equal(loaded.params, result.params)
+
+
+def test_training_goes_on_from_a_loaded_run(table, runs, table_result):
+    config = TrainConfig(epochs=2)
+    again = fit(table, config, params=load_run(runs / "table").params)
+    assert_params_equal(again.params, fit(table, config, params=table_result.params).params)
+
+
+def test_the_files_of_a_run_on_numbers(runs):
+    assert {path.name for path in (runs / "table").iterdir()} == FILES
+
+
+def test_the_files_of_a_run_on_images(runs):
+    assert {path.name for path in (runs / "images").iterdir()} == FILES | {"class_weights.png"}
+
+
+def test_without_an_evaluation_there_is_no_confusion_matrix(table_result, tmp_path):
+    folder = save_run(table_result, tmp_path / "run")
+    assert {path.name for path in folder.iterdir()} == FILES - {"confusion_matrix.png"}
+
+
+@pytest.mark.parametrize(
+    "name", ["learning_curve.png", "confusion_matrix.png", "class_weights.png"]
+)
+def test_pictures_open_and_are_not_blank(name, runs):
+    with Image.open(runs / "images" / name) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 200
+        grey = np.asarray(image.convert("L"))
+    assert grey.std() > 5
+    assert (grey < 128).any()
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 3), (2, 3, 2, 5)])
+def test_images_with_more_axes_are_drawn(shape, tmp_path):
+    rng = np.random.default_rng(0)
+    from jax_softmax import Split
+
+    split = Split(rng.integers(0, 9, size=(6, *shape)), np.arange(6) % 2)
+    folder = save_run(fit(split, TrainConfig(epochs=1)), tmp_path / "run")
+    assert (folder / "class_weights.png").is_file()
+    assert load_run(folder).feature_shape == shape
+
+
+def test_metrics_say_what_was_measured_where_and_with_what(runs, table_result):
+    metrics = json.loads((runs / "table" / "metrics.json").read_text())
+    own = {"compile_seconds", "train_seconds", "device", "versions"}
+    assert metrics.keys() == own | {"dataset", "test_accuracy"}
+    assert metrics["train_seconds"] == table_result.train_seconds
+    assert metrics["versions"].keys() == {
+        "python",
+        "jax-softmax",
+        "jax",
+        "jaxlib",
+        "optax",
+        "numpy",
+    }
+
+
+def test_config_and_history_are_plain_json(runs, table_result):
+    config = json.loads((runs / "table" / "config.json").read_text())
+    assert config == dataclasses.asdict(table_result.config)
+    lines = (runs / "table" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == list(table_result.history)
+
+
+def test_settings_from_numpy_are_written(table, tmp_path):
+    config = TrainConfig(learning_rate=np.float32(0.5), batch_size=np.int64(8), epochs=np.int64(2))
+    folder = save_run(fit(table, config), tmp_path / "run")
+    assert load_run(folder).config == config
+
+
+def test_no_file_is_a_pickle(runs):
+    for path in (runs / "images").iterdir():
+        assert path.suffix in {".json", ".jsonl", ".png", ".safetensors"}
+        assert not path.read_bytes().startswith(b"\x80"), path
+
+
+def test_a_run_may_be_moved(run, tmp_path):
+    expected = load_run(run)
+    run.rename(tmp_path / "elsewhere")
+    assert_params_equal(load_run(tmp_path / "elsewhere").params, expected.params)
+
+
+def test_a_run_is_not_replaced_unasked(run, image_result):
+    before = _tree(run.parent)
+    with pytest.raises(InputError, match=r"a run is there already; .*--overwrite \(overwrite=True"):
+        save_run(image_result, run)
+    assert _tree(run.parent) == before
+
+
+def test_a_run_is_replaced_whole_when_asked(run, image_result):
+    (run / "notes.txt").write_text("of the old run")
+    save_run(image_result, run, overwrite=True)
+    assert {path.name for path in run.parent.iterdir()} == {"run"}
+    expected = FILES - {"confusion_matrix.png"} | {"class_weights.png"}
+    assert {path.name for path in run.iterdir()} == expected
+    assert load_run(run).feature_shape == (6, 5)
+
+
+def test_an_empty_folder_becomes_the_run(table_result, tmp_path):
+    (tmp_path / "run").mkdir()
+    assert load_run(save_run(table_result, tmp_path / "run")).history == table_result.history
+
+
+def _other_folder(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("years")
+    return tmp_path / "work"
+
+
+def _a_file(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    return tmp_path / "file"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_other_folder, "holds files but no model.safetensors, so it is no run"),
+        (_a_file, "expected a folder or nothing, got a file"),
+        (lambda tmp_path: _a_file(tmp_path) / "run", "cannot be made, for .* is no folder"),
+        (lambda tmp_path: Path(), "expected the path of a folder that can be made"),
+        (lambda tmp_path: Path(".."), "expected the path of a folder that can be made"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_no_run_is_never_replaced(
+    make, words, overwrite, table_result, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    target = make(tmp_path)
+    before = _tree(tmp_path)
+    with pytest.raises(InputError, match=f"run folder .*{words}"):
+        save_run(table_result, target, overwrite=overwrite)
+    assert _tree(tmp_path) == before
+
+
+def _fail(*_arguments):
+    raise RuntimeError("no ink")
+
+
+@pytest.mark.parametrize("target", ["run", "runs/of/today"])
+def test_a_failure_midway_leaves_nothing(target, table_result, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "learning_curve", _fail)
+    with pytest.raises(RuntimeError, match="no ink"):
+        save_run(table_result, tmp_path / target)
+    assert _tree(tmp_path) == {}
+
+
+def test_a_failure_midway_leaves_the_old_run(run, image_result, monkeypatch):
+    before = _tree(run.parent)
+    monkeypatch.setattr(pictures, "learning_curve", _fail)
+    with pytest.raises(RuntimeError, match="no ink"):
+        save_run(image_result, run, overwrite=True)
+    assert _tree(run.parent) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("full")])
+def test_a_failure_between_old_and_new_leaves_the_old_run(run, image_result, error, monkeypatch):
+    before = _tree(run.parent)
+
+    def rename(self, target):
+        if self.name == "run" and target == run:  # the new one, to its place
+            raise error
+        return original(self, target)
+
+    original = Path.rename
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises((KeyboardInterrupt, InputError)):
+        save_run(image_result, run, overwrite=True)
+    monkeypatch.undo()
+    # What was set aside is back: the folder made to work in has its name, `run`, inside.
+    assert _tree(run.parent) == before
+
+
+def _drop(name):
+    return lambda run: (run / name).unlink()
+
+
+def _write(name, content):
+    return lambda run: (run / name).write_bytes(content)
+
+
+def _truncate_model(run):
+    path = run / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def _rewrite_model(params=None, **changes):
+    """Saves the model anew with other arrays or metadata; a None takes an entry out."""
+
+    def damage(run):
+        about = {
+            "format": "jax_softmax.classifier.1",
+            "feature_shape": "[5]",
+            "feature_scale": "1.0",
+            "class_names": '["cat", "dog", "eel"]',
+        } | changes
+        about = {name: value for name, value in about.items() if value is not None}
+        path = run / "model.safetensors"
+        save_file(params or load_file(path), path, metadata=about)
+
+    return damage
+
+
+DAMAGE = {
+    "no model": (_drop("model.safetensors"), "no model.safetensors in it; give the folder"),
+    "no config": (_drop("config.json"), "no config.json in it"),
+    "no history": (_drop("history.jsonl"), "no history.jsonl in it"),
+    "no metrics": (_drop("metrics.json"), "no metrics.json in it"),
+    "truncated model": (_truncate_model, "cannot be read as a safetensors file"),
+    "empty model": (_write("model.safetensors", b""), "cannot be read as a safetensors file"),
+    "words for a model": (_write("model.safetensors", b"hello there" * 9), "cannot be read as a"),
+    "another program's": (
+        _rewrite_model({"w": np.zeros(3)}, format="pt"),
+        r"expected a model that `jax-softmax train` saved \(jax_softmax.classifier.1\), got pt",
+    ),
+    "no mark": (_rewrite_model(format=None), "got a file without that mark"),
+    "other arrays": (_rewrite_model({"w": np.zeros(3)}), "expected arrays of shapes .*got .*'w'"),
+    "other shapes": (_rewrite_model(feature_shape="[4]"), r"\(4, 3\).*got .*\(5, 3\)"),
+    "no names": (_rewrite_model(class_names=None), "metadata are damaged .*class_names"),
+    "no scale": (_rewrite_model(feature_scale="wide"), "metadata are damaged .*wide"),
+    "config no json": (_write("config.json", b"{"), "config.json or history.jsonl is damaged"),
+    "config no text": (_write("config.json", b"\xff\xfe"), "config.json or history.jsonl is dam"),
+    "config another": (_write("config.json", b'{"lr": 1}'), "config.json or .* is damaged .*lr"),
+    "config bad": (_write("config.json", b'{"epochs": 0}'), "is damaged .*epochs: expected"),
+    "history no json": (_write("history.jsonl", b"{}\n{"), "history.jsonl is damaged"),
+    "metrics no json": (_write("metrics.json", b"[1,"), "metrics.json: is damaged"),
+    "metrics no text": (_write("metrics.json", b"\xff"), "metrics.json: is damaged"),
+    "metrics a list": (_write("metrics.json", b"[1]"), "metrics.json: is damaged .*expected comp"),
+    "metrics poor": (_write("metrics.json", b"{}"), "metrics.json: is damaged .*train_seconds"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_run_is_refused_in_words(name, run):
+    damage, words = DAMAGE[name]
+    damage(run)
+    with pytest.raises(InputError, match=words) as caught:
+        load_run(run)
+    assert str(run) in str(caught.value)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder; give the folder that"):
+        load_run(tmp_path / "nowhere")
