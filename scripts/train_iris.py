@@ -1,6 +1,6 @@
 """Iris: the tutorial's first example. Full-batch gradient descent on 120 flowers.
 
-    python scripts/train_iris.py
+python scripts/train_iris.py
 """
 
 from __future__ import annotations

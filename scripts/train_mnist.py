@@ -1,6 +1,6 @@
 """MNIST: the tutorial's second example, one-hot labels and all. 100 full-batch epochs.
 
-    python scripts/train_mnist.py [FOLDER WITH THE RAW FILES]
+python scripts/train_mnist.py [FOLDER WITH THE RAW FILES]
 """
 
 from __future__ import annotations

@@ -93,7 +93,10 @@ def normalizer(z: jax.Array) -> tuple[RowStatistics, jax.Array, jax.Array]:
     """
     index = most_likely(lax.stop_gradient(z))
     rows = row_statistics(z, index)
-    return rows, index, jnp.log1p(rows.others + (shifted_exp(rows.label_logit, rows.shift) - 1))
+    beyond_one = rows.others + (shifted_exp(rows.label_logit, rows.shift) - 1)
+    # A row of -inf has no class that leads, and log(0) would meet the inf of shift - z.
+    beyond_one = jnp.where(rows.label_logit == -jnp.inf, rows.total - 1, beyond_one)
+    return rows, index, jnp.log1p(beyond_one)
 
 
 def read_logits(logits: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -24,14 +24,15 @@ def softmax(
     r"""Probabilities :math:`p_i = e^{x_i} / \sum_j e^{x_j}` along `axis`.
 
     Args:
-      x: `[...]` floating logits. `-inf` is a class that cannot happen: probability and derivative 0.
+      x: `[...]` floating logits. `-inf` is a class that cannot happen: probability and derivative
+        0.
       axis: the class axis, a tuple of axes taken together, or None for all.
-      where: None, or booleans of `x`'s rank (classes) or without the class axes (rows): entries that
-        are False count as `-inf`.
+      where: None, or booleans of `x`'s rank (classes) or without the class axes (rows): entries
+        that are False count as `-inf`.
 
     Returns:
-      `[...]`, shape and dtype of `x`, computed in float32 for half precision. Rows of `-inf`, or with
-      nothing left by `where`, are 0; rows with a NaN or `+inf` are NaN.
+      `[...]`, shape and dtype of `x`, computed in float32 for half precision. Rows of `-inf`, or
+      with nothing left by `where`, are 0; rows with a NaN or `+inf` are NaN.
 
     Raises:
       TypeError: if `x` is not floating.
@@ -59,12 +60,12 @@ def log_softmax(
       x: `[...]` floating logits. `-inf` is a class that cannot happen: log-probability `-inf`,
         derivative 0.
       axis: the class axis, a tuple of axes taken together, or None for all.
-      where: None, or booleans of `x`'s rank (classes) or without the class axes (rows): entries that
-        are False count as `-inf`.
+      where: None, or booleans of `x`'s rank (classes) or without the class axes (rows): entries
+        that are False count as `-inf`.
 
     Returns:
-      `[...]`, shape and dtype of `x`, computed in float32 for half precision. Rows of `-inf`, or with
-      nothing left by `where`, are `-inf`; rows with a NaN or `+inf` are NaN.
+      `[...]`, shape and dtype of `x`, computed in float32 for half precision. Rows of `-inf`, or
+      with nothing left by `where`, are `-inf`; rows with a NaN or `+inf` are NaN.
 
     Raises:
       TypeError: if `x` is not floating.
@@ -159,7 +160,8 @@ def _log_softmax_bwd(residuals, g):
     p = _probabilities(z, shift, total)
     g = g.astype(p.dtype)
     gradient = g - p * jnp.sum(g, -1, keepdims=True)
-    return jnp.where(z == -jnp.inf, 0, gradient).astype(x.dtype), None
+    # 0 * total rather than 0: a row that is NaN is so at an impossible class too.
+    return jnp.where(z == -jnp.inf, 0 * total[..., None], gradient).astype(x.dtype), None
 
 
 _log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
