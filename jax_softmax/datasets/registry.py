@@ -33,7 +33,7 @@ class RegisteredFile:
 def import_tfds() -> Any:
     """Import `tensorflow_datasets` with every dataset of ours registered in it."""
     import tensorflow_datasets as tfds
-    import tensorflow_datasets.structured  # noqa: F401  (TFDS does not find iris without it)
+    import tensorflow_datasets.structured  # TFDS does not find iris without it
 
     return tfds
 

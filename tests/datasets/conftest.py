@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -25,7 +26,7 @@ MNIST_FILES = (
 class OfflineProbe:
     """Stands for `network.Probe` on a machine without a network, and records what is asked."""
 
-    asked: list[str] = []
+    asked: ClassVar[list[str]] = []
 
     def __init__(self, url: str) -> None:
         self.asked.append(url)
