@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jax_softmax.datasets import Dataset, Split, load_dataset
     from jax_softmax.errors import InputError
     from jax_softmax.ops import (
+        SoftmaxStats,
         log_softmax,
         softmax,
         softmax_cross_entropy,
@@ -36,6 +37,7 @@ _HOMES = {
     "datasets": ("Dataset", "Split", "load_dataset"),
     "errors": ("InputError",),
     "ops": (
+        "SoftmaxStats",
         "log_softmax",
         "softmax",
         "softmax_cross_entropy",
@@ -62,6 +64,7 @@ __all__ = [
     "FitResult",
     "InputError",
     "SoftmaxModel",
+    "SoftmaxStats",
     "Split",
     "TrainConfig",
     "evaluate",

@@ -1,12 +1,14 @@
 """The mathematics: pure functions of arrays with hand-written derivatives."""
 
 from jax_softmax.ops.cross_entropy import (
+    SoftmaxStats,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
 )
 from jax_softmax.ops.softmax import log_softmax, softmax
 
 __all__ = [
+    "SoftmaxStats",
     "log_softmax",
     "softmax",
     "softmax_cross_entropy",

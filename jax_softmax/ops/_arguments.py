@@ -1,4 +1,4 @@
-"""Arguments the ops share: the class axes, the entries that count, the reduction of rows."""
+"""Arguments the ops share: their dtypes, the class axes, the entries that count."""
 
 from __future__ import annotations
 
@@ -107,24 +107,3 @@ def _where_words(got: tuple[int, ...], shape: tuple[int, ...], rows: tuple[int, 
         f"where: expected a mask that broadcasts to the logits' shape {shape} or to their rows "
         f"{rows}, got {got}."
     )
-
-
-def reduce_rows(loss: jax.Array, kept: jax.Array | None, reduction: Reduction) -> jax.Array:
-    """The rows' losses, their sum, or their mean over the rows that count.
-
-    Args:
-      loss: `[...]`, 0 on rows that do not count.
-      kept: `[...]` booleans, which rows count; None for all.
-      reduction: `"none"`, `"sum"` or `"mean"`. A mean over no rows is 0.
-
-    Returns:
-      `[...]` for `"none"`, else a scalar, of `loss`'s dtype.
-    """
-    if reduction == "none":
-        return loss
-    total = jnp.sum(loss)
-    if reduction == "sum":
-        return total
-    if kept is None:
-        return total / max(loss.size, 1)
-    return total / jnp.maximum(jnp.sum(kept, dtype=loss.dtype), 1)

@@ -24,8 +24,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_softmax.ops._arguments import statistics_dtype
-
 # Classes to a chunk of the sum on a CPU: one vector accumulator's worth of a cache-resident row.
 _CHUNK = 128
 
@@ -85,24 +83,94 @@ def row_statistics(z: jax.Array, index: jax.Array) -> RowStatistics:
     return RowStatistics(shift, label_logit, others, jnp.where(valid, total, jnp.nan))
 
 
-def normalizer(z: jax.Array) -> tuple[RowStatistics, jax.Array, jax.Array]:
-    """Statistics with the most likely class set apart, its index, and `log(total)`: `[...]` each.
+def log_total(rows: RowStatistics) -> jax.Array:
+    """`log(total)`, `[...]`, with full relative precision where it is near 0.
 
-    That class leads, so its own term is exactly 1 and `log(total)` is `log1p(others)`, precise when
-    it is near 0. (The term is still written out: its derivative counts.)
+    Where the class set apart leads, its own term is exactly 1 and this is `log1p(others)`; else
+    `others` is at least 1. (The term is written out in both: its derivative counts.)
     """
+    own = shifted_exp(rows.label_logit, rows.shift)
+    leads = rows.label_logit == rows.shift
+    beyond_one = jnp.where(leads, rows.others + (own - 1), (rows.others - 1) + own)
+    # A row of -inf has no class that leads: log(0) would meet the inf of shift - z.
+    return jnp.log1p(jnp.where(rows.label_logit == -jnp.inf, rows.total - 1, beyond_one))
+
+
+def normalizer(z: jax.Array) -> tuple[RowStatistics, jax.Array, jax.Array]:
+    """Statistics with the likeliest class set apart, its index, and `log(total)`: `[...]` each."""
     index = most_likely(lax.stop_gradient(z))
     rows = row_statistics(z, index)
-    beyond_one = rows.others + (shifted_exp(rows.label_logit, rows.shift) - 1)
-    # A row of -inf has no class that leads, and log(0) would meet the inf of shift - z.
-    beyond_one = jnp.where(rows.label_logit == -jnp.inf, rows.total - 1, beyond_one)
-    return rows, index, jnp.log1p(beyond_one)
+    return rows, index, log_total(rows)
 
 
-def read_logits(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """The logits in the dtype of the statistics, `-inf` where `mask` excludes them."""
-    z = logits.astype(statistics_dtype(logits.dtype))
-    return z if mask is None else jnp.where(mask, z, -jnp.inf)
+def logsumexp(rows: RowStatistics, log_total: jax.Array) -> jax.Array:
+    """`log sum_j exp(z_j)`, `[...]`, of the statistics that `normalizer` returns."""
+    return jnp.where(rows.label_logit == -jnp.inf, -jnp.inf, rows.shift + log_total)
+
+
+def surprisal(z: jax.Array, shift: jax.Array, log_total: jax.Array) -> jax.Array:
+    """`-log p_j = (shift - z_j) + log(total)`, `[..., V]`, corrected for rounding."""
+    distance, error = difference(shift[..., None], z)
+    return distance + (error + log_total[..., None])
+
+
+def entropy(z: jax.Array, rows: RowStatistics, log_total: jax.Array) -> jax.Array:
+    """`-sum_j p_j log p_j = log(total) + sum_j e_j (shift - z_j) / total`, `[...]`."""
+    z, shift = _unshared(z), _unshared(rows.shift)[..., None]
+    distance = jnp.minimum(shift - z, _far(z))  # finite, for its product with a probability of 0
+    return log_total + jnp.sum(jnp.exp(z - shift) * distance, -1) / rows.total
+
+
+def entropy_gradient(
+    z: jax.Array,
+    terms: jax.Array,
+    rows: RowStatistics,
+    log_total: jax.Array,
+    entropy: jax.Array,
+    g: jax.Array,
+) -> jax.Array:
+    """`g p_j (-log p_j - H)`, `[..., V]`, where `terms` are `exp(z_j - shift)`."""
+    # Clipped: at a class that cannot happen p is 0 and its surprisal infinite.
+    beyond = jnp.minimum(surprisal(z, rows.shift, log_total), _far(z)) - entropy[..., None]
+    return (g / rows.total)[..., None] * terms * beyond
+
+
+def weighted_surprisal(
+    z: jax.Array, shift: jax.Array, log_total: jax.Array, weights: jax.Array | float
+) -> jax.Array:
+    """`sum_j w_j (-log p_j)`, `[...]`, with `0 * inf = 0`, for weights that broadcast to `z`."""
+    if isinstance(weights, float):
+        z, shift, log_total = map(_unshared, (z, shift, log_total))
+        return weights * jnp.sum((shift[..., None] - z) + log_total[..., None], -1)
+
+    def selected(z, shift, log_total, weights):
+        surprisal = (shift[..., None] - z) + log_total[..., None]
+        return jnp.sum(jnp.where(weights == 0, 0, weights * surprisal), -1)
+
+    def arithmetic(z, shift, log_total, weights):
+        # The same without a compare-and-select, and of arrays that no other reduction shares.
+        z, shift, log_total, weights = map(_unshared, (z, shift, log_total, weights))
+        far = _far(z)
+        surprisal = (shift[..., None] - z) + log_total[..., None]
+        impossible = jnp.clip(surprisal - far, 0, 1)  # 1 where it is infinite, else 0
+        charged = jnp.minimum(jnp.abs(weights) * far, 1)  # 0 at a weight of 0
+        infinite = lax.stop_gradient(far * impossible * charged)
+        terms = weights * jnp.minimum(surprisal, far) + infinite
+        total = jnp.sum(terms, -1)
+        return jnp.where(total > far / 2, jnp.inf, total)
+
+    weights = weights.reshape((1,) * (z.ndim - weights.ndim) + weights.shape)
+    return lax.platform_dependent(z, shift, log_total, weights, cpu=arithmetic, default=selected)
+
+
+def _unshared(x: jax.Array) -> jax.Array:
+    """`x`, so that XLA:CPU reads it anew.
+
+    Two reductions of one elementwise array make XLA:CPU write that array out, as large as the
+    logits, where each would fuse its own copy of the few operations. TPU and GPU fuse the
+    reductions into one, which this would keep them from.
+    """
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
 
 
 def class_index(labels: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
@@ -168,6 +236,11 @@ def _largest_other(z: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array
         return jnp.maximum(jnp.max(rest, -1), largest), label_logit
 
     return _by_platform(chunked, masked, z, index)
+
+
+def _far(z: jax.Array) -> float:
+    """A distance that no two logits have, and that twice is still a number."""
+    return float(jnp.finfo(z.dtype).max) / 4
 
 
 @jax.custom_jvp

@@ -1,12 +1,18 @@
-"""Softmax cross-entropy on logits, from class probabilities or from integer labels."""
+"""Softmax cross-entropy on logits, from class probabilities or from integer labels.
+
+The rows' mathematics is in `_integer_labels` and `_class_probabilities`, the ways JAX is told of it
+in `_rules`. Here are the checks, and what the rows are weighted and reduced by.
+"""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jax_softmax.ops import _class_probabilities, _integer_labels
 from jax_softmax.ops._arguments import (
     Axis,
     Reduction,
@@ -15,17 +21,29 @@ from jax_softmax.ops._arguments import (
     check_reduction,
     classes_last,
     mask_classes_last,
-    reduce_rows,
+    statistics_dtype,
 )
-from jax_softmax.ops._statistics import (
-    class_index,
-    difference,
-    is_class,
-    normalizer,
-    read_logits,
-    row_statistics,
-    shifted_exp,
-)
+from jax_softmax.ops._options import Rule, check_options, check_rule, read_logits
+from jax_softmax.ops._rules import multiply
+from jax_softmax.ops._statistics import most_likely
+
+
+class SoftmaxStats(NamedTuple):
+    """What a row's softmax says, in one pass with its loss: natural log, after `soft_cap`.
+
+    Neither weights, smoothing nor `reduction` touch them; rows that do not count are 0.
+
+    Attributes:
+      logsumexp: `[...]`, `log sum_j exp(z_j)`.
+      label_log_prob: `[...]`, `log p_y`, or `sum_j q_j log p_j` for class probabilities.
+      entropy: `[...]`, `-sum_j p_j log p_j`.
+      argmax: `[...]` int32, the first of the most likely classes. Not differentiable.
+    """
+
+    logsumexp: jax.Array
+    label_log_prob: jax.Array
+    entropy: jax.Array
+    argmax: jax.Array
 
 
 def softmax_cross_entropy(
@@ -34,12 +52,23 @@ def softmax_cross_entropy(
     axis: Axis = -1,
     where: jax.typing.ArrayLike | None = None,
     *,
+    label_smoothing: float = 0.0,
+    class_weights: jax.typing.ArrayLike | None = None,
+    sample_weight: jax.typing.ArrayLike | None = None,
+    z_loss: float = 0.0,
+    soft_cap: float | None = None,
+    return_stats: bool = False,
+    rule: Rule = "vjp",
     reduction: Reduction = "none",
-) -> jax.Array:
+) -> jax.Array | tuple[jax.Array, SoftmaxStats]:
     r"""Cross-entropy :math:`-\sum_j q_j \log \mathrm{softmax}(z)_j` with class probabilities `q`.
 
-    Takes `optax.softmax_cross_entropy`'s positional arguments and means the same, with one
-    difference: losses of half-precision logits are float32.
+    Takes `optax.softmax_cross_entropy`'s positional arguments and means the same, with two
+    differences: losses of half-precision logits are float32, and forward mode needs `rule="jvp"`.
+
+    With options, `t = class_weights * ((1 - label_smoothing) q + label_smoothing / V)` takes the
+    place of `q`, and a row's loss is
+    :math:`w (-\sum_j t_j \log \mathrm{softmax}(z)_j + z\_loss \log^2 \sum_j e^{z_j})`.
 
     Args:
       logits: `[..., V]` floating, classes along `axis`. `-inf` is a class that cannot happen.
@@ -48,15 +77,25 @@ def softmax_cross_entropy(
       axis: the class axis, a tuple of axes taken together, or None for all.
       where: None, or booleans of the logits' rank (classes that count) or without the class axes
         (rows that count). Labels on classes that do not count are dropped, as in optax.
-      reduction: `"none"`, `"sum"`, or `"mean"` over the rows that count; a mean over no rows is 0.
+      label_smoothing: in [0, 1]; spread over the classes that count.
+      class_weights: None, or `[V]` factors of the classes; no derivative.
+      sample_weight: None, or factors of the rows that broadcast to `[...]`, with a derivative.
+        Rows of weight 0 are left out, whatever they hold.
+      z_loss: factor of the squared logsumexp.
+      soft_cap: None, or `c > 0`: logits become `c * tanh(logits / c)`.
+      return_stats: return `(loss, SoftmaxStats)`.
+      rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
+        has `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
+      reduction: `"none"`, `"sum"`, or `"mean"`: the sum over that of `sample_weight` of the rows
+        that count, 0 where that is 0.
 
     Returns:
       `[...]` losses (natural log), or a scalar; float32 for half-precision logits, else the logits'
       dtype. A row that `where` leaves nothing of is 0; a row with a NaN or `+inf` logit is NaN.
 
     Raises:
-      TypeError: if `logits` is not floating.
-      ValueError: if shapes, `axis`, `where` or `reduction` do not fit.
+      TypeError: if `logits` is not floating, or an option is traced or no number.
+      ValueError: if shapes, `axis`, `where` or an option do not fit.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
@@ -64,19 +103,22 @@ def softmax_cross_entropy(
     ...     print(softmax_cross_entropy(logits, jnp.eye(3)[:2]))
     [0.2761 2.9518]
     """
-    z, axes, mask, logits_shape = _rows(logits, axis, where, reduction)
+    options = check_options(label_smoothing, z_loss, soft_cap, return_stats)
+    rows = _check_rows(logits, axis, where, class_weights, sample_weight, rule, reduction)
     labels = jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.floating):
-        labels = labels.astype(z.dtype)
+        labels = labels.astype(rows.logits.dtype)
+    shape = jnp.shape(logits)
     try:
-        labels = jnp.broadcast_to(labels, logits_shape)
+        labels = jnp.broadcast_to(labels, shape)
     except ValueError as error:
         raise ValueError(
             f"labels: expected class probabilities that broadcast to the logits' shape "
-            f"{logits_shape}, got {labels.shape}; for integer labels use "
+            f"{shape}, got {labels.shape}; for integer labels use "
             f"softmax_cross_entropy_with_integer_labels."
         ) from error
-    return _jitted(_soft, z, classes_last(labels, axes), mask, reduction)
+    labels = classes_last(labels, canonical_axes(axis, len(shape)))
+    return _soft(options, rule, reduction, rows, labels)
 
 
 def softmax_cross_entropy_with_integer_labels(
@@ -85,34 +127,59 @@ def softmax_cross_entropy_with_integer_labels(
     axis: Axis = -1,
     where: jax.typing.ArrayLike | None = None,
     *,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    class_weights: jax.typing.ArrayLike | None = None,
+    sample_weight: jax.typing.ArrayLike | None = None,
+    z_loss: float = 0.0,
+    soft_cap: float | None = None,
+    return_stats: bool = False,
+    rule: Rule = "vjp",
     reduction: Reduction = "none",
-) -> jax.Array:
+) -> jax.Array | tuple[jax.Array, SoftmaxStats]:
     r"""Cross-entropy :math:`\log \sum_j e^{z_j} - z_y` of logits `z` and integer labels `y`.
 
     Takes `optax.softmax_cross_entropy_with_integer_labels`'s positional arguments and means the
-    same, with three differences: losses of half-precision logits are float32; a label outside
-    `[0, V)` gives NaN, loss and gradient, never another class; and a label on a class that `where`
-    excludes gives `+inf`.
+    same, with four differences: losses of half-precision logits are float32; forward mode needs
+    `rule="jvp"`; a label outside `[0, V)` gives NaN, loss and gradient, never another class; and a
+    label on a class that `where` excludes gives `+inf`.
 
     Losses are within 3 eps and gradients within 5 eps of the exact values for the logits as given,
     on confident rows too (where `log(sum) - z_y` and `p_y - 1` round to 0).
 
+    With options, a row's loss is that of `softmax_cross_entropy` for a one-hot label, none of which
+    is made. `ignore_index`, `label_smoothing`, `class_weights` and `reduction` agree with
+    `torch.nn.functional.cross_entropy`.
+
     Args:
       logits: `[..., V]` floating, classes along `axis`. `-inf` is a class that cannot happen:
-        probability and derivative 0, loss `+inf` for a label on it.
+        probability and derivative 0, loss `+inf` for a label on it (or with label smoothing).
       labels: `[...]` integers in `[0, V)`, the shape of `logits` without the class axes.
       axis: the class axis; for a tuple of axes (or None, all of them) a label is a flat index.
       where: None, or booleans of the logits' rank (classes that count) or without the class axes
         (rows that count, whatever the others hold).
-      reduction: `"none"`, `"sum"`, or `"mean"` over the rows that count; a mean over no rows is 0.
+      ignore_index: None, or the label of rows that do not count.
+      label_smoothing: in [0, 1]: labels become `(1 - label_smoothing) onehot +
+        label_smoothing / V`, spread over the classes that count.
+      class_weights: None, or `[V]` factors of the classes; no derivative.
+      sample_weight: None, or factors of the rows that broadcast to `[...]`, with a derivative.
+        Rows of weight 0 are left out, whatever they hold.
+      z_loss: factor of the squared logsumexp.
+      soft_cap: None, or `c > 0`: logits become `c * tanh(logits / c)`.
+      return_stats: return `(loss, SoftmaxStats)`.
+      rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
+        has `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
+      reduction: `"none"`, `"sum"`, or `"mean"`: the sum over that of
+        `sample_weight * class_weights[y]` of the rows that count, 0 where that is 0.
 
     Returns:
       `[...]` losses (natural log), or a scalar; float32 for half-precision logits, else the logits'
       dtype. A row that `where` leaves nothing of is 0; a row with a NaN or `+inf` logit is NaN.
 
     Raises:
-      TypeError: if `logits` is not floating or `labels` is not an integer array.
-      ValueError: if shapes, `axis`, `where` or `reduction` do not fit.
+      TypeError: if `logits` is not floating, `labels` is not an integer array, or an option is
+        traced or no number.
+      ValueError: if shapes, `axis`, `where` or an option do not fit.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -125,160 +192,144 @@ def softmax_cross_entropy_with_integer_labels(
     [2.7613e-01 8.4967e-18]
     [-8.4967e-18  4.2484e-18  4.2484e-18]
     """
-    z, _, mask, logits_shape = _rows(logits, axis, where, reduction)
+    options = check_options(label_smoothing, z_loss, soft_cap, return_stats)
+    rows = _check_rows(logits, axis, where, class_weights, sample_weight, rule, reduction)
     labels = jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"labels: expected an integer dtype, got {labels.dtype}; for class probabilities use "
             f"softmax_cross_entropy."
         )
-    if labels.shape != z.shape[:-1]:
+    if labels.shape != rows.logits.shape[:-1]:
         raise ValueError(
-            f"labels: expected shape {z.shape[:-1]} (the logits' {logits_shape} without axis "
-            f"{axis}), got {labels.shape}."
+            f"labels: expected shape {rows.logits.shape[:-1]} (the logits' {jnp.shape(logits)} "
+            f"without axis {axis}), got {labels.shape}."
         )
-    return _jitted(_integer, z, labels, mask, reduction)
+    _check_ignore_index(ignore_index, labels.dtype)
+    return _integer(options, rule, reduction, ignore_index, rows, labels)
 
 
-def _rows(logits, axis, where, reduction):
-    """Checks what the two losses share; the logits as `[..., V]`, class axes, mask and shape."""
+class _Rows(NamedTuple):
+    """What both losses take: logits `[..., V]`, masks and weights of classes and of rows."""
+
+    logits: jax.Array
+    mask: jax.Array | None
+    row_mask: jax.Array | None
+    class_weights: jax.Array | None
+    sample_weight: jax.Array | None
+
+
+def _check_rows(logits, axis, where, class_weights, sample_weight, rule, reduction) -> _Rows:
+    check_rule(rule)
     check_reduction(reduction)
     logits = jnp.asarray(logits)
     check_floating("logits", logits)
     axes = canonical_axes(axis, logits.ndim)
     z = classes_last(logits, axes)
-    if z.shape[-1] == 0:
+    classes = z.shape[-1]
+    if classes == 0:
         raise ValueError(
             f"logits: expected at least one class along axis {axis}, got shape {logits.shape}."
         )
-    return z, axes, mask_classes_last(where, axes, logits.shape), logits.shape
+    mask, row_mask = mask_classes_last(where, axes, logits.shape), None
+    if mask is not None and mask.shape[-1] != classes:
+        mask, row_mask = None, mask[..., 0]
+    dtype = statistics_dtype(z.dtype)
+    if class_weights is not None:
+        class_weights = jax.lax.stop_gradient(jnp.asarray(class_weights, dtype))
+        if class_weights.shape != (classes,):
+            raise ValueError(
+                f"class_weights: expected shape {(classes,)}, got {class_weights.shape}."
+            )
+    if sample_weight is not None:
+        given = jnp.asarray(sample_weight, dtype)
+        try:
+            sample_weight = jnp.broadcast_to(given, z.shape[:-1])
+        except ValueError as error:
+            raise ValueError(
+                f"sample_weight: expected factors that broadcast to the rows {z.shape[:-1]}, got "
+                f"shape {given.shape}."
+            ) from error
+    return _Rows(z, mask, row_mask, class_weights, sample_weight)
 
 
-@partial(jax.jit, static_argnums=(0, 4))
-def _jitted(rule, logits, labels, mask, reduction):
-    kept = None
-    if mask is not None:
-        kept = jnp.broadcast_to(jnp.any(mask, -1), logits.shape[:-1])
-        if rule is _integer:
-            # What a row that does not count is labelled must not matter, not even by 0 * NaN.
-            labels = jnp.where(kept, labels, 0)
-    loss = rule(logits, labels, mask)
-    if kept is not None:
-        loss = jnp.where(kept, loss, 0)
-    return reduce_rows(loss, kept, reduction)
+def _check_ignore_index(ignore_index: int | None, dtype: jnp.dtype) -> None:
+    if ignore_index is None:
+        return
+    if isinstance(ignore_index, jax.core.Tracer) or not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index: expected None or a Python integer, got {ignore_index!r}.")
+    held = jnp.iinfo(dtype)
+    if not held.min <= ignore_index <= held.max:
+        raise ValueError(
+            f"ignore_index: expected a number that labels of dtype {dtype} can hold, got "
+            f"{ignore_index}; convert the labels, e.g. labels.astype(jnp.int32)."
+        )
 
 
-# Integer labels
-#
-# loss = log sum_j exp(z_j) - z_y. With m = max_j z_j, others = sum_{j != y} exp(z_j - m),
-# e_y = exp(z_y - m), total = others + e_y:
-#
-#     loss = (m - z_y) + log(total)
-#
-# If the label leads, m - z_y = 0 and e_y = 1: the loss is log1p(others). If it does not,
-# others >= 1 and the argument of log1p is (others - 1) + e_y. Neither term is negative: nothing
-# cancels.
-#
-#     dloss/dz_j = exp(z_j - m) / total                              for j != y
-#     dloss/dz_y = e_y / total - 1 = (e_y - total) / total = -others / total
-#
-# The last form is what keeps a confident row's gradient: e_y / total rounds to 1 and minus 1
-# leaves 0, while others / total keeps every bit of others.
-
-
-@jax.custom_vjp
-def _integer(logits, labels, mask):
-    return _integer_fwd(logits, labels, mask)[0]
-
-
-def _integer_fwd(logits, labels, mask):
-    rows = row_statistics(read_logits(logits, mask), labels)
-    loss = _label_loss(rows)
-    return loss, (logits, labels, mask, rows.shift, rows.label_logit, rows.others, rows.total)
-
-
-def _label_loss(rows):
-    gap, error = difference(rows.shift, rows.label_logit)
-    label_term = shifted_exp(rows.label_logit, rows.shift)
-    leads = rows.label_logit == rows.shift
-    beyond_one = jnp.where(leads, rows.others + (label_term - 1), (rows.others - 1) + label_term)
-    # A row of -inf: its gap is already +inf.
-    beyond_one = jnp.where(rows.label_logit == -jnp.inf, rows.total - 1, beyond_one)
-    # total carries the NaN of a label that is no class.
-    return jnp.where(jnp.isnan(rows.total), jnp.nan, gap + (error + jnp.log1p(beyond_one)))
-
-
-def _integer_bwd(residuals, g):
-    logits, labels, mask, shift, label_logit, others, total = residuals
-    z = read_logits(logits, mask)
-    scale = g / total
-    # 0 * total rather than 0: a row that is NaN is so at an impossible class too.
-    at_label = jnp.where(label_logit == -jnp.inf, 0 * total, -scale * others)
-    index, _ = class_index(labels, z.shape[-1])
-    others_gradient = scale[..., None] * shifted_exp(z, shift[..., None])
-    gradient = jnp.where(is_class(index, z.shape[-1]), at_label[..., None], others_gradient)
-    return gradient.astype(logits.dtype), None, None
-
-
-_integer.defvjp(_integer_fwd, _integer_bwd)
-
-
-# Class probabilities
-#
-# loss = sum_j q_j (log sum_k exp(z_k) - z_j) = sum_j q_j (log(total) + (m - z_j)), with the most
-# likely class k set apart, so that log(total) = log1p(others): a sum of non-negative terms where
-# the labels are. With W = sum_j q_j,
-#
-#     dloss/dz_j = W p_j - q_j = (W - q_j) p_j - q_j (1 - p_j)
-#     dloss/dq_j = log(total) + (m - z_j)
-#
-# and 1 - p_k = others / total, so a one-hot label on a confident row (W - q_k = 0) keeps its
-# gradient as an integer one does. For every other class p_j <= 1/2 and 1 - p_j is harmless.
-
-
-@jax.custom_vjp
-def _soft(logits, labels, mask):
-    return _soft_fwd(logits, labels, mask)[0]
-
-
-def _soft_fwd(logits, labels, mask):
-    z = read_logits(logits, mask)
-    rows, top, log_total = normalizer(z)
-    q = _read_labels(labels, mask, z.dtype)
-    costs = _negative_log_probs(z, rows.shift, log_total)
-    loss = jnp.sum(jnp.where(q == 0, 0, q * costs), -1)
-    # A row with NaN is NaN even where its label is elsewhere.
-    loss = jnp.where(jnp.isnan(rows.total), jnp.nan, loss)
-    return loss, (logits, labels, mask, top, rows.shift, rows.others, rows.total, log_total)
-
-
-def _read_labels(labels, mask, dtype):
-    q = labels.astype(dtype)
-    return q if mask is None else jnp.where(mask, q, 0)
-
-
-def _negative_log_probs(z, shift, log_total):
-    distance, error = difference(shift[..., None], z)
-    return distance + (error + log_total[..., None])
-
-
-def _soft_bwd(residuals, g):
-    logits, labels, mask, top, shift, others, total, log_total = residuals
-    z = read_logits(logits, mask)
-    q = _read_labels(labels, mask, z.dtype)
-    p = shifted_exp(z, shift[..., None]) / total[..., None]
-    not_p = jnp.where(is_class(top, z.shape[-1]), (others / total)[..., None], 1 - p)
-    weight = jnp.sum(q, -1, keepdims=True)
-    possible = z != -jnp.inf
-    nothing = 0 * total[..., None]  # NaN on a row that is
-    logits_gradient = jnp.where(possible, (weight - q) * p - q * not_p, nothing)
-    labels_gradient = jnp.where(possible, _negative_log_probs(z, shift, log_total), nothing)
-    g = g[..., None]
-    return (
-        (g * logits_gradient).astype(logits.dtype),
-        (g * labels_gradient).astype(labels.dtype),
-        None,
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _integer(options, rule, reduction, ignore_index, rows, labels):
+    ignored = None if ignore_index is None else labels == ignore_index
+    kept = _kept_rows(rows, ignored)
+    # What a row that does not count is labelled must not matter, not even by 0 * NaN.
+    index = labels if kept is None else jnp.where(kept, labels, 0)
+    constants = _integer_labels.Constants(index, rows.mask, kept, rows.class_weights)
+    weight = constants.label_weight()
+    return _reduced(
+        _integer_labels.RULES, options, rule, reduction, rows, (rows.logits,), constants, weight
     )
 
 
-_soft.defvjp(_soft_fwd, _soft_bwd)
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _soft(options, rule, reduction, rows, labels):
+    constants = _class_probabilities.Constants(rows.mask, _kept_rows(rows), rows.class_weights)
+    arrays = (rows.logits, labels)
+    return _reduced(
+        _class_probabilities.RULES, options, rule, reduction, rows, arrays, constants, 1.0
+    )
+
+
+def _kept_rows(rows: _Rows, ignored: jax.Array | None = None) -> jax.Array | None:
+    """`[...]` booleans, the rows that count; None if all do."""
+    shape = rows.logits.shape[:-1]
+    conditions = [
+        rows.row_mask,
+        None if rows.mask is None else jnp.any(rows.mask, -1),
+        None if ignored is None else ~ignored,
+        None if rows.sample_weight is None else rows.sample_weight != 0,
+    ]
+    kept = None
+    for condition in conditions:
+        if condition is not None:
+            condition = jnp.broadcast_to(condition, shape)
+            kept = condition if kept is None else kept & condition
+    return kept
+
+
+def _reduced(rules, options, rule, reduction, rows, arrays, constants, label_weight):
+    """The rule's losses, weighted and reduced, with the statistics if asked for.
+
+    `label_weight` is what a row counts for in the mean's divisor beside its `sample_weight`.
+    """
+    dtype = statistics_dtype(rows.logits.dtype)
+    shape = rows.logits.shape[:-1]
+    kept = constants.kept
+    weight = jnp.ones(shape, dtype) if rows.sample_weight is None else rows.sample_weight
+    if kept is not None:
+        weight = jnp.where(kept, weight, 0)
+    if reduction == "mean":
+        divisor = jnp.sum(weight * label_weight)
+        weight = jnp.where(divisor == 0, 0, weight / jnp.where(divisor == 0, 1, divisor))
+    if rule == "jvp" and reduction != "none" and not options.stats:
+        return rules.total_jvp(options, arrays, constants, weight)
+    by_rows = rules.rows_vjp if rule == "vjp" else rules.rows_jvp
+    loss, *stats = by_rows(options, arrays, constants)
+    loss = multiply(weight, loss) if kept is not None else weight * loss
+    if reduction != "none":
+        loss = jnp.sum(loss)
+    if not options.stats:
+        return loss
+    top = most_likely(jax.lax.stop_gradient(read_logits(rows.logits, constants.mask, options)))
+    values = [*stats, top]
+    if kept is not None:
+        values = [jnp.where(kept, value, 0) for value in values]
+    return loss, SoftmaxStats(*values)

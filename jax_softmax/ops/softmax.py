@@ -15,7 +15,8 @@ from jax_softmax.ops._arguments import (
     classes_last,
     mask_classes_last,
 )
-from jax_softmax.ops._statistics import difference, normalizer, read_logits, shifted_exp
+from jax_softmax.ops._options import Options, read_logits
+from jax_softmax.ops._statistics import difference, normalizer, shifted_exp
 
 
 def softmax(
@@ -108,7 +109,7 @@ def _softmax(x, mask):
 
 
 def _softmax_fwd(x, mask):
-    z = read_logits(x, mask)
+    z = read_logits(x, mask, Options())
     rows, _, _ = normalizer(z)
     return _probabilities(z, rows.shift, rows.total).astype(x.dtype), (
         x,
@@ -124,7 +125,7 @@ def _probabilities(z, shift, total):
 
 def _softmax_bwd(residuals, g):
     x, mask, shift, total = residuals
-    z = read_logits(x, mask)
+    z = read_logits(x, mask, Options())
     p = _probabilities(z, shift, total)
     g = g.astype(p.dtype)
     mean = jnp.sum(g * p, -1, keepdims=True)
@@ -147,7 +148,7 @@ def _log_softmax(x, mask):
 
 
 def _log_softmax_fwd(x, mask):
-    z = read_logits(x, mask)
+    z = read_logits(x, mask, Options())
     rows, _, log_total = normalizer(z)
     distance, error = difference(z, rows.shift[..., None])
     value = distance + (error - log_total[..., None])
@@ -156,7 +157,7 @@ def _log_softmax_fwd(x, mask):
 
 def _log_softmax_bwd(residuals, g):
     x, mask, shift, total = residuals
-    z = read_logits(x, mask)
+    z = read_logits(x, mask, Options())
     p = _probabilities(z, shift, total)
     g = g.astype(p.dtype)
     gradient = g - p * jnp.sum(g, -1, keepdims=True)

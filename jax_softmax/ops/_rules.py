@@ -1,0 +1,133 @@
+"""From a forward pass and its gradient to differentiable functions of rows.
+
+Both losses are written as two functions, and share the three ways JAX can be told of them:
+
+    forward(options, arrays, constants) -> (outputs, numbers)
+    gradients(options, arrays, constants, numbers, cotangents) -> a gradient for each of arrays
+
+`arrays` are what may be differentiated (logits, perhaps class probabilities), `constants` what may
+not. `outputs` are `[...]`, a number a row; the first is the loss. `numbers` are a few more a row,
+kept for the gradients. `cotangents` has an entry for each output: `[...]`, or None where nothing
+depends on it. Gradients are in the dtype of the outputs, to be rounded once by whoever uses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+
+class Rules(NamedTuple):
+    """`rows_vjp` and `rows_jvp` return all outputs; `total_jvp` the sum of weight times loss."""
+
+    rows_vjp: Callable[..., tuple[jax.Array, ...]]
+    rows_jvp: Callable[..., tuple[jax.Array, ...]]
+    total_jvp: Callable[..., jax.Array]
+
+
+def build_rules(forward: Callable[..., Any], gradients: Callable[..., Any]) -> Rules:
+    """The three differentiable functions of one forward pass and its gradient."""
+    return Rules(
+        _rows_vjp(forward, gradients), _rows_jvp(forward, gradients), _total_jvp(forward, gradients)
+    )
+
+
+def _rows_vjp(forward, gradients):
+    """Reverse mode: keeps the residuals; an output that is not used costs nothing."""
+
+    @partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def rows(options, arrays, constants):
+        return forward(options, arrays, constants)[0]
+
+    def fwd(options, arrays, constants):
+        arrays, constants = jax.tree.map(lambda primal: primal.value, (arrays, constants))
+        outputs, numbers = forward(options, arrays, constants)
+        return outputs, (arrays, constants, numbers)
+
+    def bwd(options, residuals, cotangents):
+        used = [None if isinstance(g, SymbolicZero) else g for g in cotangents]
+        wide = gradients(options, *residuals, used)
+        arrays = residuals[0]
+        return tuple(g.astype(x.dtype) for g, x in zip(wide, arrays, strict=True)), None
+
+    rows.defvjp(fwd, bwd, symbolic_zeros=True)
+    return rows
+
+
+def _rows_jvp(forward, gradients):
+    """Both modes: the tangent of a row is its gradient times the arrays' tangents.
+
+    The gradient is rematerialised when the tangent is transposed, so reverse mode keeps no more
+    than `rows_vjp` does.
+    """
+
+    @partial(jax.custom_jvp, nondiff_argnums=(0,))
+    def rows(options, arrays, constants):
+        return forward(options, arrays, constants)[0]
+
+    @rows.defjvp
+    def jvp(options, primals, tangents):
+        outputs, numbers = forward(options, *primals)
+
+        def tangent(i, arrays, constants, numbers, dots):
+            one = [None] * len(outputs)
+            one[i] = jnp.ones_like(outputs[i])
+            pairs = zip(gradients(options, arrays, constants, numbers, one), dots, strict=True)
+            return sum(jnp.sum(g * dot.astype(g.dtype), -1) for g, dot in pairs)
+
+        return outputs, tuple(
+            jax.checkpoint(partial(tangent, i))(*primals, numbers, tangents[0])
+            for i in range(len(outputs))
+        )
+
+    return rows
+
+
+def _total_jvp(forward, gradients):
+    """Both modes, for a scalar: the gradient is computed once and kept, being what is asked for."""
+
+    @partial(jax.custom_jvp, nondiff_argnums=(0,))
+    def total(options, arrays, constants, weights):
+        return jnp.sum(multiply(weights, forward(options, arrays, constants)[0][0]))
+
+    @total.defjvp
+    def jvp(options, primals, tangents):
+        arrays, constants, weights = primals
+        (loss,), numbers = forward(options, arrays, constants)
+        computed = gradients(options, arrays, constants, numbers, [weights])
+        pairs = zip(computed, tangents[0], strict=True)
+        tangent = sum(jnp.sum(g * dot.astype(g.dtype)) for g, dot in pairs)
+        tangent += jnp.sum(jnp.where(weights == 0, 0, loss) * tangents[2])
+        return jnp.sum(multiply(weights, loss)), tangent
+
+    return total
+
+
+def multiply(weight: jax.Array | float, x: jax.Array) -> jax.Array:
+    """`weight * x` with `0 * inf = 0 * nan = 0`."""
+    if isinstance(weight, float):
+        return weight * x if weight else jnp.zeros_like(x)
+    return jnp.where(weight == 0, 0, weight * x)
+
+
+def drop_rows(kept, logits, numbers, cotangents):
+    """The gradient's inputs with rows that do not count read as others and weighed by 0.
+
+    Whatever such a row holds would meet a cotangent of 0, and 0 * NaN is NaN.
+    """
+    return (
+        jnp.where(kept[..., None], logits, 0),
+        jax.tree.map(lambda number: jnp.where(kept, number, 1), numbers),
+        [None if g is None else jnp.where(kept, g, 0) for g in cotangents],
+    )
+
+
+def with_zeros(cotangents, like: jax.Array):
+    """Four cotangents, zeros where one is None or missing."""
+    padded = [*cotangents, None, None, None][:4]
+    return [jnp.zeros_like(like) if g is None else g for g in padded]
