@@ -74,8 +74,8 @@ def classes_back(x: jax.Array, axes: tuple[int, ...], shape: tuple[int, ...]) ->
 
 def mask_classes_last(
     where: jax.typing.ArrayLike | None, axes: tuple[int, ...], shape: tuple[int, ...]
-) -> jax.Array | None:
-    """`where` as booleans that broadcast against the logits' `[..., V]` form.
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """`where` as a mask of classes and a mask of rows, at most one of which is not None.
 
     Args:
       where: None, or a mask of the logits' rank (classes) or without the class axes (rows).
@@ -83,20 +83,20 @@ def mask_classes_last(
       shape: the logits' shape.
 
     Returns:
-      None, `[..., V]`, or `[..., 1]` for a mask of whole rows.
+      `[..., V]` booleans of the logits' last-axis form or None, and `[...]` booleans or None.
 
     Raises:
       ValueError: if the mask fits neither the logits nor their rows.
     """
     if where is None:
-        return None
+        return None, None
     mask = jnp.asarray(where).astype(bool)
     rows = tuple(n for a, n in enumerate(shape) if a not in axes)
     try:
         if mask.ndim == len(shape):
-            return classes_last(jnp.broadcast_to(mask, shape), axes)
+            return classes_last(jnp.broadcast_to(mask, shape), axes), None
         if mask.ndim == len(rows):
-            return jnp.broadcast_to(mask, rows)[..., None]
+            return None, jnp.broadcast_to(mask, rows)
     except ValueError as error:
         raise ValueError(_where_words(mask.shape, shape, rows)) from error
     raise ValueError(_where_words(mask.shape, shape, rows))

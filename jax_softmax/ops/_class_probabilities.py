@@ -120,7 +120,7 @@ def _gradients(
         on_all += 2 * options.z_loss * g * (rows.shift + log_total)
     gradient += on_all[..., None] * p
     if entropy is not None and cotangents[3] is not None:
-        gradient += statistics.entropy_gradient(z, terms, rows, log_total, entropy, g_entropy)
+        gradient += statistics.entropy_gradient(z, terms, rows, entropy, log_total, g_entropy)
 
     weights = 1 if constants.class_weights is None else constants.class_weights
     on_labels = (1 - options.label_smoothing) * weights * g[..., None] - g_log_prob[..., None]

@@ -43,13 +43,13 @@ class Constants(NamedTuple):
     """What is not differentiated.
 
     Attributes:
-      index: `[...]` labels.
+      labels: `[...]` integers.
       mask: None, or `[..., V]` booleans: the classes that count.
       kept: None, or `[...]` booleans: the rows that count.
       class_weights: None, or `[V]` in the dtype of the statistics.
     """
 
-    index: jax.Array
+    labels: jax.Array
     mask: jax.Array | None
     kept: jax.Array | None
     class_weights: jax.Array | None
@@ -58,24 +58,29 @@ class Constants(NamedTuple):
         """`w_y`: 1, or `[...]`."""
         if self.class_weights is None:
             return 1.0
-        index, _ = statistics.class_index(self.index, self.class_weights.size)
+        index, _ = statistics.class_index(self.labels, self.class_weights.size)
         return self.class_weights[index]
 
 
 class Numbers(NamedTuple):
-    """What the gradient needs of a row, `[...]` each, where an option asks for it."""
+    """What the gradient needs of a row, `[...]` each.
+
+    Attributes:
+      rows: statistics with the label set apart.
+      logsumexp: with a z-loss.
+      entropy: with statistics, the entropy and the `log(total)` it was computed with.
+    """
 
     rows: RowStatistics
-    log_total: jax.Array | None = None
-    exact_log_total: jax.Array | None = None
-    entropy: jax.Array | None = None
+    logsumexp: jax.Array | None = None
+    entropy: tuple[jax.Array, jax.Array] | None = None
 
 
 def _forward(options: Options, arrays: tuple[jax.Array], constants: Constants):
     """`(loss,)`, or `(loss, logsumexp, label_log_prob, entropy)`, and the numbers."""
     (logits,) = arrays
     z = read_logits(logits, constants.mask, options)
-    rows = statistics.row_statistics(z, constants.index)
+    rows = statistics.row_statistics(z, constants.labels)
     log_total = statistics.log_total(rows)
     gap, error = statistics.difference(rows.shift, rows.label_logit)
     nll = gap + (error + log_total)
@@ -83,18 +88,19 @@ def _forward(options: Options, arrays: tuple[jax.Array], constants: Constants):
     if options.label_smoothing:
         each = spread(z.shape[-1], constants.mask, constants.class_weights, options)
         loss += statistics.weighted_surprisal(z, rows.shift, log_total, each)
-    if options.z_loss:
-        loss += options.z_loss * jnp.square(rows.shift + log_total)
+    lse = rows.shift + log_total if options.z_loss else None
+    if lse is not None:
+        loss += options.z_loss * jnp.square(lse)
     # total carries the NaN of a label that is no class.
     loss = jnp.where(jnp.isnan(rows.total), jnp.nan, loss)
     if not options.stats:
-        return (loss,), Numbers(rows, log_total if options.z_loss else None)
+        return (loss,), Numbers(rows, lse)
     # Set apart from the likeliest class now, so that the entropy of a confident row is exact when
     # its label is another class.
     top, _, exact_log_total = statistics.normalizer(z)
     entropy = statistics.entropy(z, top, exact_log_total)
     outputs = (loss, statistics.logsumexp(top, exact_log_total), -nll, entropy)
-    return outputs, Numbers(rows, log_total, exact_log_total, entropy)
+    return outputs, Numbers(rows, lse, (entropy, exact_log_total))
 
 
 def _gradients(
@@ -108,15 +114,15 @@ def _gradients(
     (logits,) = arrays
     if constants.kept is not None:
         logits, numbers, cotangents = drop_rows(constants.kept, logits, numbers, cotangents)
-    rows, log_total, exact_log_total, entropy = numbers
+    rows, lse, entropy = numbers
     g, g_lse, g_log_prob, g_entropy = with_zeros(cotangents, rows.total)
     z = read_logits(logits, constants.mask, options)
     classes = z.shape[-1]
 
     on_nll = (1 - options.label_smoothing) * constants.label_weight() * g - g_log_prob
     on_all = g_lse
-    if options.z_loss:
-        on_all += 2 * options.z_loss * g * (rows.shift + log_total)
+    if lse is not None:
+        on_all += 2 * options.z_loss * g * lse
     each: jax.Array | float = 0.0
     if options.label_smoothing:
         each = spread(classes, constants.mask, constants.class_weights, options)
@@ -128,7 +134,7 @@ def _gradients(
     at_label = jnp.where(rows.label_logit == -jnp.inf, 0 * rows.total, at_label)
 
     terms = statistics.shifted_exp(z, rows.shift[..., None])
-    index, _ = statistics.class_index(constants.index, classes)
+    index, _ = statistics.class_index(constants.labels, classes)
     gradient = jnp.where(
         statistics.is_class(index, classes),
         at_label[..., None],
@@ -137,7 +143,7 @@ def _gradients(
     if options.label_smoothing:
         gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * each)
     if entropy is not None and cotangents[3] is not None:
-        gradient += statistics.entropy_gradient(z, terms, rows, exact_log_total, entropy, g_entropy)
+        gradient += statistics.entropy_gradient(z, terms, rows, *entropy, g_entropy)
     return (through_cap(gradient, logits, options),)
 
 

@@ -125,8 +125,8 @@ def entropy_gradient(
     z: jax.Array,
     terms: jax.Array,
     rows: RowStatistics,
-    log_total: jax.Array,
     entropy: jax.Array,
+    log_total: jax.Array,
     g: jax.Array,
 ) -> jax.Array:
     """`g p_j (-log p_j - H)`, `[..., V]`, where `terms` are `exp(z_j - shift)`."""

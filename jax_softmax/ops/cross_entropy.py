@@ -7,7 +7,7 @@ in `_rules`. Here are the checks, and what the rows are weighted and reduced by.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ def softmax_cross_entropy(
     return_stats: bool = False,
     rule: Rule = "vjp",
     reduction: Reduction = "none",
-) -> jax.Array | tuple[jax.Array, SoftmaxStats]:
+) -> Any:  # jax.Array; with return_stats=True (jax.Array, SoftmaxStats)
     r"""Cross-entropy :math:`-\sum_j q_j \log \mathrm{softmax}(z)_j` with class probabilities `q`.
 
     Takes `optax.softmax_cross_entropy`'s positional arguments and means the same, with two
@@ -136,7 +136,7 @@ def softmax_cross_entropy_with_integer_labels(
     return_stats: bool = False,
     rule: Rule = "vjp",
     reduction: Reduction = "none",
-) -> jax.Array | tuple[jax.Array, SoftmaxStats]:
+) -> Any:  # jax.Array; with return_stats=True (jax.Array, SoftmaxStats)
     r"""Cross-entropy :math:`\log \sum_j e^{z_j} - z_y` of logits `z` and integer labels `y`.
 
     Takes `optax.softmax_cross_entropy_with_integer_labels`'s positional arguments and means the
@@ -231,9 +231,7 @@ def _check_rows(logits, axis, where, class_weights, sample_weight, rule, reducti
         raise ValueError(
             f"logits: expected at least one class along axis {axis}, got shape {logits.shape}."
         )
-    mask, row_mask = mask_classes_last(where, axes, logits.shape), None
-    if mask is not None and mask.shape[-1] != classes:
-        mask, row_mask = None, mask[..., 0]
+    mask, row_mask = mask_classes_last(where, axes, logits.shape)
     dtype = statistics_dtype(z.dtype)
     if class_weights is not None:
         class_weights = jax.lax.stop_gradient(jnp.asarray(class_weights, dtype))

@@ -85,7 +85,8 @@ def _along_classes(rule, x, axis, where):
     x = jnp.asarray(x)
     check_floating("x", x)
     axes = canonical_axes(axis, x.ndim)
-    mask = mask_classes_last(where, axes, x.shape)
+    mask, row_mask = mask_classes_last(where, axes, x.shape)
+    mask = mask if row_mask is None else row_mask[..., None]
     rows = classes_last(x, axes)
     if rows.shape[-1] == 0:
         raise ValueError(f"x: expected at least one class along axis {axis}, got shape {x.shape}.")
