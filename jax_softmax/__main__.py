@@ -1,8 +1,6 @@
 """`python -m jax_softmax`: the same as `jax-softmax`."""
 
-import sys
-
-from jax_softmax.cli import main
+from jax_softmax.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

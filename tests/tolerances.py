@@ -48,6 +48,11 @@ def gradient_eps(dtype) -> float:
     return HALF_GRADIENT_EPS if np.dtype(dtype).itemsize == 2 else GRADIENT_EPS
 
 
+def soft_cap_eps(cap) -> float:
+    """The bound on errors under `soft_cap`, whose logits are themselves rounded at `cap` eps."""
+    return 4.0 + cap
+
+
 def assert_close(actual, desired, dtype, table=VALUE, scale=1.0):
     """`assert_allclose` of both over `scale`, with the tolerance that `table` has for `dtype`."""
     np.testing.assert_allclose(

@@ -30,16 +30,18 @@ class Evaluate(DataOptions):
 
         self.check_json()
         model = load_run(self.run_dir)
-        name = self.dataset or read_metrics(self.run_dir).get("dataset")
+        trained = read_metrics(self.run_dir)
+        name = self.dataset or trained.get("dataset")
         if name is None:
             raise InputError(
                 f"run folder {self.run_dir}: does not say its dataset; name one after it."
             )
+        folders = {"raw_dir": self.raw_dir, "data_dir": self.data_dir}
+        if name == trained.get("dataset") and folders == {"raw_dir": None, "data_dir": None}:
+            folders = {folder: trained.get(folder) for folder in folders}
         with note(f"loading {name}"):
-            # The run's seed: the split whose test examples it has not seen.
-            dataset = load_dataset(
-                name, raw_dir=self.raw_dir, data_dir=self.data_dir, seed=model.config.seed
-            )
+            # The run's seed and source: the split whose test examples it has not seen.
+            dataset = load_dataset(name, **folders, seed=model.config.seed)
         test = evaluate(model, dataset.test)
         self.write_json(
             [
@@ -55,4 +57,6 @@ class Evaluate(DataOptions):
         )
         print(f"data        {dataset.name}, {len(test.labels):,} test examples")
         print(f"source      {dataset.source}")
+        if name == trained.get("dataset") and dataset.source != trained.get("source"):
+            print(f"            (trained on another: {trained.get('source')})")
         print("\n".join(evaluation_lines(test=test)))

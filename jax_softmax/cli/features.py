@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +58,7 @@ def _read_npy(path: Path, model: SoftmaxModel) -> np.ndarray:
 def _read_csv(path: Path, model: SoftmaxModel) -> np.ndarray:
     width = math.prod(model.feature_shape)
     rows: list[list[float]] = []
+    header = ""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             for line, cells in enumerate(csv.reader(file), start=1):
@@ -65,7 +67,10 @@ def _read_csv(path: Path, model: SoftmaxModel) -> np.ndarray:
                 try:
                     row = [float(cell) for cell in cells]
                 except ValueError as error:
-                    if line == 1:  # the header
+                    if line == 1:
+                        header = f"{path}, line 1: taken as a header ({error})."
+                        if any(map(_is_number, cells)):  # which may be a slip of the pen
+                            print(f"jax-softmax: {header}", file=sys.stderr)
                         continue
                     raise InputError(f"{path}, line {line}: expected numbers ({error}).") from error
                 if len(row) != width:
@@ -77,8 +82,18 @@ def _read_csv(path: Path, model: SoftmaxModel) -> np.ndarray:
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: expected a text table ({error}).") from error
     if not rows:
-        raise InputError(f"{path}: expected at least one row of numbers, got none.")
+        raise InputError(
+            f"{path}: expected at least one row of numbers, got none. {header}".rstrip()
+        )
     return np.array(rows)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_image(path: Path, model: SoftmaxModel) -> np.ndarray:

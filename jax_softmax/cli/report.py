@@ -15,6 +15,7 @@ def train_report(dataset: Dataset, result: FitResult) -> list[str]:
     """What was trained, on what, where, and how long it took."""
     config = result.config
     batch = "full batch" if config.batch_size is None else f"batches of {config.batch_size}"
+    epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs:,} epochs"
     width = math.prod(result.feature_shape)
     return [
         f"data        {dataset.name}: {len(dataset.train.labels):,} training and "
@@ -22,7 +23,7 @@ def train_report(dataset: Dataset, result: FitResult) -> list[str]:
         f"{len(result.class_names)} classes",
         f"source      {dataset.source}",
         f"device      {result.device}",
-        f"training    {config.epochs:,} epochs, {batch}, learning rate {config.learning_rate:g} "
+        f"training    {epochs}, {batch}, learning rate {config.learning_rate:g} "
         f"({config.schedule})",
         f"time        {result.compile_seconds:.2f} s to compile, "
         f"{result.train_seconds:.2f} s to run",

@@ -18,13 +18,14 @@ The statistics are lse, sum_j q_j log p_j and the entropy H, with cotangents g_l
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jax_softmax.ops import _statistics as statistics
-from jax_softmax.ops._options import Options, read_logits, spread, through_cap
+from jax_softmax.ops._options import Options, exclude, read, spread, through_cap
 from jax_softmax.ops._rules import build_rules, drop_rows, with_zeros
 from jax_softmax.ops._statistics import RowStatistics
 
@@ -35,7 +36,8 @@ class Constants(NamedTuple):
     Attributes:
       mask: None, or `[..., V]` booleans: the classes that count.
       kept: None, or `[...]` booleans: the rows that count.
-      class_weights: None, or `[V]` in the dtype of the statistics.
+      class_weights: None, or `[1, ..., V]`, the rank of the logits, in the dtype of the
+        statistics.
     """
 
     mask: jax.Array | None
@@ -44,11 +46,13 @@ class Constants(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """What the gradient needs of a row, `[...]` each; the last one only with `stats`."""
+    """What the gradient needs of a row, `[...]` each; the last two only with `stats`."""
 
     rows: RowStatistics
     top: jax.Array
     log_total: jax.Array
+    target_sum: jax.Array
+    label_sum: jax.Array | None = None
     entropy: jax.Array | None = None
 
 
@@ -63,16 +67,17 @@ def _targets(q: jax.Array, constants: Constants, options: Options) -> jax.Array:
     t = q if constants.class_weights is None else weights * q
     if not options.label_smoothing:
         return t
-    classes = q.shape[-1]
-    each = spread(classes, constants.mask, constants.class_weights, options)
+    each = spread(q, constants.mask, constants.class_weights, options)
     return (1 - options.label_smoothing) * t + each
 
 
 def _forward(options: Options, arrays: tuple[jax.Array, jax.Array], constants: Constants):
     """`(loss,)`, or `(loss, logsumexp, label_log_prob, entropy)`, and the numbers."""
     logits, labels = arrays
-    z = read_logits(logits, constants.mask, options)
-    rows, top, log_total = statistics.normalizer(z)
+    logits = exclude(logits, constants.mask)
+    reader = partial(read, options=options)
+    z = reader(logits)
+    rows, top, log_total = statistics.normalizer(logits, reader)
     q = _labels(labels, constants, z.dtype)
     t = _targets(q, constants, options)
     loss = statistics.weighted_surprisal(z, rows.shift, log_total, t)
@@ -80,12 +85,15 @@ def _forward(options: Options, arrays: tuple[jax.Array, jax.Array], constants: C
         loss += options.z_loss * jnp.square(rows.shift + log_total)
     # A row with NaN is NaN even where its label is elsewhere.
     loss = jnp.where(jnp.isnan(rows.total), jnp.nan, loss)
+    # Of labels read anew: a sum that shares them would have XLA:CPU write the targets out.
+    again = _labels(statistics.unshared(labels), constants, z.dtype)
+    target_sum = jnp.sum(_targets(again, constants, options), -1)
     if not options.stats:
-        return (loss,), Numbers(rows, top, log_total)
-    entropy = statistics.entropy(z, rows, log_total)
+        return (loss,), Numbers(rows, top, log_total, target_sum)
+    entropy = statistics.entropy(logits, reader, top, rows, log_total)
     label_log_prob = -statistics.weighted_surprisal(z, rows.shift, log_total, q)
     outputs = (loss, statistics.logsumexp(rows, log_total), label_log_prob, entropy)
-    return outputs, Numbers(rows, top, log_total, entropy)
+    return outputs, Numbers(rows, top, log_total, target_sum, jnp.sum(again, -1), entropy)
 
 
 def _gradients(
@@ -101,9 +109,9 @@ def _gradients(
         kept = constants.kept
         logits, numbers, cotangents = drop_rows(kept, logits, numbers, cotangents)
         labels = jnp.where(kept[..., None], labels, 0)
-    rows, top, log_total, entropy = numbers
+    rows, top, log_total, target_sum, label_sum, entropy = numbers
     g, g_lse, g_log_prob, g_entropy = with_zeros(cotangents, rows.total)
-    z = read_logits(logits, constants.mask, options)
+    z = read(exclude(logits, constants.mask), options)
     q = _labels(labels, constants, z.dtype)
     t = _targets(q, constants, options)
 
@@ -112,13 +120,12 @@ def _gradients(
     not_p = jnp.where(
         statistics.is_class(top, z.shape[-1]), (rows.others / rows.total)[..., None], 1 - p
     )
-    gradient = g[..., None] * _from_targets(t, p, not_p)
-    if cotangents[1:] and cotangents[2] is not None:
-        gradient -= g_log_prob[..., None] * _from_targets(q, p, not_p)
-    on_all = g_lse
-    if options.z_loss:
-        on_all += 2 * options.z_loss * g * (rows.shift + log_total)
-    gradient += on_all[..., None] * p
+    gradient = g[..., None] * _from_targets(t, target_sum, p, not_p)
+    if label_sum is not None and cotangents[2] is not None:
+        gradient -= g_log_prob[..., None] * _from_targets(q, label_sum, p, not_p)
+    if options.z_loss or (cotangents[1:] and cotangents[1] is not None):
+        on_all = 2 * options.z_loss * g * (rows.shift + log_total) + g_lse
+        gradient += on_all[..., None] * p
     if entropy is not None and cotangents[3] is not None:
         gradient += statistics.entropy_gradient(z, terms, rows, entropy, log_total, g_entropy)
 
@@ -133,9 +140,9 @@ def _gradients(
     )
 
 
-def _from_targets(t: jax.Array, p: jax.Array, not_p: jax.Array) -> jax.Array:
+def _from_targets(t: jax.Array, t_sum: jax.Array, p: jax.Array, not_p: jax.Array) -> jax.Array:
     """`T p - t`, as `(T - t) p - t (1 - p)`."""
-    return (jnp.sum(t, -1, keepdims=True) - t) * p - t * not_p
+    return (t_sum[..., None] - t) * p - t * not_p
 
 
 RULES = build_rules(_forward, _gradients)

@@ -28,13 +28,14 @@ entropy H,
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jax_softmax.ops import _statistics as statistics
-from jax_softmax.ops._options import Options, read_logits, spread, spread_sum, through_cap
+from jax_softmax.ops._options import Options, exclude, read, spread, spread_sum, through_cap
 from jax_softmax.ops._rules import build_rules, drop_rows, multiply, with_zeros
 from jax_softmax.ops._statistics import RowStatistics
 
@@ -46,7 +47,8 @@ class Constants(NamedTuple):
       labels: `[...]` integers.
       mask: None, or `[..., V]` booleans: the classes that count.
       kept: None, or `[...]` booleans: the rows that count.
-      class_weights: None, or `[V]` in the dtype of the statistics.
+      class_weights: None, or `[1, ..., V]`, the rank of the logits, in the dtype of the
+        statistics.
     """
 
     labels: jax.Array
@@ -59,7 +61,7 @@ class Constants(NamedTuple):
         if self.class_weights is None:
             return 1.0
         index, _ = statistics.class_index(self.labels, self.class_weights.size)
-        return self.class_weights[index]
+        return self.class_weights.reshape(-1)[index]
 
 
 class Numbers(NamedTuple):
@@ -79,14 +81,16 @@ class Numbers(NamedTuple):
 def _forward(options: Options, arrays: tuple[jax.Array], constants: Constants):
     """`(loss,)`, or `(loss, logsumexp, label_log_prob, entropy)`, and the numbers."""
     (logits,) = arrays
-    z = read_logits(logits, constants.mask, options)
-    rows = statistics.row_statistics(z, constants.labels)
+    logits = exclude(logits, constants.mask)
+    reader = partial(read, options=options)
+    z = reader(logits)
+    rows = statistics.row_statistics(logits, reader, constants.labels)
     log_total = statistics.log_total(rows)
     gap, error = statistics.difference(rows.shift, rows.label_logit)
     nll = gap + (error + log_total)
     loss = multiply((1 - options.label_smoothing) * constants.label_weight(), nll)
     if options.label_smoothing:
-        each = spread(z.shape[-1], constants.mask, constants.class_weights, options)
+        each = spread(z, constants.mask, constants.class_weights, options)
         loss += statistics.weighted_surprisal(z, rows.shift, log_total, each)
     lse = rows.shift + log_total if options.z_loss else None
     if lse is not None:
@@ -97,8 +101,8 @@ def _forward(options: Options, arrays: tuple[jax.Array], constants: Constants):
         return (loss,), Numbers(rows, lse)
     # Set apart from the likeliest class now, so that the entropy of a confident row is exact when
     # its label is another class.
-    top, _, exact_log_total = statistics.normalizer(z)
-    entropy = statistics.entropy(z, top, exact_log_total)
+    top, index, exact_log_total = statistics.normalizer(logits, reader)
+    entropy = statistics.entropy(logits, reader, index, top, exact_log_total)
     outputs = (loss, statistics.logsumexp(top, exact_log_total), -nll, entropy)
     return outputs, Numbers(rows, lse, (entropy, exact_log_total))
 
@@ -116,7 +120,7 @@ def _gradients(
         logits, numbers, cotangents = drop_rows(constants.kept, logits, numbers, cotangents)
     rows, lse, entropy = numbers
     g, g_lse, g_log_prob, g_entropy = with_zeros(cotangents, rows.total)
-    z = read_logits(logits, constants.mask, options)
+    z = read(exclude(logits, constants.mask), options)
     classes = z.shape[-1]
 
     on_nll = (1 - options.label_smoothing) * constants.label_weight() * g - g_log_prob
@@ -125,7 +129,7 @@ def _gradients(
         on_all += 2 * options.z_loss * g * lse
     each: jax.Array | float = 0.0
     if options.label_smoothing:
-        each = spread(classes, constants.mask, constants.class_weights, options)
+        each = spread(z, constants.mask, constants.class_weights, options)
         on_all += g * spread_sum(each, classes)
 
     at_label = -(on_nll / rows.total) * rows.others

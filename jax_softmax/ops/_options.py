@@ -69,19 +69,25 @@ def _number(name: str, value: float) -> float:
         raise TypeError(f"{name}: expected a Python number, got {value!r}.") from error
 
 
-def read_logits(logits: jax.Array, mask: jax.Array | None, options: Options) -> jax.Array:
-    """The logits in the dtype of the statistics, capped, `-inf` where `mask` excludes them."""
-    z = _cap(logits.astype(statistics_dtype(logits.dtype)), options.soft_cap)
-    return z if mask is None else jnp.where(mask, z, -jnp.inf)
+def exclude(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The logits with `-inf` where `mask` excludes a class."""
+    return logits if mask is None else jnp.where(mask, logits, -jnp.inf)
 
 
-def _cap(z: jax.Array, soft_cap: float | None) -> jax.Array:
-    """`c tanh(z / c)`; `-inf` stays the class that cannot happen, and `+inf` no number."""
-    if soft_cap is None:
+def read(logits: jax.Array, options: Options) -> jax.Array:
+    """The logits in the dtype of the statistics, capped: `c tanh(z / c)`.
+
+    `-inf` stays the class that cannot happen, and `+inf` no number.
+    """
+    z = logits.astype(statistics_dtype(logits.dtype))
+    if options.soft_cap is None:
         return z
-    far = float(jnp.finfo(z.dtype).max) / 2
-    # A clip that only infinities feel, for XLA:CPU does not fuse a select into a row reduction.
-    return jnp.clip(soft_cap * jnp.tanh(z / soft_cap), z - far, z + far)
+    cap = options.soft_cap
+    q = _decay(z, cap)
+    # XLA:CPU's tanh is off by 2.4 eps where it nears 1, which the cap and then exp multiply.
+    saturating = jnp.sign(z) * (1 - 2 * q / (1 + q))
+    capped = cap * jnp.where(jnp.abs(z) > 0.45 * cap, saturating, jnp.tanh(z / cap))
+    return jnp.where(jnp.isinf(z), z, capped)
 
 
 def through_cap(gradient: jax.Array, logits: jax.Array, options: Options) -> jax.Array:
@@ -92,18 +98,41 @@ def through_cap(gradient: jax.Array, logits: jax.Array, options: Options) -> jax
     """
     if options.soft_cap is None:
         return gradient
-    q = jnp.exp(-2 * jnp.abs(logits.astype(gradient.dtype)) / options.soft_cap)
+    q = _decay(logits.astype(gradient.dtype), options.soft_cap)
     return gradient * (4 * q / jnp.square(1 + q))
 
 
+def _decay(z: jax.Array, soft_cap: float) -> jax.Array:
+    """`exp(-2 |z| / c)`, corrected for its argument's rounding: half an ulp of 80 is 32 eps."""
+    ratio, error = _quotient(jnp.minimum(2 * jnp.abs(z), 1000 * soft_cap), soft_cap)
+    return jnp.exp(-ratio) * (1 - error)
+
+
+def _quotient(a: jax.Array, b: float) -> tuple[jax.Array, jax.Array]:
+    """`a / b` as a rounded value and its error, `value + error == a / b` to twice the precision.
+
+    The remainder `a - value b` from halves whose products are exact (Dekker, 1971); `b` may have
+    more digits than `a`'s dtype. The error is a constant for differentiation.
+    """
+    kind = jnp.finfo(a.dtype)
+    value = a / b
+    high = jax.lax.reduce_precision(value, kind.nexp, kind.nmant // 2)
+    # b's digits as a Python float, in the places that high's leave to an exact product.
+    unit = 2.0 ** (math.frexp(b)[1] - (kind.nmant + 1) // 2)
+    b_high = round(b / unit) * unit
+    low, b_low = value - high, b - b_high
+    remainder = ((a - high * b_high) - high * b_low) - low * b_high - low * b_low
+    return value, jax.lax.stop_gradient(remainder / b)
+
+
 def spread(
-    classes: int, mask: jax.Array | None, class_weights: jax.Array | None, options: Options
+    z: jax.Array, mask: jax.Array | None, class_weights: jax.Array | None, options: Options
 ) -> jax.Array | float:
-    """What smoothing adds to each class, `alpha / n w_j`: a number, `[V]` or `[..., V]`."""
+    """What smoothing adds to each class of `z`, `alpha / n w_j`: a number, or `[..., V]`."""
     if mask is None:
-        each = options.label_smoothing / classes
+        each = options.label_smoothing / z.shape[-1]
         return each if class_weights is None else each * class_weights
-    count = jnp.maximum(jnp.sum(mask, -1, keepdims=True, dtype=jnp.float32), 1)
+    count = jnp.maximum(jnp.sum(mask, -1, keepdims=True, dtype=z.dtype), 1)
     weights = 1.0 if class_weights is None else class_weights
     return jnp.where(mask, options.label_smoothing / count * weights, 0)
 

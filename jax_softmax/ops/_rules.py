@@ -70,20 +70,28 @@ def _rows_jvp(forward, gradients):
     def rows(options, arrays, constants):
         return forward(options, arrays, constants)[0]
 
-    @rows.defjvp
     def jvp(options, primals, tangents):
         outputs, numbers = forward(options, *primals)
+        # An array that is not differentiated has no tangent: zeros would be kept, as large as it.
+        # Widened here, once, so that in reverse the outputs' shares are summed before they round.
+        wide = outputs[0].dtype
+        dots = [None if isinstance(dot, SymbolicZero) else dot.astype(wide) for dot in tangents[0]]
 
         def tangent(i, arrays, constants, numbers, dots):
             one = [None] * len(outputs)
             one[i] = jnp.ones_like(outputs[i])
             pairs = zip(gradients(options, arrays, constants, numbers, one), dots, strict=True)
-            return sum(jnp.sum(g * dot.astype(g.dtype), -1) for g, dot in pairs)
+            return sum(
+                (jnp.sum(g * dot, -1) for g, dot in pairs if dot is not None),
+                start=jnp.zeros_like(outputs[i]),
+            )
 
         return outputs, tuple(
-            jax.checkpoint(partial(tangent, i))(*primals, numbers, tangents[0])
+            jax.checkpoint(partial(tangent, i))(*primals, numbers, dots)
             for i in range(len(outputs))
         )
+
+    rows.defjvp(jvp, symbolic_zeros=True)
 
     return rows
 

@@ -18,14 +18,20 @@ eps, does not matter.
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Classes to a chunk of the sum on a CPU: one vector accumulator's worth of a cache-resident row.
+# About how many classes to a chunk of the sum on a CPU, and what will do.
 _CHUNK = 128
+_CHUNKS_THAT_DO = range(16, 4097)
+
+Read = Callable[[jax.Array], jax.Array]
 
 
 class RowStatistics(NamedTuple):
@@ -60,20 +66,24 @@ def shifted_exp(z: jax.Array, shift: jax.Array) -> jax.Array:
     return jnp.exp(distance) * (1 + error)
 
 
-def row_statistics(z: jax.Array, index: jax.Array) -> RowStatistics:
+def row_statistics(logits: jax.Array, read: Read, index: jax.Array) -> RowStatistics:
     """Reads each row twice and returns its statistics with class `index` set apart.
 
     Args:
-      z: `[..., V]` logits, float32 or float64. `-inf` are classes that cannot happen.
+      logits: `[..., V]` of any floating dtype. `-inf` are classes that cannot happen.
+      read: elementwise and increasing, from logits as stored to float32 or float64 ones. The
+        maximum is taken before it: XLA:CPU writes out, in full, what two reductions share.
       index: `[...]` integers in `[0, V)` of any integer dtype; others give NaN.
 
     Returns:
       The statistics. A row of `-inf` has shift 0 and total 1; one with NaN or `+inf` has total NaN.
     """
-    index, valid = class_index(index, z.shape[-1])
-    largest_other, label_logit = _largest_other(z, index)
+    index, valid = class_index(index, logits.shape[-1])
+    largest_other, label_logit = map(read, _largest_other(unshared(logits), index))
     largest_other = _finite_shift(lax.stop_gradient(largest_other))
-    others = _sum_exp_others(z, index, largest_other)
+    own = _chunk_of(logits, index)
+    own = None if own is None else lax.stop_gradient(read(own))
+    others = _sum_exp_others(read(logits), own, index, largest_other)
     # A row whose other classes are all -inf has others = 0, whatever their shift was replaced by.
     shift = jnp.where(others == 0, label_logit, jnp.maximum(largest_other, label_logit))
     shift = _finite_shift(lax.stop_gradient(shift))
@@ -96,10 +106,10 @@ def log_total(rows: RowStatistics) -> jax.Array:
     return jnp.log1p(jnp.where(rows.label_logit == -jnp.inf, rows.total - 1, beyond_one))
 
 
-def normalizer(z: jax.Array) -> tuple[RowStatistics, jax.Array, jax.Array]:
+def normalizer(logits: jax.Array, read: Read) -> tuple[RowStatistics, jax.Array, jax.Array]:
     """Statistics with the likeliest class set apart, its index, and `log(total)`: `[...]` each."""
-    index = most_likely(lax.stop_gradient(z))
-    rows = row_statistics(z, index)
+    index = most_likely(lax.stop_gradient(logits))
+    rows = row_statistics(logits, read, index)
     return rows, index, log_total(rows)
 
 
@@ -114,11 +124,22 @@ def surprisal(z: jax.Array, shift: jax.Array, log_total: jax.Array) -> jax.Array
     return distance + (error + log_total[..., None])
 
 
-def entropy(z: jax.Array, rows: RowStatistics, log_total: jax.Array) -> jax.Array:
-    """`-sum_j p_j log p_j = log(total) + sum_j e_j (shift - z_j) / total`, `[...]`."""
-    z, shift = _unshared(z), _unshared(rows.shift)[..., None]
-    distance = jnp.minimum(shift - z, _far(z))  # finite, for its product with a probability of 0
-    return log_total + jnp.sum(jnp.exp(z - shift) * distance, -1) / rows.total
+def entropy(
+    logits: jax.Array, read: Read, index: jax.Array, rows: RowStatistics, log_total: jax.Array
+) -> jax.Array:
+    """`-sum_j p_j log p_j = log(total) + sum_j e_j (shift - z_j) / total`, `[...]`.
+
+    The likeliest class `index` adds nothing to the sum, which is taken relative to the largest of
+    the others and scaled, as `others` is.
+    """
+    near, _ = map(read, _largest_other(unshared(logits), index))
+    near = lax.stop_gradient(jnp.where(near == -jnp.inf, rows.shift, near))
+    z, shift, at = unshared(read(logits)), unshared(rows.shift), unshared(near)
+    # Both factors are finite, for the likeliest class (whose distance is 0) may lead by any
+    # exponent, and one that cannot happen is at any distance. Only these two feel it.
+    terms = jnp.exp(jnp.minimum(z - at[..., None], 1))
+    sums = jnp.sum(terms * jnp.minimum(shift[..., None] - z, _far(z)), -1)
+    return log_total + sums * (shifted_exp(near, rows.shift) / rows.total)
 
 
 def entropy_gradient(
@@ -140,7 +161,7 @@ def weighted_surprisal(
 ) -> jax.Array:
     """`sum_j w_j (-log p_j)`, `[...]`, with `0 * inf = 0`, for weights that broadcast to `z`."""
     if isinstance(weights, float):
-        z, shift, log_total = map(_unshared, (z, shift, log_total))
+        z, shift, log_total = map(unshared, (z, shift, log_total))
         return weights * jnp.sum((shift[..., None] - z) + log_total[..., None], -1)
 
     def selected(z, shift, log_total, weights):
@@ -149,21 +170,21 @@ def weighted_surprisal(
 
     def arithmetic(z, shift, log_total, weights):
         # The same without a compare-and-select, and of arrays that no other reduction shares.
-        z, shift, log_total, weights = map(_unshared, (z, shift, log_total, weights))
+        z, shift, log_total, weights = map(unshared, (z, shift, log_total, weights))
         far = _far(z)
         surprisal = (shift[..., None] - z) + log_total[..., None]
-        impossible = jnp.clip(surprisal - far, 0, 1)  # 1 where it is infinite, else 0
+        finite = jnp.minimum(surprisal, far)
+        # far where it is infinite, else 0. (Not a clip, which XLA:CPU does not fuse either.)
+        beyond = jnp.minimum(surprisal, 2 * far) - finite
         charged = jnp.minimum(jnp.abs(weights) * far, 1)  # 0 at a weight of 0
-        infinite = lax.stop_gradient(far * impossible * charged)
-        terms = weights * jnp.minimum(surprisal, far) + infinite
-        total = jnp.sum(terms, -1)
+        total = jnp.sum(weights * finite + lax.stop_gradient(beyond * charged), -1)
         return jnp.where(total > far / 2, jnp.inf, total)
 
     weights = weights.reshape((1,) * (z.ndim - weights.ndim) + weights.shape)
     return lax.platform_dependent(z, shift, log_total, weights, cpu=arithmetic, default=selected)
 
 
-def _unshared(x: jax.Array) -> jax.Array:
+def unshared(x: jax.Array) -> jax.Array:
     """`x`, so that XLA:CPU reads it anew.
 
     Two reductions of one elementwise array make XLA:CPU write that array out, as large as the
@@ -194,29 +215,38 @@ def most_likely(z: jax.Array) -> jax.Array:
     In two steps over chunks where the classes divide, for XLA:CPU's argmax runs one element at a
     time: 308 ms where the maximum of the same 4096 x 32768 array takes 20 ms.
     """
-    chunks = _chunks(z)
-    if chunks is None:
+    chunk = _chunk_size(z.shape[-1])
+    if chunk is None:
         return jnp.argmax(z, -1).astype(jnp.int32)
-    chunk = jnp.argmax(jnp.max(chunks, -1), -1).astype(jnp.int32)
-    return chunk * _CHUNK + jnp.argmax(_chunk_of(z, chunk), -1).astype(jnp.int32)
+    first = jnp.argmax(jnp.max(_chunks(z, chunk), -1), -1).astype(jnp.int32) * chunk
+    own = _chunk_of(z, first)
+    assert own is not None
+    return first + jnp.argmax(own, -1).astype(jnp.int32)
 
 
 def _finite_shift(shift: jax.Array) -> jax.Array:
     return jnp.where(shift == -jnp.inf, 0, shift)
 
 
-def _chunks(z: jax.Array) -> jax.Array | None:
-    """`z` as `[..., V / 128, 128]`, or None where that does not divide or is not worth it."""
-    classes = z.shape[-1]
-    if classes % _CHUNK or classes == _CHUNK:
+@functools.cache
+def _chunk_size(classes: int) -> int | None:
+    """The divisor of `classes` nearest to 128 that makes a chunk, or None."""
+    sizes = [size for size in _CHUNKS_THAT_DO if size < classes and classes % size == 0]
+    return min(sizes, key=lambda size: abs(math.log(size / _CHUNK)), default=None)
+
+
+def _chunks(z: jax.Array, chunk: int) -> jax.Array:
+    """`z [..., V]` as `[..., V / chunk, chunk]`."""
+    return z.reshape(*z.shape[:-1], z.shape[-1] // chunk, chunk)
+
+
+def _chunk_of(z: jax.Array, index: jax.Array) -> jax.Array | None:
+    """`[..., chunk]`, each row's chunk that holds class `index [...]`; None without chunks."""
+    chunk = _chunk_size(z.shape[-1])
+    if chunk is None:
         return None
-    return z.reshape(*z.shape[:-1], classes // _CHUNK, _CHUNK)
-
-
-def _chunk_of(z: jax.Array, chunk: jax.Array) -> jax.Array:
-    """`[..., 128]`, the chunk number `chunk [...]` of each row."""
-    columns = lax.broadcasted_iota(jnp.int32, (*chunk.shape, _CHUNK), chunk.ndim)
-    return jnp.take_along_axis(z, chunk[..., None] * _CHUNK + columns, -1, mode="clip")
+    columns = lax.broadcasted_iota(jnp.int32, (*index.shape, chunk), index.ndim)
+    return jnp.take_along_axis(z, (index // chunk * chunk)[..., None] + columns, -1, mode="clip")
 
 
 def _largest_other(z: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -228,13 +258,16 @@ def _largest_other(z: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array
         return largest, jnp.sum(jnp.where(apart, z, 0), -1)
 
     def chunked(z: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-        chunks = _chunks(lax.stop_gradient(z))
-        assert chunks is not None
-        own = index // _CHUNK
-        rest = jnp.where(is_class(own, chunks.shape[-2]), -jnp.inf, jnp.max(chunks, -1))
-        largest, label_logit = masked(_chunk_of(z, own), index % _CHUNK)
+        own = _chunk_of(z, index)
+        assert own is not None
+        chunk = own.shape[-1]
+        chunks = _chunks(lax.stop_gradient(z), chunk)
+        rest = jnp.where(is_class(index // chunk, chunks.shape[-2]), -jnp.inf, jnp.max(chunks, -1))
+        largest, label_logit = masked(own, index % chunk)
         return jnp.maximum(jnp.max(rest, -1), largest), label_logit
 
+    if _chunk_size(z.shape[-1]) is None:
+        return masked(z, index)
     return _by_platform(chunked, masked, z, index)
 
 
@@ -244,28 +277,38 @@ def _far(z: jax.Array) -> float:
 
 
 @jax.custom_jvp
-def _sum_exp_others(z: jax.Array, index: jax.Array, shift: jax.Array) -> jax.Array:
-    """`sum_{j != index} exp(z_j - shift)`, `[...]`; `shift` is a constant for differentiation."""
+def _sum_exp_others(
+    z: jax.Array, own: jax.Array | None, index: jax.Array, shift: jax.Array
+) -> jax.Array:
+    """`sum_{j != index} exp(z_j - shift)`, `[...]`, differentiated by `z` alone.
 
-    def masked(z: jax.Array, index: jax.Array, shift: jax.Array) -> jax.Array:
+    Args:
+      z: `[..., V]` logits.
+      own: `[..., chunk]`, what `_chunk_of` says of them.
+      index: `[...]` the class left out.
+      shift: `[...]`.
+    """
+
+    def masked(z, own, index, shift):
         return jnp.sum(_exp_others(z, index, shift), -1)
 
-    def chunked(z: jax.Array, index: jax.Array, shift: jax.Array) -> jax.Array:
-        chunks = _chunks(z)
-        assert chunks is not None
-        own = index // _CHUNK
-        sums = jnp.sum(jnp.exp(chunks - shift[..., None, None]), -1)
-        rest = jnp.sum(jnp.where(is_class(own, sums.shape[-1]), 0, sums), -1)
-        return rest + masked(_chunk_of(z, own), index % _CHUNK, shift)
+    def chunked(z, own, index, shift):
+        chunk = own.shape[-1]
+        sums = jnp.sum(jnp.exp(_chunks(z, chunk) - shift[..., None, None]), -1)
+        rest = jnp.sum(jnp.where(is_class(index // chunk, sums.shape[-1]), 0, sums), -1)
+        return rest + masked(own, None, index % chunk, shift)
 
-    return _by_platform(chunked, masked, z, index, shift)
+    if own is None:
+        return masked(z, own, index, shift)
+    return _by_platform(chunked, masked, z, own, index, shift)
 
 
 @_sum_exp_others.defjvp
 def _sum_exp_others_jvp(primals, tangents):
     # By hand because a chunk that is summed only to be left out may overflow, and autodiff would
     # multiply that infinity by 0.
-    return _sum_exp_others(*primals), jnp.sum(_exp_others(*primals) * tangents[0], -1)
+    z, _, index, shift = primals
+    return _sum_exp_others(*primals), jnp.sum(_exp_others(z, index, shift) * tangents[0], -1)
 
 
 def _exp_others(z: jax.Array, index: jax.Array, shift: jax.Array) -> jax.Array:
@@ -273,12 +316,10 @@ def _exp_others(z: jax.Array, index: jax.Array, shift: jax.Array) -> jax.Array:
     return jnp.exp(jnp.where(is_class(index, z.shape[-1]), -jnp.inf, z) - shift[..., None])
 
 
-def _by_platform(chunked, masked, z, *rest):
-    """`chunked` on a CPU where the classes divide into chunks, else `masked`: the same values.
+def _by_platform(chunked, masked, *operands):
+    """`chunked` on a CPU, `masked` elsewhere: the same values.
 
     XLA:CPU does not fuse a compare-and-select into a row reduction; it writes the masked terms out
     first, as large as the logits, and takes 4 times as long. TPU and GPU fuse it and read once.
     """
-    if _chunks(z) is None:
-        return masked(z, *rest)
-    return lax.platform_dependent(z, *rest, cpu=chunked, default=masked)
+    return lax.platform_dependent(*operands, cpu=chunked, default=masked)

@@ -23,7 +23,7 @@ from jax_softmax.ops._arguments import (
     mask_classes_last,
     statistics_dtype,
 )
-from jax_softmax.ops._options import Rule, check_options, check_rule, read_logits
+from jax_softmax.ops._options import Rule, check_options, check_rule, exclude
 from jax_softmax.ops._rules import multiply
 from jax_softmax.ops._statistics import most_likely
 
@@ -239,6 +239,8 @@ def _check_rows(logits, axis, where, class_weights, sample_weight, rule, reducti
             raise ValueError(
                 f"class_weights: expected shape {(classes,)}, got {class_weights.shape}."
             )
+        class_weights = class_weights.reshape((1,) * (z.ndim - 1) + (classes,))
+        # Of the rank of the logits: nothing here relies on rank promotion.
     if sample_weight is not None:
         given = jnp.asarray(sample_weight, dtype)
         try:
@@ -326,7 +328,7 @@ def _reduced(rules, options, rule, reduction, rows, arrays, constants, label_wei
         loss = jnp.sum(loss)
     if not options.stats:
         return loss
-    top = most_likely(jax.lax.stop_gradient(read_logits(rows.logits, constants.mask, options)))
+    top = most_likely(jax.lax.stop_gradient(exclude(rows.logits, constants.mask)))
     values = [*stats, top]
     if kept is not None:
         values = [jnp.where(kept, value, 0) for value in values]

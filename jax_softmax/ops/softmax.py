@@ -15,8 +15,10 @@ from jax_softmax.ops._arguments import (
     classes_last,
     mask_classes_last,
 )
-from jax_softmax.ops._options import Options, read_logits
+from jax_softmax.ops._options import Options, exclude, read
 from jax_softmax.ops._statistics import difference, normalizer, shifted_exp
+
+_READ = partial(read, options=Options())
 
 
 def softmax(
@@ -110,8 +112,9 @@ def _softmax(x, mask):
 
 
 def _softmax_fwd(x, mask):
-    z = read_logits(x, mask, Options())
-    rows, _, _ = normalizer(z)
+    x_left = exclude(x, mask)
+    rows, _, _ = normalizer(x_left, _READ)
+    z = _READ(x_left)
     return _probabilities(z, rows.shift, rows.total).astype(x.dtype), (
         x,
         mask,
@@ -126,7 +129,7 @@ def _probabilities(z, shift, total):
 
 def _softmax_bwd(residuals, g):
     x, mask, shift, total = residuals
-    z = read_logits(x, mask, Options())
+    z = _READ(exclude(x, mask))
     p = _probabilities(z, shift, total)
     g = g.astype(p.dtype)
     mean = jnp.sum(g * p, -1, keepdims=True)
@@ -149,8 +152,9 @@ def _log_softmax(x, mask):
 
 
 def _log_softmax_fwd(x, mask):
-    z = read_logits(x, mask, Options())
-    rows, _, log_total = normalizer(z)
+    x_left = exclude(x, mask)
+    rows, _, log_total = normalizer(x_left, _READ)
+    z = _READ(x_left)
     distance, error = difference(z, rows.shift[..., None])
     value = distance + (error - log_total[..., None])
     return value.astype(x.dtype), (x, mask, rows.shift, rows.total)
@@ -158,7 +162,7 @@ def _log_softmax_fwd(x, mask):
 
 def _log_softmax_bwd(residuals, g):
     x, mask, shift, total = residuals
-    z = read_logits(x, mask, Options())
+    z = _READ(exclude(x, mask))
     p = _probabilities(z, shift, total)
     g = g.astype(p.dtype)
     gradient = g - p * jnp.sum(g, -1, keepdims=True)

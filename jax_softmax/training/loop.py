@@ -81,6 +81,7 @@ def fit(
     ((1, 2), True)
     """
     config = TrainConfig() if config is None else config
+    _check_types(train, config, optimizer)
     features = check_features(train.features)
     labels, classes = check_labels(train.labels, len(features), len(train.class_names) or None)
     check_several_classes(labels)
@@ -124,6 +125,20 @@ def fit(
         train_seconds=train_seconds,
         device=run.device(),
     )
+
+
+def _check_types(train: object, config: object, optimizer: object) -> None:
+    wanted = ("features", "labels", "class_names", "feature_scale")
+    if not all(hasattr(train, name) for name in wanted):
+        raise InputError(
+            f"train: expected examples such as Split(features, labels), got {type(train).__name__}."
+        )
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"config: expected a TrainConfig, got {type(config).__name__}.")
+    if not (optimizer is None or hasattr(optimizer, "update")):
+        raise InputError(
+            f"optimizer: expected an optax optimiser such as optax.adam(1e-3), got {optimizer!r}."
+        )
 
 
 class _Run:

@@ -54,7 +54,9 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
     figure.colorbar(image, ax=axes, label="share of the true class")
     if classes <= _MOST_NUMBERED_CLASSES:
-        axes.set_xticks(range(classes), evaluation.class_names, rotation=45, ha="right")
+        axes.set_xticks(range(classes), evaluation.class_names)
+        if max(map(len, evaluation.class_names)) > 3:
+            axes.tick_params(axis="x", rotation=45)
         axes.set_yticks(range(classes), evaluation.class_names)
         for (row, column), count in np.ndenumerate(counts):
             color = "white" if shares[row, column] > 0.5 else "black"

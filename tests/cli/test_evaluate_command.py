@@ -29,6 +29,18 @@ def test_a_run_on_mnist_reproduces_its_own_scores(mnist, real_data, command):
     assert record["test_examples"] == 10_000
 
 
+def test_a_run_is_evaluated_on_the_data_it_was_trained_with(mnist, command):
+    """Without --raw-dir: the run remembers it, for another source may have another split."""
+    outcome = command("evaluate", mnist.run)
+    assert outcome.code == 0
+    assert f"{mnist.metrics['test_accuracy']:.4f}" in outcome.out
+
+
+def test_another_source_is_said_to_be_another(iris, real_data, command):
+    outcome = command("evaluate", iris.run, "--raw-dir", real_data)
+    assert "trained on another: scikit-learn's bundled copy" in outcome.out
+
+
 def test_the_report_and_the_record(iris, command):
     outcome = command("evaluate", iris.run, "--json", "seen.json")
     assert "iris, 30 test examples" in outcome.out

@@ -60,7 +60,7 @@ def test_an_array_that_is_one_example(digits, digits_test, records):
 
 
 @pytest.mark.parametrize(
-    "header", ["", "sepal length,sepal width,petal length,petal width\n", "1,2,3,d\n", "\ufeff"]
+    "header", ["", "sepal length,sepal width,petal length,petal width\n", "a,b,c,d\n", "\ufeff"]
 )
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\n\n"])
 def test_a_table_with_or_without_a_header(header, ending, iris, iris_rows, records):
@@ -122,3 +122,16 @@ def test_prediction_writes_nothing_of_its_own(iris, iris_rows, command, tree, cw
     before = tree(cwd), tree(iris.run)
     assert command("predict", iris.run, "table.npy").code == 0
     assert (tree(cwd), tree(iris.run)) == before
+
+
+def test_a_first_line_with_a_slip_is_a_header_and_said_to_be_one(iris, command):
+    file = Path("flowers.csv")
+    file.write_text("4.9,3.0,1.4,O.2\n5.9,3.0,5.1,1.8\n")
+    outcome = command("predict", iris.run, file)
+    assert outcome.code == 0
+    assert "line 1: taken as a header (could not convert" in outcome.err
+    file.write_text("4.9,3.0,1.4,O.2\n")
+    outcome = command("predict", iris.run, file)
+    assert outcome.code == 2
+    assert "at least one row of numbers, got none" in outcome.err
+    assert "'O.2'" in outcome.err

@@ -166,3 +166,23 @@ def test_the_edges_of_the_ranges_are_settings():
     TrainConfig(
         learning_rate=1e-30, batch_size=1, epochs=1, momentum=0.999, weight_decay=0, seed=2**32 - 1
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((np.zeros((4, 2)), np.zeros(4)), "^train: expected examples such as Split"),
+        (
+            (Split(np.zeros((4, 2)), np.arange(4)), 0.1),
+            "^config: expected a TrainConfig, got float",
+        ),
+    ],
+)
+def test_arguments_of_another_kind(arguments, words):
+    with pytest.raises(InputError, match=words):
+        fit(*arguments)
+
+
+def test_an_optimizer_by_name(table):
+    with pytest.raises(InputError, match=r"^optimizer: expected an optax optimiser .*'adam'"):
+        fit(table, optimizer="adam")
