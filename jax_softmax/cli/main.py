@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn, Protocol
 
 import tyro
 
 from jax_softmax.cli.evaluate import Evaluate
 from jax_softmax.cli.predict import Predict
 from jax_softmax.cli.train import Train
+from jax_softmax.cli.verify import Verify
 from jax_softmax.errors import InputError
 
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
 )
+
+
+class _Runs(Protocol):
+    """What every command is."""
+
+    @property
+    def debug(self) -> bool: ...
+
+    def run(self) -> int | None:
+        """Does the command's work; None is the exit code 0."""
+        ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,10 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: the command line after the program's name; None takes `sys.argv`.
 
     Returns:
-      0, or 2 for a mistake that the user can mend (said in one message on standard error; with
-      `--debug` the exception passes), or 130 when interrupted.
+      0, or what the command gives (1: a check failed), or 2 for a mistake that the user can mend
+      (said in one message on standard error; with `--debug` the exception passes), or 130 when
+      interrupted.
     """
-    command: Train | Evaluate | Predict = tyro.cli(
+    command: _Runs = tyro.cli(
         Command,
         prog="jax-softmax",
         description="The softmax classifier for JAX: train it, measure it, use it.",
@@ -39,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
     try:
-        command.run()
+        return command.run() or 0
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (InputError, OSError) as error:  # OSError: a full disk, a name too long, no permission
         if command.debug:
             raise
@@ -48,4 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jax-softmax: interrupted; nothing was written.", file=sys.stderr)
         return 130
-    return 0
+
+
+def entry() -> NoReturn:
+    """Runs `main` as a process."""
+    code = main()
+    if code == 130:
+        # At once: the interpreter's own way out crashes where XLA was interrupted compiling.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,151 @@
+"""What `jax-softmax verify` prints, as lines of text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jax_softmax.verification import CheckResult, Selection
+
+_SHORT = {
+    "softmax_cross_entropy": "cross_entropy",
+    "softmax_cross_entropy_with_integer_labels": "cross_entropy, int labels",
+}
+_VALUES = ("loss", "value", "logsumexp", "label_log_prob", "entropy")
+_PEERS = {"textbook": "textbook_eps", "jax.nn": "jax_nn_eps", "optax": "optax_eps"}
+
+
+def header_lines(selection: Selection) -> list[str]:
+    """The device, the versions, and what is verified."""
+    import jax
+
+    import jax_softmax
+
+    groups = selection.groups()
+    device = jax.devices()[0]
+    ops = ", ".join(dict.fromkeys(group.op for group in groups))
+    dtypes = ", ".join(dict.fromkeys(group.dtype for group in groups))
+    classes = ", ".join(f"{n:,}" for n in sorted({group.classes for group in groups}))
+    return [
+        f"device      {device.platform}: {device.device_kind}",
+        f"versions    jax {jax.__version__}, jax_softmax {jax_softmax.__version__}",
+        f"functions   {ops}",
+        f"dtypes      {dtypes}",
+        f"classes     {classes.replace(', ', '  ')}",
+        f"programs    {len(groups)} ({selection.grid}), 7 regimes of logits each",
+    ]
+
+
+def table_lines(results: Sequence[CheckResult]) -> list[str]:
+    """A row for each op, rule, dtype and kind of quantity: what came nearest to its bound.
+
+    The peers' errors are the worst of theirs on the same rows.
+    """
+    lines = [
+        "worst errors in eps against exact values",
+        f"{'function':27}{'rule':5}{'dtype':10}{'of':10}{'error':>7}{'bound':>7}  "
+        + "".join(f"{name:>10}" for name in _PEERS)
+        + "  where",
+    ]
+    for key, group in _grouped(result for result in results if result.against == "oracle"):
+        worst = max(group, key=_share_of_bound)
+        op, rule, dtype, kind = key
+        peers = "".join(f"{_peer(group, field):>10}" for field in _PEERS.values())
+        lines.append(
+            f"{_SHORT.get(op, op):27}{rule:5}{dtype:10}{kind:10}{_eps(worst.error_eps):>7}"
+            f"{worst.bound_eps:7.3g}  {peers}  {_where(worst)}"
+        )
+    return [*lines, "", *_other_lines(results)]
+
+
+def failure_lines(results: Sequence[CheckResult]) -> list[str]:
+    """Every failure in full."""
+    failures = [result for result in results if not result.passed]
+    lines = ["", f"failures ({len(failures)})"] if failures else []
+    for r in failures:
+        lines += [
+            f"  {r.op}, rule {r.rule}, option {r.option}, {r.dtype}, {r.classes:,} classes, "
+            f"{r.regime}",
+            f"    {r.quantity} against {r.against}: {_eps(r.error_eps)} eps, "
+            f"bound {_eps(r.bound_eps)}",
+            f"    at {_place(r)}: got {r.actual!r}, expected {r.expected!r}",
+            f"    logits: {_logits(r)}",
+        ]
+    return lines
+
+
+def closing_line(results: Sequence[CheckResult], seconds: float) -> str:
+    """How many of how many passed."""
+    failed = sum(not result.passed for result in results)
+    if failed:
+        return f"{failed} of {len(results)} checks FAILED, in {seconds:.1f} s"
+    return f"all {len(results)} checks passed in {seconds:.1f} s"
+
+
+def json_records(results: Sequence[CheckResult]) -> list[dict[str, Any]]:
+    """The results, each with the device and the versions it is of."""
+    import jax
+
+    import jax_softmax
+
+    device = jax.devices()[0]
+    of_all = {
+        "device": device.device_kind,
+        "platform": device.platform,
+        "jax_version": jax.__version__,
+        "jax_softmax_version": jax_softmax.__version__,
+    }
+    return [result.record() | of_all for result in results]
+
+
+def _grouped(results: Iterable[CheckResult]) -> list[tuple[tuple[str, ...], list[CheckResult]]]:
+    groups: dict[tuple[str, ...], list[CheckResult]] = {}
+    for r in results:
+        kind = "value" if r.quantity in _VALUES else "gradient"
+        groups.setdefault((r.op, r.rule, r.dtype, kind), []).append(r)
+    order = sorted(groups, key=lambda key: (key[0], key[1] != "vjp", key[2:3], key[3] != "value"))
+    return [(key, groups[key]) for key in order]
+
+
+def _other_lines(results: Sequence[CheckResult]) -> list[str]:
+    """How near the checks that do not know the oracle came to their own, looser bounds."""
+    lines = []
+    for against in ("reference", "finite differences"):
+        group = [result for result in results if result.against == against]
+        if group:
+            share = max(map(_share_of_bound, group))
+            lines.append(
+                f"against {against}: {len(group)} checks, {share:.2g} of the bound at most"
+            )
+    return lines
+
+
+def _share_of_bound(result: CheckResult) -> float:
+    return result.error_eps / result.bound_eps
+
+
+def _peer(group: Sequence[CheckResult], field: str) -> str:
+    errors = [error for result in group if (error := getattr(result, field)) is not None]
+    return _eps(max(errors)) if errors else "–"
+
+
+def _eps(error: float) -> str:
+    if not math.isfinite(error):
+        return "inf"
+    return f"{error:.3g}" if error < 1000 else f"{error:.1e}".replace("e+0", "e")
+
+
+def _where(result: CheckResult) -> str:
+    return f"{result.option}, {result.regime}, {result.classes:,} classes, {_place(result)}"
+
+
+def _place(result: CheckResult) -> str:
+    at = "" if result.class_index is None else f" class {result.class_index}"
+    return f"row {result.row}{at}"
+
+
+def _logits(r: CheckResult) -> str:
+    own = "" if r.class_logit is None else f"the class's {r.class_logit!r}, "
+    return f"{own}the label's {r.label_logit!r}, the largest {r.largest_logit!r}"

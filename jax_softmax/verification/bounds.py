@@ -1,0 +1,85 @@
+"""Every bound of the verifier, by platform: the one place where they are.
+
+In machine epsilons of the dtype that a quantity is due in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jax_softmax.verification.cases import eps
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a platform is held to.
+
+    Attributes:
+      loss: losses and statistics, in float32 or float64.
+      gradient: float32 and float64 derivatives, and the values of softmax and log_softmax.
+      half: what is rounded once to half precision: half an epsilon, and float32's share.
+      soft_cap: takes the place of `loss` and `gradient`, the cap added to it: a capped logit
+        is rounded to `cap` eps.
+    """
+
+    loss: float
+    gradient: float
+    half: float
+    soft_cap: float
+
+
+# cpu: the numerical contract, measured on XLA:CPU.
+#
+# gpu, tpu: NOT MEASURED, for want of the devices; documented accuracy of their functions stands in.
+#   gpu: CUDA documents expf, logf and log1pf within 2 ulp (its float64 ones within 1) where XLA:CPU
+#     is within about 1. A gradient has two exponentials in it and a quotient, a loss one logarithm
+#     of a sum of exponentials: 2 more for each exponential, 1 for the logarithm.
+#   tpu: documents nothing. Its exponentials and logarithms are polynomials in float32 and its
+#     divisions Newton's, each within some ulp; 16 eps for each of four of them, and float64 is
+#     emulated. What is lost by cancellation is 1e3 to 8e6 eps: 64 still tells it apart.
+BOUNDS = {
+    "cpu": Bounds(loss=3.0, gradient=5.0, half=0.51, soft_cap=4.0),
+    "gpu": Bounds(loss=6.0, gradient=9.0, half=0.51, soft_cap=8.0),
+    "tpu": Bounds(loss=64.0, gradient=64.0, half=0.55, soft_cap=64.0),
+}
+
+_VALUES = ("loss", "logsumexp", "label_log_prob", "entropy")
+
+
+def platform_bounds(platform: str) -> Bounds:
+    """The row of a JAX backend's name; one that is not known is held to what a TPU is."""
+    known = {"cuda": "gpu", "rocm": "gpu"}.get(platform, platform)
+    return BOUNDS.get(known, BOUNDS["tpu"])
+
+
+def oracle_bound(bounds: Bounds, quantity: str, dtype: np.dtype, soft_cap: float | None) -> float:
+    """The bound on a quantity of `dtype` against the oracle."""
+    if dtype.itemsize == 2:
+        return bounds.half
+    if soft_cap is not None:
+        return bounds.soft_cap + soft_cap
+    return bounds.loss if quantity in _VALUES else bounds.gradient
+
+
+def reference_bound(dtype: np.dtype, classes: int) -> float:
+    """How much autodiff of the textbook form in float64 may add to that, in eps of `dtype`.
+
+    Relative to the terms. In float64 eps: a probability exp(log p) is off by |log p|, at most 745
+    where it does not underflow; a plain sum over the classes by their number; the rest by a few.
+    """
+    return (1000 + classes) * eps(np.dtype(np.float64)) / eps(dtype)
+
+
+# Central differences in float64, (f(z + h) - f(z - h)) / 2h, are off by h^2 / 6 of the third
+# derivative and by a few eps of f over h.
+STEP = 2.0**-13
+_TRUNCATION = 8.0  # third derivatives, times 6, over what `reach` bounds the first ones by
+_ROUNDING = 8.0  # eps of f
+
+
+def difference_bound(reach: np.ndarray, function_terms: np.ndarray) -> np.ndarray:
+    """The bound on a central difference against the derivative, in float64 eps of `reach`."""
+    rounding = _ROUNDING * function_terms / STEP
+    return _TRUNCATION * STEP**2 / eps(np.dtype(np.float64)) + rounding / reach

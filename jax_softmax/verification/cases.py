@@ -1,0 +1,184 @@
+"""The inputs of a group: rows on which losses go wrong, rounded to the dtype under test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jax_softmax.verification.options import Option, option_of
+from jax_softmax.verification.selection import LOSSES, SOFT_LABELS, Group
+
+
+class Regime(NamedTuple):
+    """Rows of `scale * N(0, 1) + shift`; with a `lead` the label's logit is that far ahead."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+    lead: float | None = None
+
+
+REGIMES = {
+    "N(0,1)": Regime(),
+    "N(0,30)": Regime(scale=30.0),
+    "N(0,1000)": Regime(scale=1000.0),
+    "shifted +1e4": Regime(shift=1e4),
+    "shifted -1e4": Regime(shift=-1e4),
+    "confident by 14": Regime(lead=14.0),
+    "confident by 60": Regime(lead=60.0),
+}
+COTANGENTS = (None, 1.0, 0.3, -2.0, 65536.0)  # None: a random one
+
+
+@dataclass(frozen=True)
+class Case:
+    """One group's inputs: NumPy arrays, `rows` of them for each regime in `REGIMES`' order.
+
+    Attributes:
+      group: what they are for.
+      option: the group's option.
+      logits: `[N, V]` in the dtype under test.
+      labels: `[N]` int32, or class probabilities `[N, V]` in the dtype under test.
+      label_index: `[N]`, the label, or the likeliest class of `labels`.
+      class_weights: None, or `[V]`.
+      sample_weight: None, or `[N]`.
+      where: None, or `[N, V]` booleans that leave every row its label.
+      cotangents: `[N]` for each output that has one (a number for a mean), `[N, V]` for "value".
+      tangents: `[N, V]`, a direction for forward mode.
+    """
+
+    group: Group
+    option: Option
+    logits: np.ndarray
+    labels: np.ndarray
+    label_index: np.ndarray
+    class_weights: np.ndarray | None
+    sample_weight: np.ndarray | None
+    where: np.ndarray | None
+    cotangents: dict[str, np.ndarray]
+    tangents: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """Rows a regime."""
+        return len(self.logits) // len(REGIMES)
+
+    def arrays(self) -> dict[str, np.ndarray | None]:
+        """What is handed to the op, by the names of its arguments."""
+        names = ("logits", "labels", "class_weights", "sample_weight", "where")
+        return {name: getattr(self, name) for name in names}
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """The NumPy dtype of that name, bfloat16 included."""
+    return jnp.dtype(name)
+
+
+def statistics_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype that losses and statistics are due in: never half precision."""
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def tiny(dtype: np.dtype) -> float:
+    """The smallest normal number of `dtype`."""
+    return float(jnp.finfo(dtype).tiny)
+
+
+def eps(dtype: np.dtype) -> float:
+    """The machine epsilon of `dtype`."""
+    return float(jnp.finfo(dtype).eps)
+
+
+def make_case(group: Group) -> Case:
+    """The inputs of `group`: the same at every call."""
+    rng = np.random.default_rng(group.classes)
+    option, dtype = option_of(group.op, group.option), numpy_dtype(group.dtype)
+    wide = statistics_dtype(dtype)
+    logits, index = _rows(group.classes, 6 if group.classes <= 1000 else 2, rng)
+    logits = logits.astype(dtype)
+    count = len(logits)
+    # From here on everything is random whether it is used or not, so that options share it.
+    mask = rng.random(logits.shape) < 0.6
+    mask[np.arange(count), index] = True
+    class_weights = rng.uniform(0.25, 2, group.classes).astype(wide)
+    sample_weight = rng.uniform(0.25, 2, count).astype(wide)
+    sample_weight[3::10] = 0
+    ignored = np.arange(count) % 5 == 4
+    tangents = rng.standard_normal(logits.shape).astype(dtype)
+    where = mask if option.where else None
+    labels = np.where(ignored & (option.ignore_index is not None), -1, index).astype(np.int32)
+    if group.op == SOFT_LABELS:
+        labels = _probabilities(index, group.classes, option.soft_labels, rng).astype(dtype)
+    if group.op in LOSSES:
+        cotangents = {name: _cotangents(count, rng).astype(wide) for name in option.outputs}
+        if option.reduction == "mean":
+            cotangents = {"loss": np.asarray(0.3 * count, wide)}
+    else:
+        counts = mask if option.where else np.ones_like(mask)
+        cotangents = {"value": _dense_cotangents(index, counts, dtype, rng)}
+    return Case(
+        group,
+        option,
+        logits,
+        labels,
+        index,
+        class_weights if option.class_weights else None,
+        sample_weight if option.sample_weight else None,
+        where,
+        cotangents,
+        tangents,
+    )
+
+
+def _rows(classes: int, rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `[7 * rows, V]` float64 and labels `[7 * rows]`.
+
+    Every second row's label is the largest logit, the others' is any class.
+    """
+    logits, labels = [], []
+    for scale, shift, lead in REGIMES.values():
+        z = scale * rng.standard_normal((rows, classes)) + shift
+        y = rng.integers(0, classes, rows)
+        if lead is None:
+            y = np.where(np.arange(rows) % 2, z.argmax(-1), y)
+        else:
+            z[np.arange(rows), y] = z.max(-1) + lead
+        logits.append(z)
+        labels.append(y)
+    return np.concatenate(logits), np.concatenate(labels)
+
+
+def _probabilities(
+    index: np.ndarray, classes: int, soft: bool, rng: np.random.Generator
+) -> np.ndarray:
+    """`[N, V]`: one-hot at `index`, or half of it spread over some random classes."""
+    one_hot = (np.arange(classes) == index[:, None]).astype(np.float64)
+    spread = rng.random(one_hot.shape) * (rng.random(one_hot.shape) < 0.7)
+    if not soft:
+        return one_hot
+    return 0.5 * one_hot + 0.5 * spread / np.maximum(spread.sum(-1, keepdims=True), 1)
+
+
+def _cotangents(count: int, rng: np.random.Generator) -> np.ndarray:
+    """`[N]`: random ones and the fixed ones of `COTANGENTS` in turn."""
+    values = rng.standard_normal(count)
+    for n in range(count):
+        fixed = COTANGENTS[n % len(COTANGENTS)]
+        values[n] = values[n] if fixed is None else fixed
+    return values
+
+
+def _dense_cotangents(
+    index: np.ndarray, mask: np.ndarray, dtype: np.dtype, rng: np.random.Generator
+) -> np.ndarray:
+    """`[N, V]`: random, or in every second row only at the label; 0 at classes left out."""
+    count, classes = mask.shape
+    by_row = _cotangents(count, rng)[:, None]
+    if dtype == np.float16:
+        by_row = np.minimum(by_row, 1024)  # a float16 holds no 65536
+    dense = by_row * rng.standard_normal((count, classes))
+    only_label = np.where(np.arange(classes) == index[:, None], by_row, 0)
+    chosen = np.where(np.arange(count)[:, None] // 5 % 2, only_label, dense)
+    return np.where(mask, chosen, 0).astype(dtype)

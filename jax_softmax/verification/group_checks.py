@@ -1,0 +1,139 @@
+"""What one group's quantities are held to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_softmax.verification.bounds import (
+    Bounds,
+    oracle_bound,
+    platform_bounds,
+    reference_bound,
+)
+from jax_softmax.verification.cases import Case, make_case
+from jax_softmax.verification.compare import check_results, errors_in_eps, worst_errors
+from jax_softmax.verification.exact_rows import Exact
+from jax_softmax.verification.finite_differences import finite_difference_results
+from jax_softmax.verification.oracle import exact, exact_tangent, has_oracle
+from jax_softmax.verification.peers import PEERS, TEXTBOOK
+from jax_softmax.verification.results import CheckResult
+from jax_softmax.verification.selection import Group
+from jax_softmax.verification.under_test import OpsUnderTest, measure, program
+
+Quantities = dict[str, np.ndarray]
+PeerErrors = dict[str, dict[str, list[float]]]  # by quantity, then peer: the worst by regime
+
+
+def verify_rules(
+    groups: Sequence[Group], ops: OpsUnderTest, with_peers: bool, compiled_reference: bool
+) -> list[CheckResult]:
+    """The results of groups that differ only in their rule.
+
+    Args:
+      groups: the groups; what they are held to is computed once for all.
+      ops: the functions under test.
+      with_peers: whether the peers are measured too.
+      compiled_reference: whether the reference is run under `jit`, or a primitive at a time.
+    """
+    bounds = platform_bounds(jax.default_backend())
+    plain = make_case(dataclasses.replace(groups[0], rule="vjp"))
+    expected = exact(plain)
+    reference = _reference(plain, compiled_reference)
+    results: list[CheckResult] = []
+    with jax.enable_x64(plain.group.dtype == "float64"):
+        peers = _peer_errors(plain, expected) if with_peers else {}
+        for group in groups:
+            case = dataclasses.replace(plain, group=group)
+            quantities = jax.jit(program(ops, case))
+            found = measure(quantities, case)
+            if has_oracle(group.dtype):
+                of_rule = expected | exact_tangent(case, expected["gradient"])
+                results += _oracle_results(case, bounds, found, of_rule, peers)
+            results += _reference_results(case, bounds, found, expected, reference)
+            if group.dtype == "float64" and case.option.reduction == "none":
+                results += finite_difference_results(quantities, case, found["gradient"], expected)
+    return results
+
+
+def _oracle_results(
+    case: Case, bounds: Bounds, found: Quantities, expected: dict[str, Exact], peers: PeerErrors
+) -> list[CheckResult]:
+    results = []
+    for quantity, right in expected.items():
+        results += check_results(
+            case,
+            quantity,
+            "oracle",
+            errors_in_eps(found[quantity], right),
+            oracle_bound(bounds, quantity, right.dtype, case.option.soft_cap),
+            found[quantity],
+            right.value,
+            peers.get(quantity),
+        )
+    return results
+
+
+def _peer_errors(case: Case, expected: dict[str, Exact]) -> PeerErrors:
+    errors: PeerErrors = {}
+    # A cotangent that a peer's float16 loss cannot hold is not held against it.
+    unfair = np.zeros(len(case.logits), bool)
+    if case.group.dtype == "float16" and "loss" in case.cotangents:
+        unfair = unfair | (np.abs(case.cotangents["loss"]) > np.finfo(np.float16).max)
+    for name, peer in PEERS.items():
+        if not peer.has(case.group.op, case.option):
+            continue
+        found = measure(jax.jit(program(peer.ops, case)), case)
+        for quantity, value in found.items():
+            of_value = errors_in_eps(value, expected[quantity])
+            of_value[unfair] = 0
+            errors.setdefault(quantity, {})[name] = worst_errors(of_value)
+    return errors
+
+
+def _reference(case: Case, compiled: bool) -> Quantities:
+    """Every quantity by autodiff of the textbook form, in float64 on the CPU."""
+    wide = _in_float64(case)
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        quantities = program(TEXTBOOK.ops, wide)
+        return measure(jax.jit(quantities) if compiled else quantities, wide)
+
+
+def _reference_results(
+    case: Case,
+    bounds: Bounds,
+    found: Quantities,
+    expected: dict[str, Exact],
+    reference: Quantities,
+) -> list[CheckResult]:
+    results = []
+    for quantity, value in reference.items():
+        right = expected[quantity]
+        bound = oracle_bound(bounds, quantity, right.dtype, case.option.soft_cap)
+        bound += reference_bound(right.dtype, case.group.classes)
+        held = dataclasses.replace(right, value=value, scale=right.terms)
+        errors = errors_in_eps(found[quantity], held)
+        results += check_results(case, quantity, "reference", errors, bound, found[quantity], value)
+    return results
+
+
+def _in_float64(case: Case) -> Case:
+    """The case with the same, already rounded numbers in float64."""
+
+    def widened(x: np.ndarray) -> Any:
+        return x.astype(np.float64) if jax.numpy.issubdtype(x.dtype, np.floating) else x
+
+    arrays: dict[str, Any] = {
+        name: widened(x) for name, x in case.arrays().items() if x is not None
+    }
+    return dataclasses.replace(
+        case,
+        group=dataclasses.replace(case.group, dtype="float64"),
+        cotangents={name: widened(g) for name, g in case.cotangents.items()},
+        tangents=widened(case.tangents),
+        **arrays,
+    )

@@ -1,0 +1,107 @@
+"""The options that are verified, each by itself and all together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jax_softmax.errors import InputError
+
+STATISTICS = ("logsumexp", "label_log_prob", "entropy")
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting of an op, and what a cotangent reaches.
+
+    Attributes:
+      name: as it is reported; "none" is the op by itself.
+      label_smoothing: as in the losses; so are `z_loss`, `soft_cap`, `ignore_index`, `reduction`.
+      class_weights: whether classes have factors; so have rows with `sample_weight`.
+      where: whether some classes are left out.
+      soft_labels: for class probabilities, whether labels are spread rather than one-hot.
+      outputs: the outputs that have a cotangent.
+    """
+
+    name: str
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    soft_cap: float | None = None
+    ignore_index: int | None = None
+    reduction: Literal["none", "mean"] = "none"
+    class_weights: bool = False
+    sample_weight: bool = False
+    where: bool = False
+    soft_labels: bool = True
+    outputs: tuple[str, ...] = ("loss",)
+
+    @property
+    def stats(self) -> bool:
+        """Whether the statistics are outputs."""
+        return any(name in STATISTICS for name in self.outputs)
+
+    @property
+    def cancels(self) -> bool:
+        """Whether the true derivative is a difference, even for an integer label."""
+        several = bool(self.label_smoothing or self.z_loss or len(self.outputs) > 1)
+        return several or "entropy" in self.outputs
+
+    def keywords(self) -> dict[str, Any]:
+        """The losses' arguments that are constants of the program, where they are not defaults."""
+        given: dict[str, Any] = {}
+        for name in ("label_smoothing", "z_loss", "soft_cap", "ignore_index", "reduction"):
+            if getattr(self, name) != getattr(_PLAIN, name):
+                given[name] = getattr(self, name)
+        return given | ({"return_stats": True} if self.stats else {})
+
+
+_PLAIN = Option("none", soft_labels=False)
+_OF_LOSSES = (
+    _PLAIN,
+    Option("label_smoothing", label_smoothing=0.1),
+    Option("class_weights", class_weights=True),
+    Option("sample_weight", sample_weight=True),
+    Option("z_loss", z_loss=1e-3),
+    Option("soft_cap", soft_cap=30.0),
+    Option("where", where=True),
+    Option("logsumexp", outputs=("logsumexp",)),
+    Option("label_log_prob", outputs=("label_log_prob",)),
+    Option("entropy", outputs=("entropy",)),
+    Option("mean", reduction="mean"),
+)
+_TOGETHER = {
+    "label_smoothing": 0.1,
+    "z_loss": 1e-3,
+    "class_weights": True,
+    "sample_weight": True,
+    "where": True,
+    "outputs": ("loss", *STATISTICS),
+}
+
+OPTIONS: dict[str, tuple[Option, ...]] = {
+    "softmax": (_PLAIN, Option("where", where=True)),
+    "log_softmax": (_PLAIN, Option("where", where=True)),
+    "softmax_cross_entropy": (
+        *_OF_LOSSES,
+        Option("soft_labels"),
+        Option("together", **_TOGETHER),  # type: ignore[arg-type]
+    ),
+    "softmax_cross_entropy_with_integer_labels": (
+        *_OF_LOSSES,
+        Option("ignore_index", ignore_index=-1),
+        Option("together", ignore_index=-1, **_TOGETHER),  # type: ignore[arg-type]
+    ),
+}
+
+
+def option_of(op: str, name: str) -> Option:
+    """The option of that name.
+
+    Raises:
+      InputError: if the op has none.
+    """
+    for option in OPTIONS[op]:
+        if option.name == name:
+            return option
+    known = ", ".join(option.name for option in OPTIONS[op])
+    raise InputError(f"option {name!r} of {op}: expected one of {known}.")

@@ -1,0 +1,139 @@
+"""What others give on the same inputs: autodiff of the textbook form, jax.nn and optax.
+
+Each is an `OpsUnderTest` whose losses compose the options around what that library has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jax_softmax.ops import SoftmaxStats, reference
+from jax_softmax.verification.options import Option
+from jax_softmax.verification.selection import LOSSES
+from jax_softmax.verification.under_test import OpsUnderTest
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A library's functions, and which options of which ops it has."""
+
+    ops: OpsUnderTest
+    has: Callable[[str, Option], bool]
+
+
+def composed(softmax: Callable[..., Any], log_softmax: Callable[..., Any]) -> OpsUnderTest:
+    """The losses as the textbook has them, differentiated by JAX, from a `log_softmax`."""
+
+    def soft(logits, labels, axis=-1, where=None, **options):
+        return _textbook(log_softmax, logits, labels, where, **options)
+
+    def integer(logits, labels, axis=-1, where=None, *, ignore_index=None, **options):
+        kept = None if ignore_index is None else labels != ignore_index
+        one_hot = jnp.arange(logits.shape[-1]) == labels[:, None]
+        if kept is not None:
+            one_hot = one_hot | ~kept[:, None]  # any label: the row does not count
+        one_hot = one_hot.astype(logits.dtype)
+        return _textbook(log_softmax, logits, one_hot, where, kept=kept, **options)
+
+    return OpsUnderTest(softmax, log_softmax, soft, integer)
+
+
+def _textbook(
+    log_softmax,
+    logits,
+    labels,
+    where,
+    *,
+    kept=None,
+    class_weights=None,
+    sample_weight=None,
+    label_smoothing=0.0,
+    z_loss=0.0,
+    soft_cap=None,
+    return_stats=False,
+    rule="vjp",
+    reduction="none",
+):
+    """`v (-sum_j t_j log p_j + c lse^2)` as it is written, `[N]`; ignored rows multiplied by 0."""
+    z = logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
+    log_p = log_softmax(z, -1, where)
+    mask = jnp.ones(z.shape, bool) if where is None else where
+    log_p = jnp.where(mask, log_p, 0)
+    classes = jnp.sum(mask, -1, keepdims=True).astype(z.dtype)
+    t = (1 - label_smoothing) * labels + label_smoothing / classes
+    t = jnp.where(mask, t if class_weights is None else t * class_weights.astype(z.dtype), 0)
+    lse = jax.nn.logsumexp(z, -1, where=where)
+    loss = -jnp.sum(t * log_p, -1)
+    if z_loss:
+        loss += z_loss * jnp.square(lse)
+    weight = jnp.ones(loss.shape, loss.dtype) if sample_weight is None else sample_weight
+    if kept is not None:
+        weight = weight * kept
+    # Rows of weight 0 do not count, in the weight's derivative neither.
+    loss = jnp.where(weight == 0, 0, weight * loss)
+    if reduction == "mean":
+        loss = jnp.sum(loss) / jnp.sum(weight)
+    if not return_stats:
+        return loss
+    p = jnp.where(mask, jnp.exp(log_p), 0)
+    label_log_prob = jnp.sum(jnp.where(mask, labels * log_p, 0), -1)
+    counts = weight != 0
+    stats = (lse, label_log_prob, -jnp.sum(p * log_p, -1), jnp.argmax(z, -1))
+    return loss, SoftmaxStats(*(jnp.where(counts, value, 0) for value in stats))
+
+
+def _optax_soft(logits, labels, axis=-1, where=None, *, label_smoothing=0.0, **options):
+    if label_smoothing:
+        labels = optax.smooth_labels(labels, label_smoothing)
+    return _weighted(optax.softmax_cross_entropy(logits, labels, axis, where), **options)
+
+
+def _optax_integer(logits, labels, axis=-1, where=None, *, label_smoothing=0.0, **options):
+    if label_smoothing:
+        one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+        return _optax_soft(logits, one_hot, label_smoothing=label_smoothing, **options)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels, axis, where)
+    return _weighted(losses, **options)
+
+
+def _weighted(losses, *, class_weights=None, sample_weight=None, rule="vjp", reduction="none"):
+    if sample_weight is not None:
+        losses = losses * sample_weight
+    return jnp.mean(losses) if reduction == "mean" else losses
+
+
+def _optax_has(op: str, option: Option) -> bool:
+    of_optax = ("none", "soft_labels", "label_smoothing", "sample_weight", "where", "mean")
+    return op in LOSSES and option.name in of_optax
+
+
+def _jax_nn_softmax(x, axis=-1, where=None):
+    return jax.nn.softmax(x, axis, where=where)
+
+
+def _jax_nn_log_softmax(x, axis=-1, where=None):
+    return jax.nn.log_softmax(x, axis, where=where)
+
+
+def _everything(op: str, option: Option) -> bool:
+    return True
+
+
+TEXTBOOK = Peer(composed(reference.softmax, reference.log_softmax), _everything)
+PEERS = {
+    "textbook": TEXTBOOK,
+    "jax_nn": Peer(composed(_jax_nn_softmax, _jax_nn_log_softmax), _everything),
+    "optax": Peer(
+        OpsUnderTest(
+            softmax_cross_entropy=_optax_soft,
+            softmax_cross_entropy_with_integer_labels=_optax_integer,
+        ),
+        _optax_has,
+    ),
+}

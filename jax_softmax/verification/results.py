@@ -1,0 +1,79 @@
+"""What a check found."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Against = Literal["oracle", "reference", "finite differences"]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One quantity of one regime of one group, held against one other way to get it.
+
+    Attributes:
+      op: the function's name; `rule`, `option`, `dtype` and `classes` say how it was called.
+      regime: which rows.
+      quantity: "loss", "logsumexp", ..., "value", or "gradient" (by the logits), "labels gradient",
+        "weight gradient", "tangent" (in forward mode).
+      against: "oracle" (wider arithmetic), "reference" (`jax.grad` of the textbook's form in
+        float64), or "finite differences" (of the op itself, in float64).
+      error_eps: the worst error, in eps of the dtype the quantity is due in; infinite for NaN.
+      bound_eps: what it may be.
+      row: where the worst one is: the row of the group's array.
+      class_index: the class, or None for a number a row.
+      actual: what the op gave there.
+      expected: what it should have given.
+      label_logit: the logit of the row's label (or likeliest label).
+      largest_logit: the row's largest.
+      class_logit: the logit of `class_index`, or None.
+      textbook_eps: the worst error of autodiff of `ops.reference`, as it is under `jit`, on the
+        same rows in the same dtype and units; None where it was not run.
+      jax_nn_eps: that of jax.nn.
+      optax_eps: that of optax; None where optax has no such option.
+    """
+
+    op: str
+    rule: str
+    option: str
+    dtype: str
+    regime: str
+    classes: int
+    quantity: str
+    against: Against
+    error_eps: float
+    bound_eps: float
+    row: int
+    class_index: int | None
+    actual: float
+    expected: float
+    label_logit: float
+    largest_logit: float
+    class_logit: float | None
+    textbook_eps: float | None = None
+    jax_nn_eps: float | None = None
+    optax_eps: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within its bound."""
+        return self.error_eps <= self.bound_eps
+
+    def record(self) -> dict[str, Any]:
+        """The fields and `passed`, flat; what is not finite as text, for JSON has no such numbers.
+
+        >>> result = CheckResult(
+        ...     "softmax", "vjp", "none", "float32", "N(0,1)", 3, "value", "oracle",
+        ...     math.inf, 5.0, 0, 1, math.nan, 0.5, 1.0, 1.0, 0.0)
+        >>> result.record()["error_eps"], result.record()["passed"]
+        ('inf', False)
+        """
+        fields = dataclasses.asdict(self) | {"passed": self.passed}
+        return {name: _finite_or_text(value) for name, value in fields.items()}
+
+
+def _finite_or_text(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,123 @@
+"""What is verified: a grid of ops, rules, options, dtypes and numbers of classes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from jax_softmax.errors import InputError
+from jax_softmax.verification.options import OPTIONS
+
+OPS = tuple(OPTIONS)
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+CLASSES = (2, 3, 10, 1000, 1024, 50257, 262144)  # 1024: sums over chunks of 128 need a multiple
+SOFT_LABELS = "softmax_cross_entropy"
+INTEGER_LABELS = "softmax_cross_entropy_with_integer_labels"
+LOSSES = (SOFT_LABELS, INTEGER_LABELS)
+
+GridName = Literal["quick", "default", "full"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is compiled once: every regime is rows of its one array."""
+
+    op: str
+    rule: str
+    option: str
+    dtype: str
+    classes: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A part of everything that can be verified.
+
+    Attributes:
+      grid: "quick" compiles a few dozen programs, "default" some hundreds, "full" every
+        combination.
+      ops: names of `OPS`; empty takes all.
+      dtypes: names of `DTYPES`; empty takes all.
+
+    Raises:
+      InputError: on a name that is not known, suggesting the nearest.
+    """
+
+    grid: GridName = "default"
+    ops: Sequence[str] = ()
+    dtypes: Sequence[str] = ()
+
+    def __post_init__(self):
+        for name in self.ops:
+            _check_name("op", name, OPS)
+        for name in self.dtypes:
+            _check_name("dtype", name, DTYPES)
+
+    def groups(self) -> list[Group]:
+        """The groups; those that differ only in their rule stand next to each other."""
+        ops, dtypes = self.ops or OPS, self.dtypes or DTYPES
+        grids = {"quick": _quick, "default": _default, "full": _full}
+        found: list[Group] = []
+        for name in [self.grid, "default"]:  # what the quick grid lacks can be asked for by name
+            found = found or [
+                g for g in dict.fromkeys(grids[name]()) if g.op in ops and g.dtype in dtypes
+            ]
+        return found
+
+    def has_peers(self, group: Group) -> bool:
+        """Whether the peers are measured beside the group: compiling them takes its time."""
+        if self.grid == "full":
+            return group.classes <= 1024 or group.option == "none"
+        if self.grid == "default":
+            return group.dtype in ("float32", "bfloat16") and group.classes == 10
+        of_half = group.op == INTEGER_LABELS and group.dtype == "bfloat16"
+        return group.option == "none" and (group.dtype == "float32" or of_half)
+
+
+def _check_name(kind: str, name: str, known: Sequence[str]) -> None:
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise InputError(f"unknown {kind} {name!r}: expected one of {', '.join(known)}{hint}")
+
+
+def _rules(op: str) -> tuple[str, ...]:
+    return ("vjp", "jvp") if op in LOSSES else ("vjp",)
+
+
+def _quick() -> Iterator[Group]:
+    for op in OPS:
+        for rule in _rules(op):
+            yield Group(op, rule, "none", "float32", 10)
+        for dtype in DTYPES[1:] if op == INTEGER_LABELS else DTYPES[1:2]:
+            yield Group(op, "vjp", "none", dtype, 10)
+    yield Group(INTEGER_LABELS, "vjp", "none", "float32", 1024)
+    for option in OPTIONS[INTEGER_LABELS]:
+        yield Group(INTEGER_LABELS, "vjp", option.name, "float32", 10)
+    yield Group(INTEGER_LABELS, "jvp", "together", "float32", 10)
+    yield Group(SOFT_LABELS, "vjp", "together", "float32", 10)
+
+
+def _default() -> Iterator[Group]:
+    for op in OPS:
+        for dtype in DTYPES:
+            for option in OPTIONS[op]:
+                for rule in _rules(op):
+                    if dtype == "float32" or rule == "vjp" or option.name == "together":
+                        yield Group(op, rule, option.name, dtype, 10)
+            for classes in (2, 3, 1000, 1024, 50257):
+                yield Group(op, "vjp", "none", dtype, classes)
+        for option in OPTIONS[op]:
+            yield Group(op, "vjp", option.name, "float32", 1000)
+
+
+def _full() -> Iterator[Group]:
+    for op in OPS:
+        for dtype in DTYPES:
+            for classes in CLASSES:
+                for option in OPTIONS[op]:
+                    for rule in _rules(op):
+                        yield Group(op, rule, option.name, dtype, classes)

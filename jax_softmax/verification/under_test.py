@@ -1,0 +1,99 @@
+"""The functions under test, and their outputs and derivatives on a case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_softmax import ops
+from jax_softmax.verification.cases import Case
+from jax_softmax.verification.options import STATISTICS
+from jax_softmax.verification.selection import LOSSES
+
+Arrays = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OpsUnderTest:
+    """Functions with the signatures of `jax_softmax.ops`; another's are verified the same way."""
+
+    softmax: Callable[..., Any] = ops.softmax
+    log_softmax: Callable[..., Any] = ops.log_softmax
+    softmax_cross_entropy: Callable[..., Any] = ops.softmax_cross_entropy
+    softmax_cross_entropy_with_integer_labels: Callable[..., Any] = (
+        ops.softmax_cross_entropy_with_integer_labels
+    )
+
+
+OURS = OpsUnderTest()
+
+
+def program(ops_under_test: OpsUnderTest, case: Case) -> Callable[..., Arrays]:
+    """A function of the case's arrays, cotangents and tangents that gives every quantity.
+
+    Quantities are named as the oracle names them. In forward mode the tangents of the outputs are
+    summed with the cotangents, to be one number a row.
+    """
+    op = getattr(ops_under_test, case.group.op)
+    keywords = case.option.keywords()
+    if case.group.op in LOSSES:
+        keywords["rule"] = case.group.rule
+    differentiated = _differentiated(case)
+
+    def outputs(inputs: Arrays, arrays: Arrays) -> Arrays:
+        return _outputs(op, case, keywords, arrays | inputs)
+
+    def quantities(arrays: Arrays, cotangents: Arrays, tangents: Any) -> Arrays:
+        inputs = {name: arrays[name] for name in differentiated}
+        values, pullback = jax.vjp(lambda inputs: outputs(inputs, arrays), inputs)
+        # A peer's loss may be in half precision, and then so is its cotangent.
+        (gradients,) = pullback({k: cotangents[k].astype(v.dtype) for k, v in values.items()})
+        found = dict(values) if case.option.reduction == "none" else {}
+        found |= {differentiated[name]: gradient for name, gradient in gradients.items()}
+        if case.group.rule == "jvp" and case.option.reduction == "none":
+            _, along = jax.jvp(
+                lambda logits: outputs({"logits": logits}, arrays), (arrays["logits"],), (tangents,)
+            )
+            found["tangent"] = sum(cotangents[name] * along[name] for name in along)
+        return found
+
+    return quantities
+
+
+def measure(quantities: Callable[..., Arrays], case: Case) -> dict[str, np.ndarray]:
+    """What `program` gives for the case, as NumPy arrays."""
+    found = quantities(*jax.tree.map(jnp.asarray, program_inputs(case)))
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def program_inputs(case: Case) -> tuple[Arrays, Arrays, np.ndarray]:
+    """The arguments of the case's `program`."""
+    return case.arrays(), case.cotangents, case.tangents
+
+
+def _differentiated(case: Case) -> dict[str, str]:
+    """The arguments that have a gradient, and what it is called."""
+    names = {"logits": "gradient"}
+    if case.labels.ndim == 2:
+        names["labels"] = "labels gradient"
+    if case.sample_weight is not None and "loss" in case.option.outputs:
+        names["sample_weight"] = "weight gradient"
+    return names
+
+
+def _outputs(op: Callable[..., Any], case: Case, keywords: Arrays, arrays: Arrays) -> Arrays:
+    """The outputs that have a cotangent, by name."""
+    if case.group.op not in LOSSES:
+        return {"value": op(arrays["logits"], -1, arrays["where"])}
+    given = {name: arrays[name] for name in ("class_weights", "sample_weight")}
+    result = op(arrays["logits"], arrays["labels"], -1, arrays["where"], **given, **keywords)
+    if not case.option.stats:
+        return {"loss": result}
+    loss, stats = result
+    every = {"loss": loss} | {name: getattr(stats, name) for name in STATISTICS}
+    return {name: every[name] for name in case.option.outputs}

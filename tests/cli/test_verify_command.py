@@ -1,0 +1,146 @@
+"""`jax-softmax verify`: its report, its files and its exit codes."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jax_softmax.verification as verification
+from jax_softmax.verification import CheckResult, pictures
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def check(error, **changes):
+    fields = {
+        "op": "softmax_cross_entropy_with_integer_labels",
+        "rule": "vjp",
+        "option": "z_loss",
+        "dtype": "float32",
+        "regime": "N(0,30)",
+        "classes": 1000,
+        "quantity": "gradient",
+        "against": "oracle",
+        "error_eps": error,
+        "bound_eps": 5.0,
+        "row": 7,
+        "class_index": 12,
+        "actual": 0.25,
+        "expected": 0.5,
+        "label_logit": 1.5,
+        "largest_logit": 2.5,
+        "class_logit": -3.5,
+        "textbook_eps": 8388608.0,
+        "jax_nn_eps": 12.0,
+    }
+    return CheckResult(**(fields | changes))
+
+
+@pytest.fixture
+def results_are(monkeypatch):
+    """Lets the command find given results without running anything."""
+
+    def use(results):
+        def verify(selection, on_progress):
+            on_progress(1, 1)
+            return results
+
+        monkeypatch.setattr(verification, "verify", verify)
+
+    return use
+
+
+def test_a_true_run_passes(command, cwd):
+    done = command("verify", "--quick", "--op", "softmax", "--dtype", "float32", "--json", "v.json")
+    assert (done.code, done.err) == (0, "")
+    assert re.search(r"^device +cpu", done.out, re.MULTILINE)
+    assert re.search(r"^softmax +vjp +float32 +gradient +\d", done.out, re.MULTILINE)
+    records = json.loads((cwd / "v.json").read_text())
+    assert f"all {len(records)} checks passed in " in done.out.splitlines()[-1]
+    assert all(record["passed"] and record["platform"] == "cpu" for record in records)
+
+
+def test_a_failure_is_shown_in_full_and_exits_with_1(command, results_are, cwd):
+    wrong = check(math.inf, actual=math.nan, option="together")
+    results_are([check(2.0), check(7.5), wrong])
+    done = command("verify", "--json", "v.json")
+    assert (done.code, done.err) == (1, "")
+    lines = done.out.splitlines()
+    assert lines[-1].startswith("2 of 3 checks FAILED, in ")
+    assert "failures (2)" in lines
+    at = lines.index("failures (2)")
+    assert "option z_loss, float32, 1,000 classes, N(0,30)" in lines[at + 1]
+    assert "gradient against oracle: 7.5 eps, bound 5" in lines[at + 2]
+    assert "at row 7 class 12: got 0.25, expected 0.5" in lines[at + 3]
+    assert "the class's -3.5, the label's 1.5, the largest 2.5" in lines[at + 4]
+    (row,) = (line for line in lines if line.startswith("cross_entropy, int labels"))
+    assert "inf" in row and "together" in row and "8.4e6" in row and "–" in row
+    assert [record["error_eps"] for record in json.loads((cwd / "v.json").read_text())] == [
+        2.0,
+        7.5,
+        "inf",
+    ]
+
+
+def test_the_table_has_a_row_to_a_rule_dtype_and_kind(command, results_are):
+    changes = [
+        {},
+        {"rule": "jvp"},
+        {"dtype": "bfloat16"},
+        {"quantity": "loss"},
+        {"option": "where"},
+    ]
+    results_are([check(1.0, **change) for change in changes] + [check(0.5, against="reference")])
+    done = command("verify")
+    assert done.code == 0
+    assert done.out.count("cross_entropy, int labels") == 4
+    assert "against reference: 1 checks, 0.1 of the bound at most" in done.out
+    assert done.out.splitlines()[-1].startswith("all 6 checks passed in ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--op sofmax", "unknown op 'sofmax': .*; did you mean 'softmax'?"),
+        ("--dtype bfloat", "unknown dtype 'bfloat': .*; did you mean 'bfloat16'?"),
+        ("--quick --full", "--quick and --full: expected one of them at most, got both"),
+        ("--json nowhere/v.json", "--json nowhere/v.json: expected a file's path"),
+        ("--figure nowhere/v.png", "--figure nowhere/v.png: expected a file's path"),
+        ("--figure v.txt", "--figure v.txt: expected a name in .png, .svg or .pdf"),
+    ],
+)
+def test_a_mistake_is_one_message(words, message, command, cwd, tree):
+    done = command("verify", *words.split())
+    assert (done.code, done.out) == (2, "")
+    assert re.fullmatch(f"jax-softmax: {message}.*\n", done.err)
+    assert tree(cwd) == {}
+
+
+def test_a_figure_is_drawn(command, results_are, cwd, monkeypatch):
+    results_are([check(1.0)])
+    leads = [0.0, 30.0]
+    draw = pictures.lead_figure
+    monkeypatch.setattr(pictures, "lead_figure", lambda: draw(leads))
+    assert command("verify", "--figure", "v.png").code == 0
+    assert (cwd / "v.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_help_does_not_import_jax():
+    script = (
+        "import sys\nfrom jax_softmax.cli import main\n"
+        "try:\n    main(['verify', '--help'])\n"
+        "except SystemExit as left:\n    assert left.code == 0\n"
+        "print('jax' in sys.modules, file=sys.stderr)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stderr == "False\n"
+    for flag in ("--quick", "--full", "--op", "--dtype", "--figure", "--json"):
+        assert flag in done.stdout

@@ -1,0 +1,155 @@
+"""Ours pass; grids, filters, records and bounds."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from jax_softmax import InputError
+from jax_softmax.verification import CheckResult, Group, Selection, verify
+from jax_softmax.verification.bounds import BOUNDS, oracle_bound, platform_bounds
+from jax_softmax.verification.options import OPTIONS, option_of
+from jax_softmax.verification.pictures import errors_by_lead, lead_figure
+from jax_softmax.verification.selection import CLASSES, DTYPES, INTEGER_LABELS, LOSSES, OPS
+
+OURS_PASS = [
+    Group("softmax", "vjp", "none", "float32", 3),
+    Group("log_softmax", "vjp", "where", "float16", 3),
+    Group("softmax_cross_entropy", "vjp", "soft_labels", "float32", 3),
+    Group("softmax_cross_entropy", "jvp", "soft_labels", "float32", 3),
+    Group(INTEGER_LABELS, "vjp", "none", "float64", 3),
+    Group(INTEGER_LABELS, "vjp", "mean", "bfloat16", 3),
+]
+
+
+@pytest.fixture(scope="module")
+def results():
+    x64 = jax.config.jax_enable_x64
+    found = verify(OURS_PASS)
+    assert jax.config.jax_enable_x64 == x64
+    return found
+
+
+def test_ours_pass(results):
+    assert [result for result in results if not result.passed] == []
+
+
+def test_every_group_is_held_to_what_it_can_be(results):
+    for group in OURS_PASS:
+        of_group = [
+            result
+            for result in results
+            if (result.op, result.rule, result.option, result.dtype)
+            == (group.op, group.rule, group.option, group.dtype)
+        ]
+        against = {result.against for result in of_group}
+        expected = {"oracle", "reference"}
+        if group.dtype == "float64":
+            expected |= {"finite differences"}
+        assert against == expected
+        quantities = {result.quantity for result in of_group}
+        assert "gradient" in quantities
+        assert ("tangent" in quantities) == (group.rule == "jvp")
+        assert ("labels gradient" in quantities) == (group.op == "softmax_cross_entropy")
+
+
+def test_peers_stand_beside_a_selections_results():
+    found = verify(Selection("quick", ["log_softmax"], ["float32"]))
+    (confident,) = (
+        result
+        for result in found
+        if (result.regime, result.quantity, result.against)
+        == ("confident by 60", "value", "oracle")
+    )
+    assert confident.passed
+    assert confident.textbook_eps == confident.jax_nn_eps == pytest.approx(2**23)
+    assert confident.optax_eps is None
+
+
+def test_progress_counts_the_groups():
+    calls = []
+    verify(OURS_PASS[:1], on_progress=lambda *counts: calls.append(counts))
+    assert calls == [(1, 1)]
+
+
+def test_records_are_flat_and_strict_json(results):
+    records = [result.record() for result in results]
+    again = json.loads(json.dumps(records, allow_nan=False))
+    assert again == records
+    assert {"op", "error_eps", "bound_eps", "passed", "class_index"} <= records[0].keys()
+    assert all(not isinstance(value, (list, dict)) for value in records[0].values())
+
+
+@pytest.mark.parametrize("grid", ["quick", "default", "full"])
+def test_a_grid_has_every_op_dtype_and_option(grid):
+    groups = Selection(grid).groups()
+    assert len(set(groups)) == len(groups)
+    assert {group.op for group in groups} == set(OPS)
+    assert {group.dtype for group in groups} == set(DTYPES)
+    assert {(group.op, group.rule) for group in groups} >= {
+        (op, rule) for op in LOSSES for rule in ("vjp", "jvp")
+    }
+    options = {group.option for group in groups if group.op == INTEGER_LABELS}
+    assert options == {option.name for option in OPTIONS[INTEGER_LABELS]}
+
+
+def test_full_is_every_combination():
+    options = {op: len(OPTIONS[op]) * (2 if op in LOSSES else 1) for op in OPS}
+    assert len(Selection("full").groups()) == sum(options.values()) * len(DTYPES) * len(CLASSES)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_filter_leaves_something_of_the_quick_grid(op, dtype):
+    groups = Selection("quick", [op], [dtype]).groups()
+    assert {(group.op, group.dtype) for group in groups} == {(op, dtype)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"ops": ["softmx"]}, "unknown op 'softmx': expected one of .*; did you mean 'softmax'?"),
+        ({"dtypes": ["float8"]}, "unknown dtype 'float8': .*; did you mean 'float"),
+        ({"dtypes": ["zzz"]}, "unknown dtype 'zzz': expected one of float32, .*float64\\.$"),
+    ],
+)
+def test_an_unknown_name_suggests_the_near_one(arguments, words):
+    with pytest.raises(InputError, match=words):
+        Selection(**arguments)
+
+
+def test_an_unknown_option_lists_the_known():
+    with pytest.raises(InputError, match="option 'zloss' of softmax: expected one of none, where"):
+        option_of("softmax", "zloss")
+
+
+def test_the_cpu_is_held_to_the_contract():
+    cpu = platform_bounds("cpu")
+    assert oracle_bound(cpu, "loss", np.dtype("float32"), None) == 3
+    assert oracle_bound(cpu, "gradient", np.dtype("float64"), None) == 5
+    assert oracle_bound(cpu, "gradient", np.dtype("float16"), None) == 0.51
+    assert oracle_bound(cpu, "gradient", np.dtype("float32"), 30.0) == 34
+    assert platform_bounds("cuda") == BOUNDS["gpu"]
+    assert platform_bounds("abacus") == BOUNDS["tpu"]
+
+
+def test_a_result_fails_beyond_its_bound_and_on_nan():
+    def result(error):
+        names = ("softmax", "vjp", "none", "float32", "N(0,1)", 3, "value", "oracle")
+        return CheckResult(*names, error, 5.0, 0, 0, 0.5, 0.5, 1.0, 1.0, 1.0)
+
+    assert result(5.0).passed
+    assert not result(5.1).passed
+    assert not result(math.nan).passed
+
+
+def test_the_picture_shows_what_is_lost_and_kept():
+    errors = errors_by_lead([0.0, 30.0])
+    for quantity in ("loss", "gradient"):
+        assert errors["ours"][quantity].max() <= 5
+        for peer in ("jax_nn", "optax"):
+            assert errors[peer][quantity][1] == pytest.approx(2**23)
+    figure = lead_figure([0.0, 30.0])
+    assert [axes.get_title() for axes in figure.axes] == ["Loss", "Gradient at the label"]

@@ -1,0 +1,143 @@
+"""The verifier can fail: each wrong rule is caught, by what should catch it, and named."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jax_softmax import ops
+from jax_softmax.verification import OURS, Group, verify
+from tests.verification import wrong_rules
+from tests.verification.wrong_rules import INTEGER, with_gradient
+
+PLAIN = Group(INTEGER, "vjp", "none", "float32", 10)
+
+
+def of(**changes):
+    return dataclasses.replace(PLAIN, **changes)
+
+
+def failures(groups, ops_under_test):
+    return [result for result in verify(groups, ops_under_test) if not result.passed]
+
+
+def seen(results, *names):
+    return {tuple(getattr(result, name) for name in names) for result in results}
+
+
+def test_a_wrong_sign_is_seen_by_each_of_the_three():
+    failed = failures([of(dtype="float64")], with_gradient(wrong_rules.sign))
+    assert seen(failed, "quantity") == {("gradient",)}
+    assert seen(failed, "against") == {("oracle",), ("reference",), ("finite differences",)}
+    assert len(seen(failed, "regime")) == 7
+
+
+def test_a_missing_label_term_is_named_with_its_class():
+    failed = failures([PLAIN], with_gradient(wrong_rules.no_label_term))
+    assert len(seen(failed, "regime")) == 7
+    assert seen(failed, "quantity", "against") == {
+        ("gradient", "oracle"),
+        ("gradient", "reference"),
+    }
+    assert all(result.class_logit == result.label_logit for result in failed)
+
+
+def test_p_minus_one_at_the_label_fails_on_confident_rows_and_only_against_the_oracle():
+    failed = failures([PLAIN], with_gradient(wrong_rules.p_minus_one))
+    assert seen(failed, "against", "quantity") == {("oracle", "gradient")}
+    regimes = {regime for (regime,) in seen(failed, "regime")}
+    assert {"confident by 14", "confident by 60"} <= regimes
+    assert not regimes & {"N(0,1)", "shifted +1e4", "shifted -1e4"}
+    lost = next(result for result in failed if result.regime == "confident by 60")
+    assert lost.class_logit == lost.label_logit == lost.largest_logit
+    assert lost.actual == 0 and lost.expected != 0
+    assert lost.error_eps == pytest.approx(2**23)
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong"),
+    [
+        ("z_loss", "no_z_loss"),
+        ("soft_cap", "no_cap"),
+        ("label_smoothing", "no_smoothing"),
+        ("class_weights", "no_class_weights"),
+        ("ignore_index", "no_ignoring"),
+    ],
+)
+def test_a_dropped_option_is_named(option, wrong):
+    """Without the option the rule is right: it is only this that catches it."""
+    rules = with_gradient(getattr(wrong_rules, wrong))
+    failed = failures([of(option=option)], rules)
+    assert seen(failed, "op", "option", "quantity") == {(INTEGER, option, "gradient")}
+    assert seen(failed, "against") == {("oracle",), ("reference",)}
+
+
+def test_a_rule_that_drops_the_z_loss_is_right_without_one():
+    assert failures([PLAIN], with_gradient(wrong_rules.no_z_loss)) == []
+
+
+def test_a_dropped_cotangent_of_a_statistic_is_named():
+    failed = failures([of(option="logsumexp")], with_gradient(wrong_rules.no_logsumexp))
+    assert seen(failed, "option", "quantity") == {("logsumexp", "gradient")}
+
+
+def test_a_gradient_that_ignores_its_cotangent_fails():
+    failed = failures([PLAIN], with_gradient(wrong_rules.no_cotangent))
+    assert seen(failed, "against") == {("oracle",), ("reference",)}
+
+
+def test_a_gradient_of_nan_is_infinitely_wrong():
+    failed = failures([PLAIN], with_gradient(wrong_rules.not_a_number))
+    assert seen(failed, "error_eps") == {(float("inf"),)}
+
+
+def test_a_half_gradient_that_is_rounded_twice_fails():
+    failed = failures([of(dtype="bfloat16")], with_gradient(wrong_rules.rounded_twice))
+    assert seen(failed, "quantity", "dtype") == {("gradient", "bfloat16")}
+    assert max(result.error_eps for result in failed if result.regime == "N(0,1)") < 2
+
+
+def test_a_wrong_tangent_fails():
+    def loss(logits, labels, axis=-1, where=None, **_options):
+        right = ops.softmax_cross_entropy_with_integer_labels
+
+        @jax.custom_jvp
+        def value(z):
+            return right(z, labels, axis, where)
+
+        @value.defjvp
+        def jvp(primals, tangents):
+            forward = jax.jvp(lambda z: right(z, labels, rule="jvp"), primals, tangents)
+            return forward[0], 1.001 * forward[1]
+
+        return value(logits)
+
+    failed = failures([of(rule="jvp")], dataclasses.replace(OURS, **{INTEGER: loss}))
+    assert ("tangent", "jvp") in seen(failed, "quantity", "rule")
+
+
+def test_a_cancelling_loss_fails_though_its_gradient_is_right():
+    def loss(logits, labels, axis=-1, where=None, **_options):
+        exact = ops.softmax_cross_entropy_with_integer_labels(logits, labels)
+        lse = jax.nn.logsumexp(logits, -1)
+        textbook = lse - jnp.take_along_axis(logits, labels[:, None], -1)[:, 0]
+        return exact + jax.lax.stop_gradient(textbook - exact)
+
+    failed = failures([PLAIN], dataclasses.replace(OURS, **{INTEGER: loss}))
+    assert seen(failed, "quantity") == {("loss",)}
+    assert ("confident by 60",) in seen(failed, "regime")
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_a_softmax_without_its_sum_over_classes_fails(name):
+    right = getattr(ops, name)
+
+    @jax.custom_vjp
+    def wrong(x):
+        return right(x)
+
+    wrong.defvjp(lambda x: (right(x), x), lambda x, g: (g * jax.nn.softmax(x),))
+    rules = dataclasses.replace(OURS, **{name: lambda x, axis=-1, where=None: wrong(x)})
+    failed = failures([Group(name, "vjp", "none", "float32", 10)], rules)
+    assert seen(failed, "op", "quantity") == {(name, "gradient")}
