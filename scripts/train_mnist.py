@@ -1,6 +1,6 @@
 """MNIST: the tutorial's second example, one-hot labels and all. 100 full-batch epochs.
 
-python scripts/train_mnist.py [--raw-dir] [FOLDER WITH THE RAW FILES]
+python scripts/train_mnist.py [FOLDER WITH THE RAW FILES]
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(raw_dir: str | None) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[-1] if len(sys.argv) > 1 else None)
+        main(sys.argv[1] if len(sys.argv) > 1 else None)
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -37,11 +37,12 @@ class Evaluate(DataOptions):
                 f"run folder {self.run_dir}: does not say its dataset; name one after it."
             )
         folders = {"raw_dir": self.raw_dir, "data_dir": self.data_dir}
-        if name == trained.get("dataset") and folders == {"raw_dir": None, "data_dir": None}:
+        same = name.strip().lower() == trained.get("dataset")
+        if same and folders == {"raw_dir": None, "data_dir": None}:
             folders = {folder: trained.get(folder) for folder in folders}
         with note(f"loading {name}"):
-            # The run's seed and source: the split whose test examples it has not seen.
-            dataset = load_dataset(name, **folders, seed=model.config.seed)
+            # The run's own split, whose test examples it has not seen.
+            dataset = load_dataset(name, **folders, seed=trained.get("split_seed", 0))
         test = evaluate(model, dataset.test)
         self.write_json(
             [
@@ -57,6 +58,8 @@ class Evaluate(DataOptions):
         )
         print(f"data        {dataset.name}, {len(test.labels):,} test examples")
         print(f"source      {dataset.source}")
-        if name == trained.get("dataset") and dataset.source != trained.get("source"):
+        if same and dataset.source != trained.get("source"):
             print(f"            (trained on another: {trained.get('source')})")
+        if "split_seed" not in trained:
+            print("            (the run does not say its split: it may have been trained on these)")
         print("\n".join(evaluation_lines(test=test)))

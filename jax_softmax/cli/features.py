@@ -105,12 +105,22 @@ def _read_image(path: Path, model: SoftmaxModel) -> np.ndarray:
             f"example, not on images; give a .csv or .npy file."
         )
     height, width, *channels = model.feature_shape
+    if channels not in ([], [1], [3]):
+        raise InputError(
+            f"{path}: this model's examples have shape {list(model.feature_shape)}, which no image "
+            f"file holds; give a .npy file."
+        )
     try:
         with Image.open(path) as image:
             if image.size != (width, height):
                 raise InputError(
                     f"{path}: expected an image of {width}x{height} pixels, as the model was "
                     f"trained on, got {image.width}x{image.height}; resize it first."
+                )
+            if image.mode[0] in "IF":
+                raise InputError(
+                    f"{path}: expected an image of 8 bits a channel, got mode {image.mode}; "
+                    f"convert it first."
                 )
             pixels = np.asarray(image.convert("RGB" if channels == [3] else "L"), np.float32)
     except UnidentifiedImageError as error:

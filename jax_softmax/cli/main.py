@@ -54,17 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
     try:
-        return command.run() or 0
+        code = command.run() or 0
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 141  # as a process that SIGPIPE ends: whether checks failed is not known
     except (InputError, OSError) as error:  # OSError: a full disk, a name too long, no permission
         if command.debug:
             raise
         print(f"jax-softmax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("jax-softmax: interrupted; nothing was written.", file=sys.stderr)
+        print("jax-softmax: interrupted.", file=sys.stderr)
         return 130
 
 

@@ -79,7 +79,7 @@ class Train(DataOptions):
             )
         result = _fit_with_progress(dataset, config)
         train, test = evaluate(result, dataset.train), evaluate(result, dataset.test)
-        metrics = _metrics(dataset, train, test) | self._folders()
+        metrics = _metrics(dataset, train, test) | self._where_data_were()
         save_run(result, run_dir, metrics=metrics, evaluation=test, overwrite=self.overwrite)
         times = {"compile_seconds": result.compile_seconds, "train_seconds": result.train_seconds}
         self.write_json([metrics | times | {"device": result.device, "run_dir": str(run_dir)}])
@@ -87,10 +87,11 @@ class Train(DataOptions):
         print("\n".join(evaluation_lines(train=train, test=test)))
         print(f"\nrun folder  {run_dir}")
 
-    def _folders(self) -> dict[str, str]:
-        """Where the data were asked for, so that the run can be evaluated on the same."""
+    def _where_data_were(self) -> dict[str, Any]:
+        """What the split came of, so that the run can be evaluated on the same."""
         given = {"raw_dir": self.raw_dir, "data_dir": self.data_dir}
-        return {name: str(path.expanduser().absolute()) for name, path in given.items() if path}
+        folders = {name: str(path.expanduser().absolute()) for name, path in given.items() if path}
+        return {"split_seed": self.seed, **folders}
 
     def _config(self) -> TrainConfig:
         from jax_softmax.training import TrainConfig

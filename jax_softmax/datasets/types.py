@@ -16,7 +16,8 @@ class Split:
 
     Attributes:
       features: `[N, ...]` as stored: uint8 pixels, or float32 measurements.
-      labels: `[N]` int32, each in `[0, number of classes)`.
+      labels: `[N]` int32 from `load_dataset`, each in `[0, number of classes)`; one's own may be of
+        any integer dtype, or one-hot `[N, V]`.
       class_names: The name of each class, in the order of the labels; may be empty.
       feature_scale: What to multiply the stored features by: 1/255 for 8-bit pixels.
     """

@@ -111,7 +111,8 @@ def _gradients(
         labels = jnp.where(kept[..., None], labels, 0)
     rows, top, log_total, target_sum, label_sum, entropy = numbers
     g, g_lse, g_log_prob, g_entropy = with_zeros(cotangents, rows.total)
-    z = read(exclude(logits, constants.mask), options)
+    logits = exclude(logits, constants.mask)
+    z = read(logits, options)
     q = _labels(labels, constants, z.dtype)
     t = _targets(q, constants, options)
 

@@ -120,7 +120,8 @@ def _gradients(
         logits, numbers, cotangents = drop_rows(constants.kept, logits, numbers, cotangents)
     rows, lse, entropy = numbers
     g, g_lse, g_log_prob, g_entropy = with_zeros(cotangents, rows.total)
-    z = read(exclude(logits, constants.mask), options)
+    logits = exclude(logits, constants.mask)
+    z = read(logits, options)
     classes = z.shape[-1]
 
     on_nll = (1 - options.label_smoothing) * constants.label_weight() * g - g_log_prob

@@ -31,7 +31,8 @@ def softmax(
         0.
       axis: the class axis, a tuple of axes taken together, or None for all.
       where: None, or booleans of `x`'s rank (classes) or without the class axes (rows): entries
-        that are False count as `-inf`.
+        that are False count as `-inf`. (jax.nn broadcasts a mask of fewer axes over the rows
+        instead: write `where[None]` for that.)
 
     Returns:
       `[...]`, shape and dtype of `x`, computed in float32 for half precision. Rows of `-inf`, or
@@ -64,7 +65,8 @@ def log_softmax(
         derivative 0.
       axis: the class axis, a tuple of axes taken together, or None for all.
       where: None, or booleans of `x`'s rank (classes) or without the class axes (rows): entries
-        that are False count as `-inf`.
+        that are False count as `-inf`. (jax.nn broadcasts a mask of fewer axes over the rows
+        instead: write `where[None]` for that.)
 
     Returns:
       `[...]`, shape and dtype of `x`, computed in float32 for half precision. Rows of `-inf`, or

@@ -116,8 +116,8 @@ def check_labels(labels: Any, examples: int, classes: int | None = None) -> tupl
       classes: V, or None to take it from the labels (their width, or the largest one plus 1).
 
     Raises:
-      InputError: if the lengths differ, a label is no integer or out of range, a row is not one-hot
-        (the message names the row), or there are fewer than two classes.
+      InputError: if the lengths differ, or a label is no integer or out of range, or a row is not
+        one-hot; the message names the row.
     """
     array = np.asarray(labels)
     if array.ndim not in (1, 2):
@@ -161,7 +161,7 @@ def _as_integers(array: np.ndarray) -> np.ndarray:
         return array.astype(np.int32)
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"labels: expected integers, got dtype {array.dtype}.")
-    whole = np.isfinite(array) & (array == np.round(array))
+    whole = (np.abs(array) < 2**53) & (array == np.round(array))
     if not whole.all():
         row = int(np.argmin(whole))
         raise InputError(f"labels: expected integers, got {array[row]} in row {row}.")

@@ -15,7 +15,7 @@ from jax_softmax.training.examples import Examples, check_features, check_labels
 from jax_softmax.training.model import SoftmaxModel
 from jax_softmax.training.step import logits_of
 
-# Numbers in a block of examples: 32 MB once they are float32.
+# Features or logits in a block of examples: 32 MB once they are float32.
 _NUMBERS_PER_BLOCK = 2**23
 
 
@@ -142,7 +142,8 @@ def _in_blocks(compiled, model: SoftmaxModel, *arrays: np.ndarray) -> list[np.nd
     scale = jnp.asarray(model.feature_scale, params["kernel"].dtype)
     arrays = (fit_dtype(arrays[0], scale.dtype), *arrays[1:])
     examples, width = arrays[0].shape
-    block = min(examples, max(1, _NUMBERS_PER_BLOCK // width))
+    widest = max(width, len(model.class_names))
+    block = min(examples, max(1, _NUMBERS_PER_BLOCK // widest))
     run = functools.partial(compiled, params, scale)
     results = []
     for first in range(0, examples, block):

@@ -72,3 +72,17 @@ def test_a_run_that_does_not_say_its_dataset_asks_for_it(iris, command, cwd):
     assert outcome.code == 2
     assert "does not say its dataset; name one after it" in outcome.err
     assert command("evaluate", "run", "iris").code == 0
+
+
+def test_the_name_in_another_case_is_the_same_dataset(mnist, command):
+    outcome = command("evaluate", mnist.run, "MNIST")
+    assert outcome.code == 0
+    assert "trained on another" not in outcome.out
+
+
+def test_a_run_that_does_not_say_its_split_is_said_to(iris, command):
+    shutil.copytree(iris.run, "copy")
+    metrics = Path("copy/metrics.json")
+    kept = {k: v for k, v in json.loads(metrics.read_text()).items() if k != "split_seed"}
+    metrics.write_text(json.dumps(kept))
+    assert "it may have been trained on these" in command("evaluate", Path("copy")).out

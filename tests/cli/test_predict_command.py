@@ -135,3 +135,10 @@ def test_a_first_line_with_a_slip_is_a_header_and_said_to_be_one(iris, command):
     assert outcome.code == 2
     assert "at least one row of numbers, got none" in outcome.err
     assert "'O.2'" in outcome.err
+
+
+def test_an_image_of_16_bits_is_refused(digits, command):
+    Image.fromarray(np.full((8, 8), 20000, np.uint16)).save("deep.png")
+    outcome = command("predict", digits.run, "deep.png")
+    assert outcome.code == 2
+    assert "expected an image of 8 bits a channel" in outcome.err

@@ -24,6 +24,7 @@ FILES = {
 METRICS = {
     "dataset",
     "source",
+    "split_seed",
     "train_examples",
     "test_examples",
     "train_loss",
@@ -205,7 +206,7 @@ def test_an_interrupt_leaves_nothing(command, cwd, tree, monkeypatch):
     outcome = command("train", "iris", "--run-dir", "runs/mine", "--json", "out.json")
     assert outcome.code == 130
     assert outcome.out == ""
-    assert outcome.err == "jax-softmax: interrupted; nothing was written.\n"
+    assert outcome.err == "jax-softmax: interrupted.\n"
     assert tree(cwd) == {}
 
 

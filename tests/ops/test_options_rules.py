@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_softmax import ops
 from tests.ops.compiled import value_and_gradient
 from tests.ops.options import IGNORED, LOSSES, integer_loss, soft_loss
 from tests.ops.oracle import options_cross_entropy
@@ -458,3 +459,25 @@ def test_several_class_axes_and_leading_shapes_take_options(loss, rng):
     folded = y if loss is integer_loss else y.reshape(ROWS, 2, 3).transpose(1, 0, 2)
     actual = loss(logits, folded, axis=(0, 2), **options)
     assert_close(actual, options_cross_entropy(flat, y, **options).loss.value, np.float32)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_an_excluded_class_may_hold_nan_under_a_soft_cap(soft):
+    logits, where = jnp.array([jnp.nan, 1.0, 2.0]), jnp.array([False, True, True])
+
+    def loss(z):
+        if soft:
+            labels = jnp.array([0.0, 1.0, 0.0])
+            return ops.softmax_cross_entropy(z, labels, where=where, soft_cap=30.0)
+        return ops.softmax_cross_entropy_with_integer_labels(
+            z, jnp.int32(1), where=where, soft_cap=30.0
+        )
+
+    gradient = jax.grad(loss)(logits)
+    assert gradient[0] == 0
+    assert jnp.isfinite(gradient).all()
+
+
+def test_integer_class_probabilities_are_not_rounded_to_the_logits_dtype():
+    loss = ops.softmax_cross_entropy(jnp.zeros(2, jnp.bfloat16), jnp.array([257, 0]))
+    np.testing.assert_allclose(loss, 257 * np.log(2), rtol=1e-6)

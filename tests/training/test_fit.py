@@ -261,7 +261,7 @@ def test_a_run_that_diverges_stops_with_its_epoch_and_rate(table, epochs):
 def test_a_run_that_diverges_later_names_that_epoch(table, monkeypatch):
     monkeypatch.setattr(loop, "_NUMBERS_PER_CALL", 2 * 23 * 5)
     seen = []
-    config = TrainConfig(learning_rate=2e37, batch_size=None, epochs=100)
+    config = TrainConfig(learning_rate=2e37, momentum=0.99, batch_size=None, epochs=100)
     with pytest.raises(InputError, match=r"the loss became .* in epoch") as caught:
         fit(table, config, on_progress=seen.append)
     epoch = int(str(caught.value).split("epoch ")[1].split()[0])
