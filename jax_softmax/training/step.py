@@ -46,17 +46,10 @@ def logits_of(params: Params, features: jax.Array, scale: jax.Array) -> jax.Arra
     return scaled @ kernel.T + params["bias"][None, :]
 
 
-def batch_loss(params: Params, batch: Batches, counts: jax.Array | None) -> jax.Array:
-    """The mean cross-entropy of the batch's examples that count, a scalar.
-
-    Args:
-      params: the model.
-      batch: `[B]` examples.
-      counts: `[B]` booleans, or None for all.
-    """
-    return softmax_cross_entropy_with_integer_labels(
-        logits_of(params, batch.features, batch.scale), batch.labels, where=counts, reduction="mean"
-    )
+def batch_loss(params: Params, batch: Batches) -> jax.Array:
+    """The mean cross-entropy of the batch's examples, a scalar."""
+    logits = logits_of(params, batch.features, batch.scale)
+    return softmax_cross_entropy_with_integer_labels(logits, batch.labels, reduction="mean")
 
 
 @functools.lru_cache(maxsize=32)
@@ -121,32 +114,37 @@ def run_epochs(
       The state after the last epoch, and `[calls_epochs]` mean losses, an epoch each.
     """
     examples = data.labels.shape[0]
+    size = examples if batch_size is None else min(batch_size, examples)
 
-    def step(state: TrainState, batch: Batches, counts: jax.Array | None):
-        loss, gradients = jax.value_and_grad(batch_loss)(state.params, batch, counts)
+    def step(state: TrainState, batch: Batches) -> tuple[TrainState, jax.Array]:
+        loss, gradients = jax.value_and_grad(batch_loss)(state.params, batch)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         updates = jax.tree.map(lambda u: u * learning_rate.astype(u.dtype), updates)
         return TrainState(optax.apply_updates(state.params, updates), optimizer_state), loss
 
     def full_batch(state: TrainState, _epoch: jax.Array) -> tuple[TrainState, jax.Array]:
-        return step(state, data, None)
+        return step(state, data)
 
     def mini_batches(state: TrainState, epoch: jax.Array) -> tuple[TrainState, jax.Array]:
-        order, counts = _shuffled_batches(jax.random.fold_in(key, epoch), examples, batch_size)
+        order = _shuffled(jax.random.fold_in(key, epoch), examples)
+        whole = examples // size * size
 
-        def on_batch(state, rows_and_counts):
-            rows, counts = rows_and_counts
+        def on_rows(state, rows):
             # Row numbers of a permutation are in bounds; saying so saves a select over the batch.
             features = data.features.at[rows].get(mode="promise_in_bounds")
             labels = data.labels.at[rows].get(mode="promise_in_bounds")
-            batch = Batches(features, labels, data.scale)
-            state, loss = step(state, batch, counts)
-            return state, loss * jnp.sum(counts)
+            state, loss = step(state, Batches(features, labels, data.scale))
+            return state, loss * rows.size
 
-        state, losses = lax.scan(on_batch, state, (order, counts))
-        return state, jnp.sum(losses) / examples
+        state, losses = lax.scan(on_rows, state, order[:whole].reshape(-1, size))
+        total = jnp.sum(losses)
+        if whole < examples:
+            # By itself, for a mask over every batch costs each step a tenth of its time.
+            state, last = on_rows(state, order[whole:])
+            total += last
+        return state, total / examples
 
-    an_epoch = full_batch if batch_size is None or batch_size >= examples else mini_batches
+    an_epoch = full_batch if size == examples else mini_batches
 
     def body(i, carry):
         state, losses = carry
@@ -157,14 +155,17 @@ def run_epochs(
     return lax.fori_loop(0, count, body, (state, losses))
 
 
-def _shuffled_batches(key, examples, batch_size):
-    """`[steps, B]` row numbers in random order and which of them count; the last batch is padded.
+def _shuffled(key: jax.Array, examples: int) -> jax.Array:
+    """`[N]` row numbers in random order: sorted by 32 random bits each.
 
-    One sort by random bits, half the time of `jax.random.permutation`'s two: bits that tie (less
-    than one pair is expected in 60,000 rows) keep their order, which no training run can tell.
+    A radix sort whose rounds pack some of the bits above the position in one uint32, for XLA:CPU
+    sorts single numbers 6 times as fast as numbers with a payload (2.9 against 17 ms for 60,000).
     """
-    steps = -(-examples // batch_size)
-    order = jnp.argsort(jax.random.bits(key, (examples,))).astype(jnp.int32)
-    order = jnp.pad(order, (0, steps * batch_size - examples))
-    counts = jnp.arange(steps * batch_size, dtype=jnp.int32) < examples
-    return order.reshape(steps, batch_size), counts.reshape(steps, batch_size)
+    places = max(1, (examples - 1).bit_length())
+    positions = lax.iota(jnp.uint32, examples)
+    order = lax.iota(jnp.int32, examples)
+    for i in range(-(-32 // (32 - places))):
+        random = jax.random.bits(jax.random.fold_in(key, i), (examples,)) << places
+        found = jnp.sort(random | positions) & jnp.uint32(2**places - 1)
+        order = order.at[found.astype(jnp.int32)].get(mode="promise_in_bounds")
+    return order

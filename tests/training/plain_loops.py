@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_softmax.training.step import _shuffled_batches
+from jax_softmax.training.step import _shuffled
 
 
 def tutorial_step(features, labels, kernel, bias, learning_rate):
@@ -34,12 +34,12 @@ def tutorial_train(features, labels, kernel, bias, learning_rate, epochs):
 
 
 def epoch_batches(seed, epoch, examples, batch_size):
-    """The row numbers of each batch of an epoch, in `fit`'s order, without the padding."""
+    """The row numbers of each batch of an epoch, in `fit`'s order."""
     if batch_size is None or batch_size >= examples:
         return [np.arange(examples)]
     key = jax.random.fold_in(jax.random.key(seed), epoch)
-    order, counts = map(np.asarray, _shuffled_batches(key, examples, batch_size))
-    return [rows[count] for rows, count in zip(order, counts, strict=True)]
+    order = np.asarray(_shuffled(key, examples))
+    return [order[first : first + batch_size] for first in range(0, examples, batch_size)]
 
 
 @jax.jit

@@ -17,6 +17,7 @@ from plain_loops import (
 
 from jax_softmax import InputError, Split, TrainConfig, evaluate, fit
 from jax_softmax.training import loop
+from jax_softmax.training.step import _shuffled
 
 MINI = TrainConfig(learning_rate=0.3, batch_size=8, epochs=4, seed=1)
 
@@ -275,3 +276,12 @@ def test_a_given_optimizer_that_diverges_is_not_blamed_on_the_rate(table):
     huge = dataclasses.replace(table, features=table.features.astype(np.float32) * 1e30)
     with pytest.raises(InputError, match=r"with the optimizer that was passed; try a smaller step"):
         fit(huge, MINI, optimizer=optax.sgd(1e30))
+
+
+@pytest.mark.parametrize("examples", [1, 2, 3, 1000, 65536, 65537])
+def test_the_shuffled_order_is_a_permutation(examples):
+    order = np.asarray(_shuffled(jax.random.key(0), examples))
+    np.testing.assert_array_equal(np.sort(order), np.arange(examples))
+    if examples >= 1000:
+        # No trace of the old order: a rank correlation of 0 within 5 standard deviations.
+        assert abs(np.corrcoef(order, np.arange(examples))[0, 1]) < 5 / np.sqrt(examples)
