@@ -245,8 +245,13 @@ def _chunk_of(z: jax.Array, index: jax.Array) -> jax.Array | None:
     chunk = _chunk_size(z.shape[-1])
     if chunk is None:
         return None
-    columns = lax.broadcasted_iota(jnp.int32, (*index.shape, chunk), index.ndim)
-    return jnp.take_along_axis(z, (index // chunk * chunk)[..., None] + columns, -1, mode="clip")
+
+    def of_row(row: jax.Array, start: jax.Array) -> jax.Array:
+        return lax.dynamic_slice_in_dim(row, start, chunk)
+
+    # A slice a row: XLA:CPU gathers it four times faster than as many single elements.
+    of_rows = functools.reduce(lambda f, _: jax.vmap(f), range(index.ndim), of_row)
+    return of_rows(z, index // chunk * chunk)
 
 
 def _largest_other(z: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -261,8 +266,12 @@ def _largest_other(z: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array
         own = _chunk_of(z, index)
         assert own is not None
         chunk = own.shape[-1]
-        chunks = _chunks(lax.stop_gradient(z), chunk)
-        rest = jnp.where(is_class(index // chunk, chunks.shape[-2]), -jnp.inf, jnp.max(chunks, -1))
+        # Halves of chunks: XLA:CPU takes the maxima of 64 in two thirds of the time of those of 128
+        # (20 ms against 31 on 4096 x 32768), where their sums take longer (49 against 45).
+        parts = math.gcd(chunk, 2)
+        maxima = jnp.max(_chunks(lax.stop_gradient(z), chunk // parts), -1)
+        apart = lax.broadcasted_iota(jnp.int32, maxima.shape, index.ndim) // parts
+        rest = jnp.where(apart == (index // chunk)[..., None], -jnp.inf, maxima)
         largest, label_logit = masked(own, index % chunk)
         return jnp.maximum(jnp.max(rest, -1), largest), label_logit
 
