@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jax_softmax.errors import InputError
     from jax_softmax.ops import (
         SoftmaxStats,
+        linear_softmax_cross_entropy,
         log_softmax,
         softmax,
         softmax_cross_entropy,
@@ -38,6 +39,7 @@ _HOMES = {
     "errors": ("InputError",),
     "ops": (
         "SoftmaxStats",
+        "linear_softmax_cross_entropy",
         "log_softmax",
         "softmax",
         "softmax_cross_entropy",
@@ -69,6 +71,7 @@ __all__ = [
     "TrainConfig",
     "evaluate",
     "fit",
+    "linear_softmax_cross_entropy",
     "load_dataset",
     "load_run",
     "log_softmax",
