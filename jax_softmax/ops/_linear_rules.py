@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
@@ -188,7 +187,7 @@ def _rows_jvp(static, primals, tangents):
     )
     along = _tangent_sweep(static, linear, constants, numbers, dots)
     if static.options.stats:
-        along = (*along, np.zeros(outputs[-1].shape, jax.dtypes.float0))
+        along = (*along, SymbolicZero(jax.typeof(outputs[-1]).to_tangent_aval()))
     return outputs, along
 
 
