@@ -33,7 +33,7 @@ from jax_softmax.ops._options import Options, exclude
 from jax_softmax.ops._row_blocks import RowBlocks
 from jax_softmax.ops._rules import multiply
 from jax_softmax.ops._slices import AxisName, Slices, sum_slices
-from jax_softmax.ops._varying import sum_over_missing, zeros_varying
+from jax_softmax.ops._varying import sum_over_missing, vary, varying_axes, zeros_varying
 
 
 class Static(NamedTuple):
@@ -83,8 +83,8 @@ def _total_fwd(static, linear, constants, weights):
     loss, gradients = _gradient_sweep(static, linear, constants, [weights], wanted)
     total = jnp.sum(multiply(weights, loss))
     loss = jnp.where(weights == 0, 0, loss)
-    # Of the primals no more than their dtypes is kept.
-    like = jax.tree.map(lambda x: jnp.zeros((), x.dtype), linear)
+    # Of the primals no more than their dtypes is kept, and over which devices they vary.
+    like = jax.tree.map(lambda x: vary(jnp.zeros((), x.dtype), varying_axes(x)), linear)
     return total, (gradients, loss, like)
 
 
@@ -109,9 +109,14 @@ def _parts(x: jax.Array, kind: jnp.dtype) -> tuple[jax.Array, ...]:
 
 
 def _rounded(gradients: Parts, like: Any) -> Linear:
-    """The gradients in the dtypes of `like`; None for those that are not wanted."""
+    """The gradients in the dtypes of `like`; None for those that are not wanted.
+
+    Of what is the same on several devices, summed over them first.
+    """
     pairs = zip(gradients, like, strict=True)
-    rounded: Any = (None if x is None else x.astype(to.dtype) for x, to in pairs)
+    rounded: Any = (
+        None if x is None else sum_over_missing(x, to).astype(to.dtype) for x, to in pairs
+    )
     return Linear(*rounded)
 
 
@@ -299,8 +304,8 @@ def _gradient_sweep(static, linear, constants, cotangents, wanted, numbers=None)
         None
         if wanted.features is None
         else tuple(zeros_varying(linear.features, part) for part in kinds),
-        None if wanted.kernel is None else zeros_varying(linear.kernel, wide),
-        None if wanted.bias is None else zeros_varying(linear.bias, wide),
+        None if wanted.kernel is None else zeros_varying(linear.kernel, wide, linear.features),
+        None if wanted.bias is None else zeros_varying(linear.bias, wide, *linear[:2]),
     )
     rows = _rows(static, constants, cotangents, numbers)
     sums, loss = lax.scan(jax.checkpoint(block), start, rows)

@@ -162,10 +162,10 @@ class _Call(NamedTuple):
 def _placed(call: _Call, linear: Linear) -> Callable[..., Any]:
     """The loss as a function of arrays, on a mesh whose axes are part of their types too."""
     loss = partial(_loss, call)
-    explicit = explicit_axes()
+    features = jax.typeof(linear.features).sharding
+    explicit = explicit_axes(linear.features, linear.kernel)
     if not explicit:
         return loss
-    features = jax.typeof(linear.features).sharding
     rows = NamedSharding(features.mesh, PartitionSpec(*features.spec[:-1]))
     total = NamedSharding(features.mesh, PartitionSpec())
     placed: Any = rows if call.reduction == "none" else total
@@ -250,19 +250,16 @@ def _over(axis_name: AxisName, x: jax.Array) -> jax.Array:
 def _varying(call, linear, constants, weight):
     """The arguments, marked as varying over every mesh axis that any of them varies over.
 
-    The derivative of that mark is the sum over devices that an array which is the same on all of
-    them needs. Features and weights stay the same over the devices of the classes: each of those
-    is to have all of their derivative, which the rules see to.
+    All but the kernel and the bias: what is the same on several devices has the sum of their
+    derivatives, and those of the kernel are to be summed before they round, by the rules. Features
+    and weights stay the same over the devices of the classes, each of which is to have all of
+    their derivative.
     """
-    across = frozenset(axis_names(call.axis_name))
     rows = varying_axes(linear.features, constants.valid, constants.kept, weight)
-    everywhere = rows | varying_axes(linear.kernel, linear.bias) | across
-    linear = Linear(
-        vary(linear.features, everywhere - across),
-        vary(linear.kernel, everywhere),
-        None if linear.bias is None else vary(linear.bias, everywhere),
-    )
-    return linear, constants, vary(weight, everywhere - across)
+    everywhere = rows | varying_axes(linear.kernel, linear.bias)
+    everywhere -= frozenset(axis_names(call.axis_name))
+    features = vary(linear.features, everywhere)
+    return linear._replace(features=features), constants, vary(weight, everywhere)
 
 
 # Checks
