@@ -61,9 +61,9 @@ def linear_softmax_cross_entropy(
     r"""Cross-entropy of the logits `features @ kernel + bias` and integer labels.
 
     The loss, options and exactness of `softmax_cross_entropy_with_integer_labels` on those logits,
-    which are made, used and forgotten a block of rows at a time. A total (`"mean"`, `"sum"`)
-    without statistics takes one matrix product, and three with its gradients, which the forward
-    pass computes; losses of rows (`"none"`), or any with statistics, make their logits again when
+    which are made, used and forgotten a block of rows at a time. A total (`"mean"`, `"sum"`) takes
+    one matrix product, and three with its gradients, which the forward pass computes; losses of
+    rows (`"none"`), and what differentiates statistics, make their logits again when
     differentiated, and take four.
 
     Products of half-precision arrays are accumulated in float32, the logits and all that follows
@@ -91,8 +91,9 @@ def linear_softmax_cross_entropy(
         `sample_weight * class_weights[y]` of the rows that count, 0 where that is 0.
       precision: of the products, as in `jnp.matmul`.
       block_size: rows of a block of logits at most, or `(rows, classes)` to take the classes in
-        blocks too (at the cost of one more product); None chooses: 64 MiB of float32 logits or 512
-        rows, whichever is more, and blocks of classes where 128 rows would take over 1 GiB.
+        blocks too (a total then takes one more product, and options that sum over all classes
+        another); None chooses: 64 MiB of float32 logits or 512 rows, whichever is more, and blocks
+        of classes where 128 rows would take over 1 GiB.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are spread: `kernel`,
         `bias` and `class_weights` are this device's slice of them, in the order of the devices.
       data_axis_name: inside `jax.shard_map`, the mesh axis over which the rows are spread: a total
@@ -196,14 +197,17 @@ def _loss(call, linear, labels, class_weights, sample_weight):
         divisor = _over(call.data_axis_name, jnp.sum(weight * by_label))
         weight = jnp.where(divisor == 0, 0, weight / jnp.where(divisor == 0, 1, divisor))
     linear, constants, weight = _varying(call, linear, constants, weight)
-    if call.reduction != "none" and not call.options.stats:
-        total = total_vjp if call.rule == "vjp" else total_jvp
-        return _over(call.data_axis_name, total(static, linear, constants, weight))
-    by_rows = rows_vjp if call.rule == "vjp" else rows_jvp
-    loss, *stats = by_rows(static, linear, constants)
-    loss = multiply(weight, loss) if kept is not None else weight * loss
+    if call.reduction != "none" and call.rule == "vjp":
+        loss, *stats = total_vjp(static, linear, constants, weight)
+    elif call.reduction != "none" and not call.options.stats:
+        loss = total_jvp(static, linear, constants, weight)
+    else:
+        by_rows = rows_vjp if call.rule == "vjp" else rows_jvp
+        loss, *stats = by_rows(static, linear, constants)
+        loss = multiply(weight, loss) if kept is not None else weight * loss
+        loss = loss if call.reduction == "none" else jnp.sum(loss)
     if call.reduction != "none":
-        loss = _over(call.data_axis_name, jnp.sum(loss))
+        loss = _over(call.data_axis_name, loss)
     if not call.options.stats:
         return loss
     if kept is not None:
