@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn, Protocol
 
 import tyro
 
+from jax_softmax.cli.bench import Bench
 from jax_softmax.cli.evaluate import Evaluate
 from jax_softmax.cli.predict import Predict
 from jax_softmax.cli.train import Train
@@ -20,6 +21,7 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 
 
