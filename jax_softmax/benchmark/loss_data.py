@@ -73,7 +73,7 @@ class LossData:
         return Prepared(lambda: program(self.z, c), error, seconds)
 
     def ours(self, reduction: Reduction, rule: Rule) -> Prepared:
-        """This package's loss."""
+        """The loss of jax_softmax."""
 
         def loss(z: jax.Array, y: jax.Array) -> jax.Array:
             return softmax_cross_entropy_with_integer_labels(z, y, reduction=reduction, rule=rule)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import jax.numpy as jnp
 
 from jax_softmax.benchmark import peers
-from jax_softmax.benchmark.cases import OURS, Case, Contender, Context, Step, run_case
+from jax_softmax.benchmark.cases import Case, Contender, Context, Step, run_case
 from jax_softmax.benchmark.compare import LOSS_BOUNDS
 from jax_softmax.benchmark.loss_data import LossData, Reduction, Rule
 from jax_softmax.benchmark.machine import Machine
-from jax_softmax.benchmark.results import Record
+from jax_softmax.benchmark.results import OURS, Record
 
 COPY = "copy (z * c)"
 

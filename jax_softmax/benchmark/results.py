@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+OURS = "jax_softmax"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:

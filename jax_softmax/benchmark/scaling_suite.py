@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 
 from jax_softmax.benchmark.cases import (
-    OURS,
     Case,
     Contender,
     Context,
@@ -21,7 +20,7 @@ from jax_softmax.benchmark.cases import (
 from jax_softmax.benchmark.children import run_child
 from jax_softmax.benchmark.compare import LOSS_BOUNDS
 from jax_softmax.benchmark.loss_data import LossData
-from jax_softmax.benchmark.results import Record
+from jax_softmax.benchmark.results import OURS, Record
 
 Series = Sequence[tuple[int, int]]
 """Rows and classes of each size, the largest last."""
@@ -32,8 +31,8 @@ _DEVICES = 8
 
 def steps(context: Context) -> list[Step]:
     """Rows doubled, classes doubled, devices doubled."""
-    # From 4 to 16 MB, or from 16 to 256 MB: on a CPU the caches, and from 32 MB malloc's fresh pages,
-    # are steps in the time, over which an exponent would say nothing.
+    # From 4 to 16 MB, or from 16 to 256 MB: on a CPU the caches, and from 32 MB malloc's fresh
+    # pages, are steps in the time, over which an exponent would say nothing.
     largest, count, some_rows = (12, 3, 2**6) if context.quick else (16, 5, 2**8)
     numbers = 2**largest * 1024
     series = {

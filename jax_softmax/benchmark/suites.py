@@ -16,9 +16,9 @@ from jax_softmax.benchmark import (
     scaling_suite,
     train_suite,
 )
-from jax_softmax.benchmark.cases import OURS, Context, Step
+from jax_softmax.benchmark.cases import Context, Step
 from jax_softmax.benchmark.machine import Machine, measure_machine
-from jax_softmax.benchmark.results import Record
+from jax_softmax.benchmark.results import OURS, Record
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ class Suite:
 
 
 SUITES = {
-    "jit": Suite("what does jit buy?", jit_suite.steps, pictures.jit_figure),
+    "jit": Suite("what does jit buy?", jit_suite.steps, pictures.dots_figure),
     "loss": Suite(
         "what does the hand-written rule buy, and how near is it to a copy?",
         loss_suite.steps,
         pictures.loss_figure,
     ),
-    "train": Suite("how fast does it train?", train_suite.steps, pictures.train_figure),
+    "train": Suite("how fast does it train?", train_suite.steps, pictures.dots_figure),
     "scaling": Suite("how does it grow?", scaling_suite.steps, pictures.scaling_figure),
 }
 

@@ -34,6 +34,11 @@ class TrainTask:
     batch_size: int | None = None
     learning_rate: float = 0.5
 
+    @property
+    def batches(self) -> str:
+        """The batch size in words."""
+        return "full batch" if self.batch_size is None else f"batch {self.batch_size}"
+
     def scaled(self, dtype: type[np.floating] = np.float32) -> np.ndarray:
         """The training features as most loops want them: floating and scaled."""
         return self.features.astype(dtype) * dtype(self.scale)
@@ -83,10 +88,12 @@ class Trainer:
       train: trains for so many epochs.
       train_to: trains until the test accuracy, looked at after each epoch, is at a target, or for
         so many epochs at most.
+      note: what else to know.
     """
 
     train: Callable[[int], Trained]
     train_to: Callable[[float, int], Reached]
+    note: str = ""
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from jax_softmax.benchmark import tutorial
+from jax_softmax.benchmark.results import OURS
 from jax_softmax.benchmark.threads import Limit, blas_limits, faster, torch_limits
 from jax_softmax.benchmark.train_task import Reached, Trained, Trainer, TrainTask, accuracy
 
@@ -219,10 +220,11 @@ def _looped(
     return Trainer(train, train_to, note)
 
 
+NUMPY, OPTAX, TORCH, SKLEARN = "NumPy tutorial", "optax scan", "PyTorch", "scikit-learn"
 TRAINERS: dict[str, Callable[[TrainTask], Trainer]] = {
-    "jax_softmax": ours,
-    "NumPy tutorial": numpy_tutorial,
-    "optax scan": optax_scan,
-    "PyTorch": pytorch,
-    "scikit-learn": scikit_learn,
+    OURS: ours,
+    NUMPY: numpy_tutorial,
+    OPTAX: optax_scan,
+    TORCH: pytorch,
+    SKLEARN: scikit_learn,
 }
