@@ -27,7 +27,7 @@ def dots_figure(records: Sequence[Record]) -> Figure:
     ]
     cases = [(case, group) for case, group in cases if group]
     columns = 1 if len(cases) < 4 else 2
-    lines = -(-len(cases) // columns)
+    lines = max(1, -(-len(cases) // columns))
     dots = max((len(group) for _, group in cases), default=1)
     size = (6.5 * columns, 0.3 + lines * (0.6 + 0.24 * dots))
     figure = Figure(figsize=size, dpi=120, layout="constrained")
