@@ -9,7 +9,7 @@ import numpy as np
 # Largest relative error of any element. What is computed in half precision throughout is quantised
 # there (-log p lies between 8 and 16 for many classes, where bfloat16 has steps of 1/16, and so
 # does p): the bounds let that pass, and stop a wrong formula.
-LOSS_BOUNDS = {"float32": 2e-5, "bfloat16": 0.2, "float16": 0.03}
+LOSS_BOUNDS = {"float32": 2e-5, "bfloat16": 0.2, "float16": 0.01}
 # Parameters after a run in float32, over the largest of them.
 PARAMS_BOUND = 1e-3
 

@@ -35,6 +35,7 @@ class LossData:
         self.labels = rng.integers(0, classes, rows, np.int32)
         self.z = jnp.asarray(z, dtype)
         self.y = jnp.asarray(self.labels)
+        self.smallest = float(jnp.finfo(dtype).tiny)  # smaller numbers have fewer digits
         self.compared = _evenly_spread(rows, max(8, _NUMBERS_COMPARED // classes))
         self.loss, self.gradient = self._exact()
 
@@ -54,11 +55,10 @@ class LossData:
     def error(self, result: Any, weight: float = 1.0) -> float:
         """Of a mean loss and its gradient, `weight` times both; losses a row are summed."""
         loss, gradient = result
-        smallest = float(jnp.finfo(self.dtype).tiny)
         rows = peers.to_numpy(gradient[self.compared])
         return max(
             relative_error(peers.to_numpy(loss).sum(), weight * self.loss),
-            relative_error(rows, weight * self.gradient, smallest),
+            relative_error(rows, weight * self.gradient, self.smallest),
         )
 
     def copy(self) -> Prepared:
@@ -68,7 +68,7 @@ class LossData:
 
         def error(result: Any) -> float:
             right = peers.to_numpy(self.z[self.compared]) * 1.5
-            return relative_error(peers.to_numpy(result[self.compared]), right)
+            return relative_error(peers.to_numpy(result[self.compared]), right, self.smallest)
 
         return Prepared(lambda: program(self.z, c), error, seconds)
 

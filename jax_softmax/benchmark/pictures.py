@@ -64,7 +64,8 @@ def _dots(axes: Axes, case: str, records: Sequence[Record]) -> None:
     axes.set_title(case, fontsize=9, loc="left", weight="bold")
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
-    _round_ticks(axes.xaxis, unit="s", steps=(1,))
+    narrow = max(medians) < 30 * min(medians)
+    _round_ticks(axes.xaxis, unit="s", steps=(1, 2, 5) if narrow else (1,))
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 

@@ -21,10 +21,10 @@ def faster(call: Callable[[], Any], limits: dict[str, Limit]) -> tuple[str, Limi
     Threads of PyTorch and BLAS wait for each other by spinning: where steps are short, or other
     processes want the cores, two can take many times as long as one.
     """
+    call()  # warms up
     seconds = {}
     for name, limit in limits.items():
         with limit():
-            call()
             seconds[name] = _median_seconds(call)
     best = min(seconds, key=lambda name: seconds[name])
     return best, limits[best]

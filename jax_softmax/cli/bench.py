@@ -27,12 +27,9 @@ class Bench(OutputOptions):
 
     suite: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
-        tyro.conf.arg(
-            metavar="jit|loss|train|scaling|all",
-            help_behavior_hint="(repeatable; default: all)",
-        ),
+        tyro.conf.arg(metavar="NAME", help_behavior_hint="(repeatable; default: all)"),
     ] = ()
-    """What to time."""
+    """What to time: jit, loss, train, scaling or all."""
     quick: bool = False
     """Small sizes: a minute on two cores for everything."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
