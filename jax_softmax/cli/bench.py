@@ -25,6 +25,8 @@ class Bench(OutputOptions):
     a result of jax_softmax's own is wrong.
     """
 
+    # What compiling takes is measured: nothing may come from a cache.
+    no_compilation_cache: tyro.conf.Suppress[bool] = True
     suite: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(metavar="NAME", help_behavior_hint="(repeatable; default: all)"),

@@ -28,6 +28,38 @@ def check_reduction(reduction: str) -> None:
         raise ValueError(f"reduction: expected one of {known}, got {reduction!r}.")
 
 
+def check_ignore_index(ignore_index: int | None, dtype: jnp.dtype) -> None:
+    """Raises unless `ignore_index` is None or a number that labels of `dtype` can hold."""
+    if ignore_index is None:
+        return
+    if isinstance(ignore_index, jax.core.Tracer) or not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index: expected None or a Python integer, got {ignore_index!r}.")
+    held = jnp.iinfo(dtype)
+    if not held.min <= ignore_index <= held.max:
+        raise ValueError(
+            f"ignore_index: expected a number that labels of dtype {dtype} can hold, got "
+            f"{ignore_index}; convert the labels, e.g. labels.astype(jnp.int32)."
+        )
+
+
+def broadcast_rows(
+    sample_weight: jax.typing.ArrayLike, rows: tuple[int, ...], dtype: jnp.dtype
+) -> jax.Array:
+    """A factor for each row, `[*rows]` of `dtype`.
+
+    Raises:
+      ValueError: if the factors do not broadcast to the rows.
+    """
+    given = jnp.asarray(sample_weight, dtype)
+    try:
+        return jnp.broadcast_to(given, rows)
+    except ValueError as error:
+        raise ValueError(
+            f"sample_weight: expected factors that broadcast to the rows {rows}, got shape "
+            f"{given.shape}."
+        ) from error
+
+
 def statistics_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype of row statistics and losses: float32 for half precision, else the input's own."""
     return jnp.promote_types(dtype, jnp.float32)

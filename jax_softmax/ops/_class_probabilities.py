@@ -77,7 +77,8 @@ def _forward(options: Options, arrays: tuple[jax.Array, jax.Array], constants: C
     logits = exclude(logits, constants.mask)
     reader = partial(read, options=options)
     z = reader(logits)
-    rows, top, log_total = statistics.normalizer(logits, reader)
+    top = statistics.normalizer(logits, reader)
+    rows, log_total = top.rows, top.log_total
     q = _labels(labels, constants, z.dtype)
     t = _targets(q, constants, options)
     loss = statistics.weighted_surprisal(z, rows.shift, log_total, t)
@@ -89,11 +90,11 @@ def _forward(options: Options, arrays: tuple[jax.Array, jax.Array], constants: C
     again = _labels(statistics.unshared(labels), constants, z.dtype)
     target_sum = jnp.sum(_targets(again, constants, options), -1)
     if not options.stats:
-        return (loss,), Numbers(rows, top, log_total, target_sum)
-    entropy = statistics.entropy(logits, reader, top, rows, log_total)
+        return (loss,), Numbers(rows, top.column, log_total, target_sum)
+    entropy = statistics.entropy(logits, reader, top)
     label_log_prob = -statistics.weighted_surprisal(z, rows.shift, log_total, q)
     outputs = (loss, statistics.logsumexp(rows, log_total), label_log_prob, entropy)
-    return outputs, Numbers(rows, top, log_total, target_sum, jnp.sum(again, -1), entropy)
+    return outputs, Numbers(rows, top.column, log_total, target_sum, jnp.sum(again, -1), entropy)
 
 
 def _gradients(

@@ -35,8 +35,9 @@ import jax
 import jax.numpy as jnp
 
 from jax_softmax.ops import _statistics as statistics
-from jax_softmax.ops._options import Options, exclude, read, spread, spread_sum, through_cap
+from jax_softmax.ops._options import Options, exclude, read, spread, through_cap
 from jax_softmax.ops._rules import build_rules, drop_rows, multiply, with_zeros
+from jax_softmax.ops._slices import Slices, whole
 from jax_softmax.ops._statistics import RowStatistics
 
 
@@ -44,24 +45,28 @@ class Constants(NamedTuple):
     """What is not differentiated.
 
     Attributes:
-      labels: `[...]` integers.
-      mask: None, or `[..., V]` booleans: the classes that count.
+      label_column: `[...]` int32, the label's place among the columns of the logits; outside of
+        them where another slice of the classes holds it.
+      valid: `[...]` booleans: the rows whose label is a class.
+      label_weight: None, or `[...]`: the label's class weight.
       kept: None, or `[...]` booleans: the rows that count.
+      mask: None, or `[..., V]` booleans, which broadcast: the classes that count.
       class_weights: None, or `[1, ..., V]`, the rank of the logits, in the dtype of the
         statistics.
+      first: None for 0, or the class of the first column.
     """
 
-    labels: jax.Array
-    mask: jax.Array | None
-    kept: jax.Array | None
-    class_weights: jax.Array | None
+    label_column: jax.Array
+    valid: jax.Array
+    label_weight: jax.Array | None = None
+    kept: jax.Array | None = None
+    mask: jax.Array | None = None
+    class_weights: jax.Array | None = None
+    first: jax.Array | int | None = None
 
-    def label_weight(self) -> jax.Array | float:
-        """`w_y`: 1, or `[...]`."""
-        if self.class_weights is None:
-            return 1.0
-        index, _ = statistics.class_index(self.labels, self.class_weights.size)
-        return self.class_weights.reshape(-1)[index]
+    def column_of(self, classes: jax.Array) -> jax.Array:
+        """The columns of `classes [...]`; outside of the logits' where another slice has them."""
+        return classes if self.first is None else classes - self.first
 
 
 class Numbers(NamedTuple):
@@ -70,44 +75,80 @@ class Numbers(NamedTuple):
     Attributes:
       rows: statistics with the label set apart.
       logsumexp: with a z-loss.
+      spread_sum: with smoothing over classes that a mask or weights tell apart, the sum of what it
+        adds to each.
       entropy: with statistics, the entropy and the `log(total)` it was computed with.
+      argmax: with statistics, the likeliest class; the gradient does not need it.
     """
 
     rows: RowStatistics
     logsumexp: jax.Array | None = None
+    spread_sum: jax.Array | None = None
     entropy: tuple[jax.Array, jax.Array] | None = None
+    argmax: jax.Array | None = None
+
+
+def on_label(constants: Constants, options: Options) -> jax.Array | float:
+    """`(1 - alpha) w_y`."""
+    share = 1 - options.label_smoothing
+    return share if constants.label_weight is None else share * constants.label_weight
 
 
 def _forward(options: Options, arrays: tuple[jax.Array], constants: Constants):
-    """`(loss,)`, or `(loss, logsumexp, label_log_prob, entropy)`, and the numbers."""
     (logits,) = arrays
     logits = exclude(logits, constants.mask)
+    outputs, numbers = forward(options, whole(logits, constants), constants)
+    return outputs, numbers._replace(argmax=None)
+
+
+def forward(options: Options, slices: Slices, constants: Constants):
+    """`(loss,)`, or `(loss, logsumexp, label_log_prob, entropy)`, and the numbers."""
     reader = partial(read, options=options)
-    z = reader(logits)
-    rows = statistics.row_statistics(logits, reader, constants.labels)
+    share = slices.share(lambda logits, at: statistics.row_share(logits, reader, at.label_column))
+    rows = statistics.row_statistics(share, constants.valid)
     log_total = statistics.log_total(rows)
     gap, error = statistics.difference(rows.shift, rows.label_logit)
     nll = gap + (error + log_total)
-    loss = multiply((1 - options.label_smoothing) * constants.label_weight(), nll)
+    loss = multiply(on_label(constants, options), nll)
+    total_spread = None
     if options.label_smoothing:
-        each = spread(z, constants.mask, constants.class_weights, options)
-        loss += statistics.weighted_surprisal(z, rows.shift, log_total, each)
+
+        def smoothing(logits, at):
+            z = reader(logits)
+            each = spread(z, at.mask, at.class_weights, options)
+            return statistics.weighted_surprisal(z, rows.shift, log_total, each)
+
+        loss += slices.sum(smoothing)
+        if not (constants.mask is None and constants.class_weights is None):
+            total_spread = slices.sum(partial(_spread_sum, options))
     lse = rows.shift + log_total if options.z_loss else None
     if lse is not None:
         loss += options.z_loss * jnp.square(lse)
     # total carries the NaN of a label that is no class.
     loss = jnp.where(jnp.isnan(rows.total), jnp.nan, loss)
     if not options.stats:
-        return (loss,), Numbers(rows, lse)
+        return (loss,), Numbers(rows, lse, total_spread)
     # Set apart from the likeliest class now, so that the entropy of a confident row is exact when
     # its label is another class.
-    top, index, exact_log_total = statistics.normalizer(logits, reader)
-    entropy = statistics.entropy(logits, reader, index, top, exact_log_total)
-    outputs = (loss, statistics.logsumexp(top, exact_log_total), -nll, entropy)
-    return outputs, Numbers(rows, lse, (entropy, exact_log_total))
+    index = slices.most_likely()
+    top = statistics.likeliest(
+        slices.share(lambda logits, at: statistics.row_share(logits, reader, at.column_of(index))),
+        index,
+    )
+    entropy = statistics.entropy_of(
+        slices.sum(lambda logits, at: statistics.entropy_share(logits, reader, top)), top
+    )
+    outputs = (loss, statistics.logsumexp(top.rows, top.log_total), -nll, entropy)
+    return outputs, Numbers(rows, lse, total_spread, (entropy, top.log_total), index)
 
 
-def _gradients(
+def _spread_sum(options: Options, logits: jax.Array, constants: Constants) -> jax.Array:
+    # Of a mask read anew: a sum that shares it would have XLA:CPU write the spread out.
+    mask = None if constants.mask is None else statistics.unshared(constants.mask)
+    return jnp.sum(spread(read(logits, options), mask, constants.class_weights, options), -1)
+
+
+def gradients(
     options: Options,
     arrays: tuple[jax.Array],
     constants: Constants,
@@ -118,20 +159,19 @@ def _gradients(
     (logits,) = arrays
     if constants.kept is not None:
         logits, numbers, cotangents = drop_rows(constants.kept, logits, numbers, cotangents)
-    rows, lse, entropy = numbers
+    rows, lse, total_spread, entropy, _ = numbers
     g, g_lse, g_log_prob, g_entropy = with_zeros(cotangents, rows.total)
     logits = exclude(logits, constants.mask)
     z = read(logits, options)
-    classes = z.shape[-1]
 
-    on_nll = (1 - options.label_smoothing) * constants.label_weight() * g - g_log_prob
+    on_nll = on_label(constants, options) * g - g_log_prob
     on_all = g_lse
     if lse is not None:
         on_all += 2 * options.z_loss * g * lse
     each: jax.Array | float = 0.0
     if options.label_smoothing:
         each = spread(z, constants.mask, constants.class_weights, options)
-        on_all += g * spread_sum(each, classes)
+        on_all += g * (options.label_smoothing if total_spread is None else total_spread)
 
     at_label = -(on_nll / rows.total) * rows.others
     at_label += on_all / rows.total * statistics.shifted_exp(rows.label_logit, rows.shift)
@@ -139,9 +179,8 @@ def _gradients(
     at_label = jnp.where(rows.label_logit == -jnp.inf, 0 * rows.total, at_label)
 
     terms = statistics.shifted_exp(z, rows.shift[..., None])
-    index, _ = statistics.class_index(constants.labels, classes)
     gradient = jnp.where(
-        statistics.is_class(index, classes),
+        statistics.is_class(constants.label_column, z.shape[-1]),
         at_label[..., None],
         ((on_nll + on_all) / rows.total)[..., None] * terms,
     )
@@ -152,4 +191,4 @@ def _gradients(
     return (through_cap(gradient, logits, options),)
 
 
-RULES = build_rules(_forward, _gradients)
+RULES = build_rules(_forward, gradients)

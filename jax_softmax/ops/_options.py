@@ -21,12 +21,15 @@ class Options(NamedTuple):
       z_loss: what the squared logsumexp is multiplied by.
       soft_cap: None, or c in c tanh(z / c), which the logits become.
       stats: whether the statistics of `SoftmaxStats` are outputs too.
+      classes: how many classes there are, where an array holds a slice of them; None where an array
+        holds them all.
     """
 
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     soft_cap: float | None = None
     stats: bool = False
+    classes: int | None = None
 
 
 def check_options(
@@ -129,14 +132,10 @@ def spread(
     z: jax.Array, mask: jax.Array | None, class_weights: jax.Array | None, options: Options
 ) -> jax.Array | float:
     """What smoothing adds to each class of `z`, `alpha / n w_j`: a number, or `[..., V]`."""
-    if mask is None:
-        each = options.label_smoothing / z.shape[-1]
-        return each if class_weights is None else each * class_weights
+    if mask is None or options.classes is not None:
+        each = options.label_smoothing / (options.classes or z.shape[-1])
+        weighted = each if class_weights is None else each * class_weights
+        return weighted if mask is None else jnp.where(mask, weighted, 0)
     count = jnp.maximum(jnp.sum(mask, -1, keepdims=True, dtype=z.dtype), 1)
     weights = 1.0 if class_weights is None else class_weights
     return jnp.where(mask, options.label_smoothing / count * weights, 0)
-
-
-def spread_sum(each: jax.Array | float, classes: int) -> jax.Array | float:
-    """The sum of `spread` over the classes: a number, or `[...]`."""
-    return each * classes if isinstance(each, float) else jnp.sum(each, -1)

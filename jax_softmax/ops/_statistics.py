@@ -66,31 +66,60 @@ def shifted_exp(z: jax.Array, shift: jax.Array) -> jax.Array:
     return jnp.exp(distance) * (1 + error)
 
 
-def row_statistics(logits: jax.Array, read: Read, index: jax.Array) -> RowStatistics:
-    """Reads each row twice and returns its statistics with class `index` set apart.
+class RowShare(NamedTuple):
+    """What a row's classes, or some of them, add to its statistics: `[...]` each.
+
+    Attributes:
+      largest_other: the largest logit but the label's, `-inf` where there is none.
+      label_logit: 0 where the label is not among these classes.
+      others: `sum exp(z_j - largest_other)` over all but the label's.
+    """
+
+    largest_other: jax.Array
+    label_logit: jax.Array
+    others: jax.Array
+
+
+def row_share(logits: jax.Array, read: Read, index: jax.Array) -> RowShare:
+    """Reads each row twice and returns its share, with class `index` set apart.
 
     Args:
       logits: `[..., V]` of any floating dtype. `-inf` are classes that cannot happen.
-      read: elementwise and increasing, from logits as stored to float32 or float64 ones. The
-        maximum is taken before it: XLA:CPU writes out, in full, what two reductions share.
-      index: `[...]` integers in `[0, V)` of any integer dtype; others give NaN.
-
-    Returns:
-      The statistics. A row of `-inf` has shift 0 and total 1; one with NaN or `+inf` has total NaN.
+      read: elementwise and increasing, from logits as stored to float32 or float64 ones.
+        The maximum is taken before it: XLA:CPU writes out, in full, what two reductions share.
+      index: `[...]` int32; outside `[0, V)` for a class that is not among these.
     """
-    index, valid = class_index(index, logits.shape[-1])
     largest_other, label_logit = map(read, _largest_other(unshared(logits), index))
-    largest_other = _finite_shift(lax.stop_gradient(largest_other))
+    largest_other = lax.stop_gradient(largest_other)
     own = _chunk_of(logits, index)
     own = None if own is None else lax.stop_gradient(read(own))
-    others = _sum_exp_others(read(logits), own, index, largest_other)
+    others = _sum_exp_others(read(logits), own, index, _finite_shift(largest_other))
+    return RowShare(largest_other, label_logit, others)
+
+
+def joined_share(shares: RowShare, largest: jax.Array) -> jax.Array:
+    """`others` of shares `[B, ...]`, each relative to the `largest [...]` of all."""
+    scale = shifted_exp(_finite_shift(shares.largest_other), _finite_shift(largest)[None])
+    return jnp.where(shares.others == 0, 0, shares.others * scale)
+
+
+def row_statistics(share: RowShare, valid: jax.Array | None = None) -> RowStatistics:
+    """The statistics of rows from the share of all their classes.
+
+    A row of `-inf` has shift 0 and total 1; one with NaN or `+inf`, or that is not `valid [...]`,
+    has total NaN.
+    """
+    label_logit, others = share.label_logit, share.others
+    largest_other = _finite_shift(share.largest_other)
     # A row whose other classes are all -inf has others = 0, whatever their shift was replaced by.
     shift = jnp.where(others == 0, label_logit, jnp.maximum(largest_other, label_logit))
     shift = _finite_shift(lax.stop_gradient(shift))
     others = jnp.where(others == 0, 0, others * shifted_exp(largest_other, shift))
     total = others + shifted_exp(label_logit, shift)
     total = jnp.where(total == 0, 1, total)
-    return RowStatistics(shift, label_logit, others, jnp.where(valid, total, jnp.nan))
+    if valid is not None:
+        total = jnp.where(valid, total, jnp.nan)
+    return RowStatistics(shift, label_logit, others, total)
 
 
 def log_total(rows: RowStatistics) -> jax.Array:
@@ -106,11 +135,33 @@ def log_total(rows: RowStatistics) -> jax.Array:
     return jnp.log1p(jnp.where(rows.label_logit == -jnp.inf, rows.total - 1, beyond_one))
 
 
-def normalizer(logits: jax.Array, read: Read) -> tuple[RowStatistics, jax.Array, jax.Array]:
-    """Statistics with the likeliest class set apart, its index, and `log(total)`: `[...]` each."""
+class Likeliest(NamedTuple):
+    """A row's statistics with its likeliest class set apart, `[...]` each.
+
+    Attributes:
+      rows: the statistics.
+      column: int32, the likeliest class.
+      log_total: `log(total)`.
+      near: the largest logit but that one, or the shift where there is none.
+    """
+
+    rows: RowStatistics
+    column: jax.Array
+    log_total: jax.Array
+    near: jax.Array
+
+
+def normalizer(logits: jax.Array, read: Read) -> Likeliest:
+    """What normalises rows of logits `[..., V]`."""
     index = most_likely(lax.stop_gradient(logits))
-    rows = row_statistics(logits, read, index)
-    return rows, index, log_total(rows)
+    return likeliest(row_share(logits, read, index), index)
+
+
+def likeliest(share: RowShare, index: jax.Array) -> Likeliest:
+    """The same of the share of all classes, with the likeliest, `index`, set apart."""
+    rows = row_statistics(share)
+    near = jnp.where(share.largest_other == -jnp.inf, rows.shift, share.largest_other)
+    return Likeliest(rows, index, log_total(rows), lax.stop_gradient(near))
 
 
 def logsumexp(rows: RowStatistics, log_total: jax.Array) -> jax.Array:
@@ -124,22 +175,28 @@ def surprisal(z: jax.Array, shift: jax.Array, log_total: jax.Array) -> jax.Array
     return distance + (error + log_total[..., None])
 
 
-def entropy(
-    logits: jax.Array, read: Read, index: jax.Array, rows: RowStatistics, log_total: jax.Array
-) -> jax.Array:
-    """`-sum_j p_j log p_j = log(total) + sum_j e_j (shift - z_j) / total`, `[...]`.
+def entropy(logits: jax.Array, read: Read, top: Likeliest) -> jax.Array:
+    """`-sum_j p_j log p_j = log(total) + sum_j e_j (shift - z_j) / total`, `[...]`."""
+    return entropy_of(entropy_share(logits, read, top), top)
 
-    The likeliest class `index` adds nothing to the sum, which is taken relative to the largest of
-    the others and scaled, as `others` is.
+
+def entropy_share(logits: jax.Array, read: Read, top: Likeliest) -> jax.Array:
+    """`sum_j exp(z_j - near) (shift - z_j)`, `[...]`.
+
+    The likeliest class adds nothing, and the others are taken relative to the largest of them, as
+    `others` is.
     """
-    near, _ = map(read, _largest_other(unshared(logits), index))
-    near = lax.stop_gradient(jnp.where(near == -jnp.inf, rows.shift, near))
-    z, shift, at = unshared(read(logits)), unshared(rows.shift), unshared(near)
+    z, shift, near = map(unshared, (read(logits), top.rows.shift, top.near))
     # Both factors are finite, for the likeliest class (whose distance is 0) may lead by any
     # exponent, and one that cannot happen is at any distance. Only these two feel it.
-    terms = jnp.exp(jnp.minimum(z - at[..., None], 1))
-    sums = jnp.sum(terms * jnp.minimum(shift[..., None] - z, _far(z)), -1)
-    return log_total + sums * (shifted_exp(near, rows.shift) / rows.total)
+    terms = jnp.exp(jnp.minimum(z - near[..., None], 1))
+    return jnp.sum(terms * jnp.minimum(shift[..., None] - z, _far(z)), -1)
+
+
+def entropy_of(share: jax.Array, top: Likeliest) -> jax.Array:
+    """The entropy from the share of all classes."""
+    scale = shifted_exp(top.near, top.rows.shift) / top.rows.total
+    return top.log_total + share * scale
 
 
 def entropy_gradient(
@@ -241,7 +298,7 @@ def _chunks(z: jax.Array, chunk: int) -> jax.Array:
 
 
 def _chunk_of(z: jax.Array, index: jax.Array) -> jax.Array | None:
-    """`[..., chunk]`, each row's chunk that holds class `index [...]`; None without chunks."""
+    """`[..., chunk]`, each row's chunk `_chunk_index` of class `index [...]`; None without any."""
     chunk = _chunk_size(z.shape[-1])
     if chunk is None:
         return None
@@ -251,7 +308,12 @@ def _chunk_of(z: jax.Array, index: jax.Array) -> jax.Array | None:
 
     # A slice a row: XLA:CPU gathers it four times faster than as many single elements.
     of_rows = functools.reduce(lambda f, _: jax.vmap(f), range(index.ndim), of_row)
-    return of_rows(z, index // chunk * chunk)
+    return of_rows(z, _chunk_index(index, z.shape[-1], chunk) * chunk)
+
+
+def _chunk_index(index: jax.Array, classes: int, chunk: int) -> jax.Array:
+    """The chunk that holds class `index`, `[...]`; the nearest one where none does."""
+    return jnp.clip(index, 0, classes - 1) // chunk
 
 
 def _largest_other(z: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -266,13 +328,14 @@ def _largest_other(z: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array
         own = _chunk_of(z, index)
         assert own is not None
         chunk = own.shape[-1]
+        at = _chunk_index(index, z.shape[-1], chunk)
         # Halves of chunks: XLA:CPU takes the maxima of 64 in two thirds of the time of those of 128
         # (20 ms against 31 on 4096 x 32768), where their sums take longer (49 against 45).
         parts = math.gcd(chunk, 2)
         maxima = jnp.max(_chunks(lax.stop_gradient(z), chunk // parts), -1)
         apart = lax.broadcasted_iota(jnp.int32, maxima.shape, index.ndim) // parts
-        rest = jnp.where(apart == (index // chunk)[..., None], -jnp.inf, maxima)
-        largest, label_logit = masked(own, index % chunk)
+        rest = jnp.where(apart == at[..., None], -jnp.inf, maxima)
+        largest, label_logit = masked(own, index - at * chunk)
         return jnp.maximum(jnp.max(rest, -1), largest), label_logit
 
     if _chunk_size(z.shape[-1]) is None:
@@ -303,9 +366,10 @@ def _sum_exp_others(
 
     def chunked(z, own, index, shift):
         chunk = own.shape[-1]
+        at = _chunk_index(index, z.shape[-1], chunk)
         sums = jnp.sum(jnp.exp(_chunks(z, chunk) - shift[..., None, None]), -1)
-        rest = jnp.sum(jnp.where(is_class(index // chunk, sums.shape[-1]), 0, sums), -1)
-        return rest + masked(own, None, index % chunk, shift)
+        rest = jnp.sum(jnp.where(is_class(at, sums.shape[-1]), 0, sums), -1)
+        return rest + masked(own, None, index - at * chunk, shift)
 
     if own is None:
         return masked(z, own, index, shift)

@@ -16,8 +16,10 @@ from jax_softmax.ops import _class_probabilities, _integer_labels
 from jax_softmax.ops._arguments import (
     Axis,
     Reduction,
+    broadcast_rows,
     canonical_axes,
     check_floating,
+    check_ignore_index,
     check_reduction,
     classes_last,
     mask_classes_last,
@@ -25,7 +27,7 @@ from jax_softmax.ops._arguments import (
 )
 from jax_softmax.ops._options import Rule, check_options, check_rule, exclude
 from jax_softmax.ops._rules import multiply
-from jax_softmax.ops._statistics import most_likely
+from jax_softmax.ops._statistics import class_index, most_likely
 
 
 class SoftmaxStats(NamedTuple):
@@ -207,7 +209,7 @@ def softmax_cross_entropy_with_integer_labels(
             f"labels: expected shape {rows.logits.shape[:-1]} (the logits' {jnp.shape(logits)} "
             f"without axis {axis}), got {labels.shape}."
         )
-    _check_ignore_index(ignore_index, labels.dtype)
+    check_ignore_index(ignore_index, labels.dtype)
     return _integer(options, rule, reduction, ignore_index, rows, labels)
 
 
@@ -244,28 +246,8 @@ def _check_rows(logits, axis, where, class_weights, sample_weight, rule, reducti
         class_weights = class_weights.reshape((1,) * (z.ndim - 1) + (classes,))
         # Of the rank of the logits: nothing here relies on rank promotion.
     if sample_weight is not None:
-        given = jnp.asarray(sample_weight, dtype)
-        try:
-            sample_weight = jnp.broadcast_to(given, z.shape[:-1])
-        except ValueError as error:
-            raise ValueError(
-                f"sample_weight: expected factors that broadcast to the rows {z.shape[:-1]}, got "
-                f"shape {given.shape}."
-            ) from error
+        sample_weight = broadcast_rows(sample_weight, z.shape[:-1], dtype)
     return _Rows(z, mask, row_mask, class_weights, sample_weight)
-
-
-def _check_ignore_index(ignore_index: int | None, dtype: jnp.dtype) -> None:
-    if ignore_index is None:
-        return
-    if isinstance(ignore_index, jax.core.Tracer) or not isinstance(ignore_index, int):
-        raise TypeError(f"ignore_index: expected None or a Python integer, got {ignore_index!r}.")
-    held = jnp.iinfo(dtype)
-    if not held.min <= ignore_index <= held.max:
-        raise ValueError(
-            f"ignore_index: expected a number that labels of dtype {dtype} can hold, got "
-            f"{ignore_index}; convert the labels, e.g. labels.astype(jnp.int32)."
-        )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -273,9 +255,10 @@ def _integer(options, rule, reduction, ignore_index, rows, labels):
     ignored = None if ignore_index is None else labels == ignore_index
     kept = _kept_rows(rows, ignored)
     # What a row that does not count is labelled must not matter, not even by 0 * NaN.
-    index = labels if kept is None else jnp.where(kept, labels, 0)
-    constants = _integer_labels.Constants(index, rows.mask, kept, rows.class_weights)
-    weight = constants.label_weight()
+    labels = labels if kept is None else jnp.where(kept, labels, 0)
+    index, valid = class_index(labels, rows.logits.shape[-1])
+    weight = None if rows.class_weights is None else rows.class_weights.reshape(-1)[index]
+    constants = _integer_labels.Constants(index, valid, weight, kept, rows.mask, rows.class_weights)
     return _reduced(
         _integer_labels.RULES, options, rule, reduction, rows, (rows.logits,), constants, weight
     )
@@ -286,7 +269,7 @@ def _soft(options, rule, reduction, rows, labels):
     constants = _class_probabilities.Constants(rows.mask, _kept_rows(rows), rows.class_weights)
     arrays = (rows.logits, labels)
     return _reduced(
-        _class_probabilities.RULES, options, rule, reduction, rows, arrays, constants, 1.0
+        _class_probabilities.RULES, options, rule, reduction, rows, arrays, constants, None
     )
 
 
@@ -310,7 +293,8 @@ def _kept_rows(rows: _Rows, ignored: jax.Array | None = None) -> jax.Array | Non
 def _reduced(rules, options, rule, reduction, rows, arrays, constants, label_weight):
     """The rule's losses, weighted and reduced, with the statistics if asked for.
 
-    `label_weight` is what a row counts for in the mean's divisor beside its `sample_weight`.
+    `label_weight` is None or what a row counts for in the mean's divisor beside its
+    `sample_weight`.
     """
     dtype = statistics_dtype(rows.logits.dtype)
     shape = rows.logits.shape[:-1]
@@ -319,7 +303,7 @@ def _reduced(rules, options, rule, reduction, rows, arrays, constants, label_wei
     if kept is not None:
         weight = jnp.where(kept, weight, 0)
     if reduction == "mean":
-        divisor = jnp.sum(weight * label_weight)
+        divisor = jnp.sum(weight if label_weight is None else weight * label_weight)
         weight = jnp.where(divisor == 0, 0, weight / jnp.where(divisor == 0, 1, divisor))
     if rule == "jvp" and reduction != "none" and not options.stats:
         return rules.total_jvp(options, arrays, constants, weight)

@@ -115,7 +115,7 @@ def _softmax(x, mask):
 
 def _softmax_fwd(x, mask):
     x_left = exclude(x, mask)
-    rows, _, _ = normalizer(x_left, _READ)
+    rows = normalizer(x_left, _READ).rows
     z = _READ(x_left)
     return _probabilities(z, rows.shift, rows.total).astype(x.dtype), (
         x,
@@ -155,11 +155,11 @@ def _log_softmax(x, mask):
 
 def _log_softmax_fwd(x, mask):
     x_left = exclude(x, mask)
-    rows, _, log_total = normalizer(x_left, _READ)
+    top = normalizer(x_left, _READ)
     z = _READ(x_left)
-    distance, error = difference(z, rows.shift[..., None])
-    value = distance + (error - log_total[..., None])
-    return value.astype(x.dtype), (x, mask, rows.shift, rows.total)
+    distance, error = difference(z, top.rows.shift[..., None])
+    value = distance + (error - top.log_total[..., None])
+    return value.astype(x.dtype), (x, mask, top.rows.shift, top.rows.total)
 
 
 def _log_softmax_bwd(residuals, g):

@@ -1,0 +1,179 @@
+"""Rows in blocks.
+
+Under plain `jit` the rows of `[N, D]` may be over devices. There a block is every n-th row:
+`[N] -> [N / n, n]` parts no device from its rows, and the blocks are the columns, where blocks of
+rows side by side would each be moved to all devices. Inside `jax.shard_map` they are side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+T = TypeVar("T")
+
+# A block of float32 logits that is large enough to keep matrix units busy and small beside the
+# model; below _LEAST_ROWS the kernel is read too often for what is done with it.
+_BUDGET_BYTES = 2**26
+_LEAST_ROWS = 512
+_MOST_BYTES = 2**30
+
+
+class BlockSize(NamedTuple):
+    """Rows, and classes, of which a block of logits is made at most; None for all classes."""
+
+    rows: int
+    classes: int | None
+
+
+def choose_block_size(rows: int, classes: int, itemsize: int = 4) -> BlockSize:
+    """The block of `rows x classes` logits that fits the memory budget.
+
+    64 MiB of logits or 512 rows, whichever is more, but at most 1 GiB. Where 128 rows would be more
+    than that, the classes are taken in blocks as well, which costs a fourth matrix product.
+
+    Args:
+      rows: how many there are.
+      classes: how many there are, on one device.
+      itemsize: bytes a logit.
+    """
+    row_bytes = max(1, classes * itemsize)
+    wanted = max(_BUDGET_BYTES // row_bytes, min(_LEAST_ROWS, _MOST_BYTES // row_bytes))
+    if wanted < 128:
+        return BlockSize(min(rows, _LEAST_ROWS), _MOST_BYTES // (_LEAST_ROWS * itemsize))
+    return BlockSize(max(1, min(rows, wanted)), None)
+
+
+def check_block_size(block_size: int | tuple[int, int] | None) -> BlockSize | None:
+    """The block that was asked for; None where none was.
+
+    Raises:
+      TypeError: if it is neither None, an integer nor two of them.
+      ValueError: if a number is below 1.
+    """
+    if block_size is None:
+        return None
+    sizes = block_size if isinstance(block_size, tuple) else (block_size,)
+    if len(sizes) not in (1, 2) or not all(type(size) is int for size in sizes):
+        raise TypeError(
+            f"block_size: expected None, a number of rows, or (rows, classes) as Python integers, "
+            f"got {block_size!r}."
+        )
+    if min(sizes) < 1:
+        raise ValueError(f"block_size: expected at least 1, got {block_size!r}.")
+    return BlockSize(sizes[0], sizes[1] if len(sizes) == 2 else None)
+
+
+class RowBlocks(NamedTuple):
+    """How rows `[*shape]` are taken: `counts[a]` blocks along axis `a`, numbered row-major.
+
+    Attributes:
+      shape: of the rows.
+      counts: blocks along each axis.
+      contiguous: whether a block's rows lie side by side, or `counts[a]` apart.
+    """
+
+    shape: tuple[int, ...]
+    counts: tuple[int, ...]
+    contiguous: bool
+
+    @property
+    def number(self) -> int:
+        """How many blocks there are."""
+        return math.prod(self.counts)
+
+    @property
+    def block(self) -> tuple[int, ...]:
+        """The shape of a block's rows."""
+        return tuple(-(-n // k) for n, k in zip(self.shape, self.counts, strict=True))
+
+    @property
+    def padded(self) -> bool:
+        """Whether the blocks have more rows than there are."""
+        return any(n % k for n, k in zip(self.shape, self.counts, strict=True))
+
+    def view(self, x: jax.Array) -> jax.Array:
+        """`[*shape, ...]` with each axis as blocks and rows, and zeros for rows there are not."""
+        rest = x.shape[len(self.shape) :]
+        if self.padded:
+            sizes = zip(self.shape, self.block, self.counts, strict=True)
+            missing = [(0, b * k - n) for n, b, k in sizes]
+            x = jnp.pad(x, [*missing, *[(0, 0)] * len(rest)])
+        return x.reshape(*self._pairs(), *rest)
+
+    def unview(self, x: jax.Array) -> jax.Array:
+        """Undoes `view`."""
+        rest = x.shape[2 * len(self.shape) :]
+        x = x.reshape(*(b * k for b, k in zip(self.block, self.counts, strict=True)), *rest)
+        return x[tuple(slice(n) for n in self.shape)] if self.padded else x
+
+    def take(self, view: jax.Array, i: jax.Array) -> jax.Array:
+        """Block `i`, `[*block, ...]`, of what `view` gave."""
+        rest = view.shape[2 * len(self.shape) :]
+        sizes = self._in_pairs([1] * len(self.shape), self.block)
+        return lax.dynamic_slice(view, self._start(i, rest), (*sizes, *rest)).reshape(
+            *self.block, *rest
+        )
+
+    def put(self, view: jax.Array, i: jax.Array, block: jax.Array) -> jax.Array:
+        """`view` with block `i` replaced."""
+        rest = view.shape[2 * len(self.shape) :]
+        sizes = self._in_pairs([1] * len(self.shape), self.block)
+        return lax.dynamic_update_slice(view, block.reshape(*sizes, *rest), self._start(i, rest))
+
+    def split(self, x: jax.Array) -> jax.Array:
+        """`[*shape, ...]` as `[blocks, *block, ...]`, a copy: for what is small."""
+        view, axes = self.view(x), len(self.shape)
+        first = range(0, 2 * axes, 2) if self.contiguous else range(1, 2 * axes, 2)
+        blocks = jnp.moveaxis(view, first, range(axes))
+        return blocks.reshape(self.number, *self.block, *x.shape[axes:])
+
+    def join(self, x: jax.Array) -> jax.Array:
+        """Undoes `split`."""
+        axes = len(self.shape)
+        first = range(0, 2 * axes, 2) if self.contiguous else range(1, 2 * axes, 2)
+        blocks = x.reshape(*self.counts, *self.block, *x.shape[1 + axes :])
+        return self.unview(jnp.moveaxis(blocks, range(axes), first))
+
+    def _pairs(self) -> tuple[int, ...]:
+        return self._in_pairs(self.counts, self.block)
+
+    def _in_pairs(self, of_blocks: Sequence[T], of_rows: Sequence[T]) -> tuple[T, ...]:
+        """What there is for each axis of a view: of blocks before rows, or after."""
+        pairs = zip(of_blocks, of_rows, strict=True)
+        return tuple(x for pair in pairs for x in (pair if self.contiguous else pair[::-1]))
+
+    def _start(self, i: jax.Array, rest: tuple[int, ...]) -> tuple[jax.Array | int, ...]:
+        at: list[jax.Array | int] = []
+        for count in reversed(self.counts):
+            at.insert(0, i % count)
+            i = i // count
+        zeros: list[jax.Array | int] = [0] * len(at)
+        return (*self._in_pairs(at, zeros), *[0] * len(rest))
+
+
+def row_blocks(shape: tuple[int, ...], rows: int, contiguous: bool) -> RowBlocks:
+    """Blocks of at most about `rows` rows, of the last axes first.
+
+    An axis is cut into a divisor of its length where there is one between what is needed and twice
+    that, of those into the one that leaves a block the most factors of 2, for it may be over
+    devices; else the axis is padded.
+    """
+    needed = -(-math.prod(shape) // rows)
+    counts = []
+    for length in reversed(shape):
+        count = min(needed, max(1, length))
+        divisors = [k for k in range(count, min(2 * count, length) + 1) if length % k == 0]
+        counts.append(max(divisors, key=lambda k: _twos(length // k), default=count))
+        needed = -(-needed // counts[-1])
+    return RowBlocks(shape, tuple(reversed(counts)), contiguous)
+
+
+def _twos(n: int) -> int:
+    """The largest power of 2 that divides `n`."""
+    return n & -n

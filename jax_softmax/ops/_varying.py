@@ -1,0 +1,49 @@
+"""Which mesh axes an array's values vary over, inside `jax.shard_map`; nothing elsewhere."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def varying_axes(*arrays: jax.Array | None) -> frozenset[str]:
+    """The mesh axes that any of the arrays varies over."""
+    axes = (_axes(x) for x in arrays if x is not None)
+    return frozenset().union(*axes)
+
+
+def vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:
+    """`x`, marked as varying over `axes` too; transposed, it sums over those it did not."""
+    missing = tuple(sorted(axes - _axes(x)))
+    return lax.pcast(x, missing, to="varying") if missing else x
+
+
+def zeros_varying(like: jax.Array, dtype: jnp.dtype, *others: jax.Array) -> jax.Array:
+    """Zeros of the shape of `like` that vary as it and `others` do: what a loop may sum into."""
+    return vary(jnp.zeros(like.shape, dtype), varying_axes(like, *others))
+
+
+def sum_over_missing(x: jax.Array, like: jax.Array) -> jax.Array:
+    """`x` summed over the devices of the mesh axes that it varies over and `like` does not."""
+    missing = tuple(sorted(_axes(x) - _axes(like)))
+    return lax.psum(x, missing) if missing else x
+
+
+def _axes(x: jax.Array) -> frozenset[str]:
+    return jax.typeof(x).manual_axis_type.varying
+
+
+def all_axes_manual() -> bool:
+    """Whether this is traced inside a `jax.shard_map` over all axes of its mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return bool(mesh.axis_types) and all(
+        kind == jax.sharding.AxisType.Manual for kind in mesh.axis_types
+    )
+
+
+def explicit_axes() -> frozenset[str]:
+    """The mesh axes in use whose shardings are part of arrays' types."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = zip(mesh.axis_names, mesh.axis_types or (), strict=False)
+    return frozenset(name for name, kind in kinds if kind == jax.sharding.AxisType.Explicit)
