@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding
 
+from jax_softmax import linear_softmax_cross_entropy
+from jax_softmax.ops._row_blocks import choose_block_size
 from tests.ops.test_sharding import collectives
 from tests.tolerances import assert_close
 
@@ -51,7 +54,7 @@ def falls(losses):
     assert len(losses) > 1 and all(a > b for a, b in itertools.pairwise(losses))
 
 
-def the_line_that_changes(guide, rng):
+def the_line_that_changes(guide, rng, printed):
     kernel, bias, features = (
         jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in [(8, 50), (50,), (32, 8)]
     )
@@ -63,7 +66,7 @@ def the_line_that_changes(guide, rng):
     agree(after, before)
 
 
-def plain_arrays(guide, rng):
+def plain_arrays(guide, rng, printed):
     def plain(params, x, labels):
         features = guide["features_of"](params, x)
         return optax_mean(features @ params["kernel"] + params["bias"], labels)
@@ -73,7 +76,7 @@ def plain_arrays(guide, rng):
     falls(guide["losses"])
 
 
-def flax_nnx(guide, rng):
+def flax_nnx(guide, rng, printed):
     from flax import nnx
 
     def plain(model, x, labels):
@@ -84,7 +87,7 @@ def flax_nnx(guide, rng):
     falls(guide["losses"])
 
 
-def equinox(guide, rng):
+def equinox(guide, rng, printed):
     import equinox as eqx
 
     def plain(model, x, labels):
@@ -96,7 +99,7 @@ def equinox(guide, rng):
     falls(guide["losses"])
 
 
-def tied_embeddings(guide, rng):
+def tied_embeddings(guide, rng, printed):
     def plain(params, tokens):
         features = guide["features_of"](params, tokens[:, :-1])
         return optax_mean(features @ params["embedding"].T, tokens[:, 1:])
@@ -105,7 +108,7 @@ def tied_embeddings(guide, rng):
     agree((guide["loss"], guide["gradients"]), desired)
 
 
-def options(guide, rng):
+def options(guide, rng, printed):
     labels = guide["labels"]
     kept = labels != -1
     assert 0 < kept.sum() < kept.size
@@ -130,7 +133,7 @@ def options(guide, rng):
     agree(((guide["loss"], guide["logged"]), guide["gradient"]), desired)
 
 
-def half_precision(guide, rng):
+def half_precision(guide, rng, printed):
     """Against float32 arithmetic on the same numbers."""
     features, kernel = (
         guide[name].astype(jnp.bfloat16).astype(jnp.float32) for name in ("features", "kernel")
@@ -148,18 +151,51 @@ def half_precision(guide, rng):
         allowed = 1.01 * half_eps * (abs(a) @ abs(b) + abs(a @ b))
         assert (abs(guide[name].astype(jnp.float32) - a @ b) <= allowed).all()
     assert guide["loss"].dtype == jnp.float32
+    assert printed == "float32 bfloat16 float32\n"
 
 
-def block_sizes(guide, rng):
+def block_sizes(guide, rng, printed):
     logits = 4 * 512 * 4096
-    small, smaller = (guide["temporaries"](512, 8, 4096, size) for size in (64, (64, 1024)))
-    assert smaller < small < logits / 2
-    # What the table says: 2**24 // 65536 would be 256 rows, 512 are chosen, and all rows are 2048.
-    chosen, half, whole = (guide["temporaries"](2048, 8, 65536, size) for size in (None, 512, 2048))
-    assert chosen == half < whole / 2
+    default, small, smaller = ast.literal_eval(printed)
+    assert smaller < small < logits / 2 < default
+    # The table, at the last number of classes of each line and the first of the next.
+    rows = 2**30
+    for classes, block in (
+        (1024, (16384, None)),
+        (32768, (512, None)),
+        (524288, (512, None)),
+        (524289, (511, None)),
+        (2097152, (128, None)),
+        (2097153, (512, 524288)),
+    ):
+        assert choose_block_size(rows, classes) == block
 
 
-def many_devices(guide, rng):
+def rows_over_devices(guide, rng, printed):
+    def plain(features, kernel, labels):
+        return optax_mean(features @ kernel, labels)
+
+    arrays = tuple(guide[name] for name in ("features", "kernel", "labels"))
+    desired = jax.value_and_grad(plain, (0, 1))(*arrays)
+    agree(jax.device_get((guide["loss"], guide["gradients"])), desired)
+    size = guide["kernel"].size
+    found = list(collectives(guide["step"].lower(*guide["args"]).compile().as_text()))
+    # The rows' weights, the loss and the kernel's gradient.
+    assert {kind for kind, _ in found} == {"all-reduce"}
+    assert sum(sent for _, sent in found) == 1 + 1 + size
+
+    # Under plain jit too, no row leaves its device.
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    shardings = tuple(NamedSharding(mesh, spec) for spec in guide["specs"])
+    step = jax.jit(jax.value_and_grad(linear_softmax_cross_entropy, (0, 1)))
+    step = step.lower(*jax.device_put(arrays, shardings)).compile()
+    found = list(collectives(step.as_text()))
+    assert {kind for kind, _ in found} == {"all-reduce"}
+    assert {sent for _, sent in found} <= {1, size, 1 + size}
+    agree(jax.device_get(step(*jax.device_put(arrays, shardings))), desired)
+
+
+def classes_over_devices(guide, rng, printed):
     arrays = tuple(guide[name] for name in ("features", "kernel", "bias", "labels"))
 
     def plain(features, kernel, bias, labels):
@@ -175,15 +211,15 @@ def many_devices(guide, rng):
     assert {kind for kind, _ in found} == {"all-reduce"}
     # The rows' weights; the maximum; the two sums; the features' gradient; the loss, with the
     # gradients of kernel and bias, which the compiler may send in one or in three.
-    sizes = sum(size for _, size in found)
+    sizes = sum(sent for _, sent in found)
     assert sizes == 1 + rows + 2 * rows + rows * width + 1 + (width + 1) * held
 
 
-def second_derivatives(guide, rng):
+def second_derivatives(guide, rng, printed):
     def plain(kernel):
         return optax_mean(guide["features"] @ kernel, guide["labels"])
 
-    hessian = jax.hessian(plain)(guide["kernel"])
+    hessian = jax.jit(jax.hessian(plain))(guide["kernel"])
     agree(guide["hessian"], hessian)
     agree(guide["hessian_product"], jnp.tensordot(hessian, guide["direction"], 2))
     agree(guide["slope"], jnp.vdot(jax.grad(plain)(guide["kernel"]), guide["direction"]))
@@ -198,7 +234,8 @@ CHECKS = {
     "Options": options,
     "Half precision": half_precision,
     "Choosing block_size": block_sizes,
-    "Over many devices": many_devices,
+    "Rows over many devices": rows_over_devices,
+    "Classes over many devices": classes_over_devices,
     "Forward mode and second derivatives": second_derivatives,
 }
 
@@ -217,12 +254,12 @@ def test_every_program_has_a_check():
 
 
 @pytest.mark.parametrize("heading", PROGRAMS)
-def test_program_runs_and_agrees_with_optax(heading):
+def test_program_runs_and_agrees_with_optax(heading, capsys):
     program = PROGRAMS[heading]
     for package in sorted(set(imported(program)) - PRESENT):
         pytest.importorskip(package)
-    if heading == "Over many devices" and jax.device_count() != 8:
+    if "many devices" in heading and jax.device_count() != 8:
         pytest.skip("needs 8 devices: tests/conftest.py simulates them on a CPU")
     guide = {"__name__": "guide"}
     exec(compile(program, GUIDE, "exec"), guide)
-    CHECKS[heading](guide, np.random.default_rng(0))
+    CHECKS[heading](guide, np.random.default_rng(0), capsys.readouterr().out)
