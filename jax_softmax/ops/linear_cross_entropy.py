@@ -127,8 +127,9 @@ def linear_softmax_cross_entropy(
     check_ignore_index(ignore_index, labels.dtype)
     block = check_block_size(block_size)
     held = linear.kernel.shape[kernel_layout.index("v")]
+    _check_varies("axis_name", axis_name, "kernel", linear.kernel)
+    _check_varies("data_axis_name", data_axis_name, "features", linear.features)
     classes = _check_classes(num_classes, held, axis_name)
-    _check_varies(linear, axis_name)
     dtype = sums_dtype(linear)
     weights = _check_weights(class_weights, sample_weight, held, labels.shape, dtype)
     split = axis_name is not None or classes != held
@@ -315,15 +316,21 @@ def _check_classes(num_classes: int | None, held: int, axis_name: AxisName) -> i
     return num_classes
 
 
-def _check_varies(linear: Linear, axis_name: AxisName) -> None:
-    missing = frozenset(axis_names(axis_name)) - varying_axes(linear.kernel)
-    if missing:
-        raise ValueError(
-            f"kernel: expected a slice of the classes on each device of the mesh axis "
-            f"{axis_name!r}, got one that is the same on all devices of {sorted(missing)}; shard "
-            f"it in in_specs, and leave jax.shard_map's check_vma on: without it derivatives would "
-            f"be wrong."
-        )
+def _check_varies(argument: str, axis_name: AxisName, name: str, x: jax.Array) -> None:
+    for axis in axis_names(axis_name):
+        try:
+            lax.axis_size(axis)
+        except NameError as error:
+            raise ValueError(
+                f"{argument}: expected the name of a mesh axis, inside jax.shard_map over it, got "
+                f"{axis_name!r}."
+            ) from error
+        if axis not in varying_axes(x):
+            raise ValueError(
+                f"{argument}={axis_name!r}: expected {name} to be this device's part, got the same "
+                f"on all devices of {axis!r}; shard it in in_specs, and leave jax.shard_map's "
+                f"check_vma on: without it derivatives would be wrong."
+            )
 
 
 def _check_weights(class_weights, sample_weight, held, rows, dtype):
