@@ -15,7 +15,8 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 CLASSES = (2, 3, 10, 1000, 1024, 50257, 262144)  # 1024: sums over chunks of 128 need a multiple
 SOFT_LABELS = "softmax_cross_entropy"
 INTEGER_LABELS = "softmax_cross_entropy_with_integer_labels"
-LOSSES = (SOFT_LABELS, INTEGER_LABELS)
+LINEAR = "linear_softmax_cross_entropy"
+LOSSES = (SOFT_LABELS, INTEGER_LABELS, LINEAR)
 
 GridName = Literal["quick", "default", "full"]
 
@@ -99,6 +100,8 @@ def _quick() -> Iterator[Group]:
         yield Group(INTEGER_LABELS, "vjp", option.name, "float32", 10)
     yield Group(INTEGER_LABELS, "jvp", "together", "float32", 10)
     yield Group(SOFT_LABELS, "vjp", "together", "float32", 10)
+    for name in ("weighted_sum", "class_blocks_together"):
+        yield Group(LINEAR, "vjp", name, "float32", 10)
 
 
 def _default() -> Iterator[Group]:
