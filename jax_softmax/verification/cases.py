@@ -121,7 +121,7 @@ def make_case(group: Group) -> Case:
         cotangents = {name: _cotangents(count, rng).astype(wide) for name in option.outputs}
         if option.reduction != "none":
             total = 0.3 * count if option.reduction == "mean" else 0.3
-            cotangents = {"loss": np.asarray(total, wide)}
+            cotangents["loss"] = np.asarray(total, wide)
     else:
         counts = mask if option.where else np.ones_like(mask)
         cotangents = {"value": _dense_cotangents(index, counts, dtype, rng)}

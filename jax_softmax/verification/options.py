@@ -112,12 +112,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("class_blocks_together", class_blocks=True, **_OF_LAYER),  # type: ignore[arg-type]
         # Totals have a rule of their own.
         Option("weighted_mean", reduction="mean", class_weights=True, ignore_index=-1),
-        Option(
-            "weighted_sum",
-            reduction="sum",
-            ignore_index=-1,
-            **_WEIGHTED,  # type: ignore[arg-type]
-        ),
+        Option("weighted_sum", reduction="sum", ignore_index=-1, **_WEIGHTED),  # type: ignore[arg-type]
+        Option("sum_together", reduction="sum", **_OF_LAYER),  # type: ignore[arg-type]
     ),
 }
 
