@@ -20,7 +20,7 @@ from jax_softmax.verification.options import Option
 FEATURES_GRADIENT = "features gradient"
 BIAS_GRADIENT = "bias gradient"
 
-# Rows are handed over as `[N / 7, 7]`; of 7, three blocks are not all full.
+# Rows are handed over as `[N / 7, 7]`: cases have a multiple of seven, one of each regime.
 _LAST = 7
 
 
@@ -35,7 +35,10 @@ def kernel_of(logits: Any, xp: Any = jnp) -> Any:
 
 
 def layer_keywords(option: Option, rows: int, classes: int) -> dict[str, Any]:
-    """How the op is called, beside the losses' own options: in blocks that divide nothing."""
+    """How the op is called, beside the losses' own options: in several blocks.
+
+    Those of classes do not divide them. Those of rows do, as the op sees to where it can.
+    """
     block_rows, block_classes = -(-rows // 3), classes // 3 + 1
     return {
         "reduction": option.reduction,
