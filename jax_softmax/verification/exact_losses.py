@@ -25,6 +25,7 @@ from jax_softmax.verification.exact_rows import (
     softmax_rows,
     underflow_slack,
 )
+from jax_softmax.verification.selection import LINEAR
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def _problem(case: Case, given: np.ndarray) -> _Problem:
     alpha = wide.type(option.label_smoothing)
     t = np.where(mask, w * ((1 - alpha) * q + alpha / mask.sum(-1, keepdims=True)), 0)
     if option.reduction == "mean":
-        weight = weight / np.sum(weight)
+        by_label = w[case.label_index][:, None] if case.labels.ndim == 1 else 1
+        weight = weight / np.sum(weight * by_label)
     cotangents = {
         name: np.where(kept[:, None], np.broadcast_to(g, (count,)).astype(wide)[:, None], 0)
         for name, g in case.cotangents.items()
@@ -164,6 +166,8 @@ def _gradient(problem: _Problem, outputs: dict[str, _Output]) -> Exact:
     case, rows, bend = problem.case, problem.rows, problem.bend
     dtype = numpy_dtype(case.group.dtype)
     stats = statistics_dtype(dtype)
+    if case.group.op == LINEAR:
+        dtype = stats  # a layer's logits are never half precision
     value, terms, textbook, reach, slack = (np.zeros_like(rows.p) for _ in range(5))
     for name, output in outputs.items():
         g = problem.cotangents[name]
