@@ -33,7 +33,7 @@ from jax_softmax.ops._options import Options, exclude
 from jax_softmax.ops._row_blocks import RowBlocks
 from jax_softmax.ops._rules import multiply
 from jax_softmax.ops._slices import AxisName, Slices, sum_slices
-from jax_softmax.ops._varying import zeros_varying
+from jax_softmax.ops._varying import sum_over_missing, zeros_varying
 
 
 class Static(NamedTuple):
@@ -83,38 +83,46 @@ def _total_fwd(static, linear, constants, weights):
     loss, gradients = _gradient_sweep(static, linear, constants, [weights], wanted)
     total = jnp.sum(multiply(weights, loss))
     loss = jnp.where(weights == 0, 0, loss)
-    features = _halves(gradients.features, linear.features.dtype)
     # Of the primals no more than their dtypes is kept.
     like = jax.tree.map(lambda x: jnp.zeros((), x.dtype), linear)
-    return total, (gradients._replace(features=features), loss, like)
+    return total, (gradients, loss, like)
 
 
 def _total_bwd(static, residuals, g):
     gradients, loss, like = residuals
-    gradients = gradients._replace(features=_sum_of_halves(gradients.features, g.dtype))
-    return _rounded(gradients, like, lambda x: g * x), None, g * loss
+    return _rounded(gradients, like, g), None, g * loss
 
 
-def _halves(x: jax.Array | None, dtype: jnp.dtype) -> tuple[jax.Array, ...] | None:
-    """`x` as numbers of `dtype` that sum to it, to twice the precision of `dtype`."""
-    if x is None or dtype == x.dtype:
-        return None if x is None else (x,)
-    kind = jnp.finfo(dtype)
+def _part_dtypes(kind: jnp.dtype, wide: jnp.dtype) -> tuple[jnp.dtype, ...]:
+    """The dtypes of `_parts`."""
+    return (wide,) if kind == wide else (kind, kind)
+
+
+def _parts(x: jax.Array, kind: jnp.dtype) -> tuple[jax.Array, ...]:
+    """`x` as numbers of dtype `kind` that sum to it, to twice the precision of `kind`."""
+    if kind == x.dtype:
+        return (x,)
+    info = jnp.finfo(kind)
     # Not a cast there and back, which XLA may take for no change.
-    high = lax.reduce_precision(x, kind.nexp, kind.nmant)
+    high = lax.reduce_precision(x, info.nexp, info.nmant)
     low = jnp.where(jnp.isfinite(high), x - high, 0)
-    return high.astype(dtype), low.astype(dtype)
+    return high.astype(kind), low.astype(kind)
 
 
-def _sum_of_halves(halves: tuple[jax.Array, ...] | None, dtype: jnp.dtype) -> Any:
-    return None if halves is None else sum(half.astype(dtype) for half in halves)
+def _rounded(gradients: Parts, like: Any, g: jax.Array | None = None) -> Linear:
+    """The gradients, times `g`, in the dtypes of `like`; None for those that are not wanted."""
 
+    def rounded(parts, to):
+        if parts is None:
+            return None
+        wide, *rest = parts if isinstance(parts, tuple) else (parts,)
+        dtype = jnp.promote_types(wide.dtype, jnp.float32)
+        for part in rest:
+            wide = wide.astype(dtype) + part.astype(dtype)
+        return (wide if g is None else g * wide).astype(to.dtype)
 
-def _rounded(gradients: Parts, like: Any, scaled: Callable[[jax.Array], jax.Array]) -> Linear:
-    """The gradients in the dtypes of `like`, None for those that are not wanted."""
-    pairs = zip(gradients, like, strict=True)
-    rounded: Any = (None if x is None else scaled(x).astype(to.dtype) for x, to in pairs)
-    return Linear(*rounded)
+    found: Any = map(rounded, gradients, like)
+    return Linear(*found)
 
 
 total_vjp.defvjp(_total_fwd, _total_bwd, symbolic_zeros=True)
@@ -134,9 +142,11 @@ def _total_jvp(static, primals, tangents):
     wanted = _wanted(dots, lambda dot: not _is_zero(dot))
     loss, gradients = _gradient_sweep(static, linear, constants, [weights], wanted)
     tangent = jnp.zeros((), loss.dtype)
-    for gradient, dot in zip(gradients, dots, strict=True):
-        if gradient is not None:
-            tangent += jnp.sum(gradient * dot.astype(gradient.dtype))
+    for parts, dot in zip(gradients, dots, strict=True):
+        for part in parts if isinstance(parts, tuple) else (parts,):
+            if part is not None:
+                share = jnp.sum(part.astype(loss.dtype) * dot.astype(loss.dtype))
+                tangent += sum_over_missing(share, loss)
     if not _is_zero(weights_dot):
         tangent += jnp.sum(jnp.where(weights == 0, 0, loss) * weights_dot)
     return jnp.sum(multiply(weights, loss)), tangent
@@ -165,7 +175,7 @@ def _rows_bwd(static, residuals, cotangents):
     linear, constants, numbers, wanted = residuals
     used = [None if isinstance(g, SymbolicZero) else g for g in cotangents[:4]]
     _, gradients = _gradient_sweep(static, linear, constants, used, wanted, numbers)
-    return _rounded(gradients, linear, lambda x: x), None
+    return _rounded(gradients, linear), None
 
 
 rows_vjp.defvjp(_rows_fwd, _rows_bwd, symbolic_zeros=True)
@@ -198,28 +208,34 @@ rows_jvp.defjvp(_rows_jvp, symbolic_zeros=True)
 
 
 class _Rows(NamedTuple):
-    """What the rows bring, in blocks: `[blocks, *block, ...]` each."""
+    """What the rows bring beside their features, `[blocks, *block]` each, and the blocks' numbers.
 
-    features: jax.Array
+    Attributes:
+      i: `[blocks]`, 0, 1, ...
+      constants: label columns, which of them are valid, label weights, which rows are kept.
+      cotangents: those of the outputs.
+      numbers: what the forward pass keeps.
+    """
+
+    i: jax.Array
     constants: tuple[Any, ...]
-    cotangents: tuple[jax.Array | None, ...] = ()
-    numbers: Any = None
-    features_dot: jax.Array | None = None
+    cotangents: tuple[jax.Array | None, ...]
+    numbers: Any
 
 
-def _rows(static: Static, linear: Linear, constants: Constants, cotangents=(), dot=None) -> _Rows:
+def _rows(static: Static, constants: Constants, cotangents=(), numbers=None) -> _Rows:
     kept = constants.kept
     if static.blocks.padded and kept is None:
         kept = jnp.ones(static.blocks.shape, bool)
     rowwise = (constants.label_column, constants.valid, constants.label_weight, kept)
-    rows = _Rows(linear.features, rowwise, tuple(cotangents), features_dot=dot)
-    return jax.tree.map(static.blocks.split, rows)
+    rowwise, cotangents = jax.tree.map(static.blocks.split, (rowwise, tuple(cotangents)))
+    return _Rows(jnp.arange(static.blocks.number), rowwise, cotangents, numbers)
 
 
-def _of_block(rows: _Rows, linear: Linear, constants: Constants) -> tuple[Linear, Constants]:
-    """The layer and the constants as a block of rows sees them."""
+def _of_block(static: Static, linear: Linear, constants: Constants, rows: _Rows):
+    """The layer, given with a view of the features, and the constants as a block sees them."""
     label_column, valid, label_weight, kept = rows.constants
-    features = rows.features
+    features = static.blocks.take(linear.features, rows.i)
     if kept is not None:
         # Whatever a row that does not count holds would meet a gradient of 0, and 0 * NaN is NaN.
         features = jnp.where(kept[..., None], features, 0)
@@ -231,49 +247,71 @@ def _of_block(rows: _Rows, linear: Linear, constants: Constants) -> tuple[Linear
 
 def _forward_sweep(static: Static, linear: Linear, constants: Constants):
     """The outputs of all rows, and their numbers as the blocks left them."""
+    linear = linear._replace(features=static.blocks.view(linear.features))
 
     def block(_, rows):
-        outputs, numbers, _ = _forward(static, *_of_block(rows, linear, constants))
+        outputs, numbers, _ = _forward(static, *_of_block(static, linear, constants, rows))
         return None, (outputs, numbers)
 
-    _, (outputs, numbers) = lax.scan(jax.checkpoint(block), None, _rows(static, linear, constants))
+    _, (outputs, numbers) = lax.scan(jax.checkpoint(block), None, _rows(static, constants))
     return jax.tree.map(static.blocks.join, outputs), numbers
 
 
 def _gradient_sweep(static, linear, constants, cotangents, wanted, numbers=None):
-    """The losses (None with `numbers`), and the gradients in the dtype of the statistics."""
+    """The losses (None with `numbers`), and the gradients before they are rounded.
+
+    That of the features is a tuple of arrays that sum to it, those of kernel and bias are in the
+    dtype of the sums.
+    """
+    wide, kind = sums_dtype(linear), linear.features.dtype
+    linear = linear._replace(features=static.blocks.view(linear.features))
 
     def block(sums, rows):
-        here, at = _of_block(rows, linear, constants)
+        here, at = _of_block(static, linear, constants, rows)
         loss, logits, numbers = None, None, rows.numbers
         if numbers is None:
             (loss, *_), numbers, logits = _forward(static, here, at)
-        cotangents = list(rows.cotangents)
+        cotangents, parts = list(rows.cotangents), sums.features
+        sums = sums._replace(features=None)
         sums = _add_gradients(static, here, at, numbers, cotangents, wanted, sums, logits)
-        return sums._replace(features=None), (loss, sums.features)
+        if parts is not None:
+            # Over the devices of the classes, in the dtype of the sums.
+            found = _parts(sum_over_missing(sums.features, linear.features), kind)
+            pairs = zip(parts, found, strict=True)
+            parts = tuple(static.blocks.put(all_rows, rows.i, part) for all_rows, part in pairs)
+        return sums._replace(features=parts), loss
 
-    rows = _rows(static, linear, constants, cotangents)._replace(numbers=numbers)
-    wide = sums_dtype(linear)
     start = Parts(
-        None,
+        None
+        if wanted.features is None
+        else tuple(zeros_varying(linear.features, part) for part in _part_dtypes(kind, wide)),
         None if wanted.kernel is None else zeros_varying(linear.kernel, wide),
         None if wanted.bias is None else zeros_varying(linear.bias, wide),
     )
-    sums, (loss, features) = lax.scan(jax.checkpoint(block), start, rows)
-    loss, features = jax.tree.map(static.blocks.join, (loss, features))
+    rows = _rows(static, constants, cotangents, numbers)
+    sums, loss = lax.scan(jax.checkpoint(block), start, rows)
+    loss, features = (
+        jax.tree.map(static.blocks.join, loss),
+        jax.tree.map(static.blocks.unview, sums.features),
+    )
     return loss, sums._replace(features=features)
 
 
 def _tangent_sweep(static, linear, constants, numbers, dots):
     """The tangents of the differentiable outputs."""
+    view = static.blocks.view
+    linear = linear._replace(features=view(linear.features))
+    if dots.features is not None:
+        dots = dots._replace(features=view(dots.features))
 
     def block(_, rows):
-        here, at = _of_block(rows, linear, constants)
-        here_dots = dots._replace(features=rows.features_dot)
+        here, at = _of_block(static, linear, constants, rows)
+        here_dots = dots
+        if dots.features is not None:
+            here_dots = dots._replace(features=static.blocks.take(dots.features, rows.i))
         return None, _tangents(static, here, at, rows.numbers, here_dots)
 
-    rows = _rows(static, linear, constants, dot=dots.features)._replace(numbers=numbers)
-    _, tangents = lax.scan(jax.checkpoint(block), None, rows)
+    _, tangents = lax.scan(jax.checkpoint(block), None, _rows(static, constants, (), numbers))
     return jax.tree.map(static.blocks.join, tangents)
 
 
@@ -324,7 +362,8 @@ def _add_gradients(static, linear, constants, numbers, cotangents, wanted, sums,
 
     start = sums
     if wanted.features is not None and static.class_block is not None:
-        start = sums._replace(features=zeros_varying(linear.features, sums_dtype(linear)))
+        zeros = zeros_varying(linear.features, sums_dtype(linear), linear.kernel)
+        start = sums._replace(features=zeros)
     return fold_pieces(static.product.classes(linear), static.class_block, add, start)
 
 

@@ -1,16 +1,21 @@
-"""Rows in blocks: every n-th row of an axis, so that each device keeps the rows it has.
+"""Rows in blocks.
 
-With the rows of `[N, D]` over devices, `[N] -> [N / n, n]` splits no device's rows from it, and the
-n blocks are the columns. Contiguous blocks would move each block to all devices.
+Under plain `jit` the rows of `[N, D]` may be over devices. There a block is every n-th row:
+`[N] -> [N / n, n]` parts no device from its rows, and the blocks are the columns, where blocks of
+rows side by side would each be moved to all devices. Inside `jax.shard_map` they are side by side.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+
+T = TypeVar("T")
 
 # A block of float32 logits that is large enough to keep matrix units busy and small beside the
 # model; below _LEAST_ROWS the kernel is read too often for what is done with it.
@@ -65,10 +70,22 @@ def check_block_size(block_size: int | tuple[int, int] | None) -> BlockSize | No
 
 
 class RowBlocks(NamedTuple):
-    """How rows `[*shape]` are taken: `counts[a]` blocks along axis `a`."""
+    """How rows `[*shape]` are taken: `counts[a]` blocks along axis `a`, numbered row-major.
+
+    Attributes:
+      shape: of the rows.
+      counts: blocks along each axis.
+      contiguous: whether a block's rows lie side by side, or `counts[a]` apart.
+    """
 
     shape: tuple[int, ...]
     counts: tuple[int, ...]
+    contiguous: bool
+
+    @property
+    def number(self) -> int:
+        """How many blocks there are."""
+        return math.prod(self.counts)
 
     @property
     def block(self) -> tuple[int, ...]:
@@ -80,27 +97,67 @@ class RowBlocks(NamedTuple):
         """Whether the blocks have more rows than there are."""
         return any(n % k for n, k in zip(self.shape, self.counts, strict=True))
 
-    def split(self, x: jax.Array) -> jax.Array:
-        """`[*shape, ...]` as `[blocks, *block, ...]`, with zeros for rows that there are not."""
-        axes, rest = len(self.shape), x.shape[len(self.shape) :]
+    def view(self, x: jax.Array) -> jax.Array:
+        """`[*shape, ...]` with each axis as blocks and rows, and zeros for rows there are not."""
+        rest = x.shape[len(self.shape) :]
         if self.padded:
-            missing = [(0, b * k - n) for n, k, b in zip(*self, self.block, strict=True)]
+            sizes = zip(self.shape, self.block, self.counts, strict=True)
+            missing = [(0, b * k - n) for n, b, k in sizes]
             x = jnp.pad(x, [*missing, *[(0, 0)] * len(rest)])
-        pairs = [size for both in zip(self.block, self.counts, strict=True) for size in both]
-        x = x.reshape(*pairs, *rest)
-        x = jnp.moveaxis(x, range(1, 2 * axes, 2), range(axes))
-        return x.reshape(math.prod(self.counts), *self.block, *rest)
+        return x.reshape(*self._pairs(), *rest)
 
-    def join(self, x: jax.Array) -> jax.Array:
-        """Undoes `split`."""
-        axes, rest = len(self.shape), x.shape[1 + len(self.shape) :]
-        x = x.reshape(*self.counts, *self.block, *rest)
-        x = jnp.moveaxis(x, range(axes), range(1, 2 * axes, 2))
+    def unview(self, x: jax.Array) -> jax.Array:
+        """Undoes `view`."""
+        rest = x.shape[2 * len(self.shape) :]
         x = x.reshape(*(b * k for b, k in zip(self.block, self.counts, strict=True)), *rest)
         return x[tuple(slice(n) for n in self.shape)] if self.padded else x
 
+    def take(self, view: jax.Array, i: jax.Array) -> jax.Array:
+        """Block `i`, `[*block, ...]`, of what `view` gave."""
+        rest = view.shape[2 * len(self.shape) :]
+        sizes = self._in_pairs([1] * len(self.shape), self.block)
+        return lax.dynamic_slice(view, self._start(i, rest), (*sizes, *rest)).reshape(
+            *self.block, *rest
+        )
 
-def row_blocks(shape: tuple[int, ...], rows: int) -> RowBlocks:
+    def put(self, view: jax.Array, i: jax.Array, block: jax.Array) -> jax.Array:
+        """`view` with block `i` replaced."""
+        rest = view.shape[2 * len(self.shape) :]
+        sizes = self._in_pairs([1] * len(self.shape), self.block)
+        return lax.dynamic_update_slice(view, block.reshape(*sizes, *rest), self._start(i, rest))
+
+    def split(self, x: jax.Array) -> jax.Array:
+        """`[*shape, ...]` as `[blocks, *block, ...]`, a copy: for what is small."""
+        view, axes = self.view(x), len(self.shape)
+        first = range(0, 2 * axes, 2) if self.contiguous else range(1, 2 * axes, 2)
+        blocks = jnp.moveaxis(view, first, range(axes))
+        return blocks.reshape(self.number, *self.block, *x.shape[axes:])
+
+    def join(self, x: jax.Array) -> jax.Array:
+        """Undoes `split`."""
+        axes = len(self.shape)
+        first = range(0, 2 * axes, 2) if self.contiguous else range(1, 2 * axes, 2)
+        blocks = x.reshape(*self.counts, *self.block, *x.shape[1 + axes :])
+        return self.unview(jnp.moveaxis(blocks, range(axes), first))
+
+    def _pairs(self) -> tuple[int, ...]:
+        return self._in_pairs(self.counts, self.block)
+
+    def _in_pairs(self, of_blocks: Sequence[T], of_rows: Sequence[T]) -> tuple[T, ...]:
+        """What there is for each axis of a view: of blocks before rows, or after."""
+        pairs = zip(of_blocks, of_rows, strict=True)
+        return tuple(x for pair in pairs for x in (pair if self.contiguous else pair[::-1]))
+
+    def _start(self, i: jax.Array, rest: tuple[int, ...]) -> tuple[jax.Array | int, ...]:
+        at: list[jax.Array | int] = []
+        for count in reversed(self.counts):
+            at.insert(0, i % count)
+            i = i // count
+        zeros: list[jax.Array | int] = [0] * len(at)
+        return (*self._in_pairs(at, zeros), *[0] * len(rest))
+
+
+def row_blocks(shape: tuple[int, ...], rows: int, contiguous: bool) -> RowBlocks:
     """Blocks of at most about `rows` rows, of the last axes first.
 
     An axis is cut into a divisor of its length where there is one between what is needed and twice
@@ -113,4 +170,4 @@ def row_blocks(shape: tuple[int, ...], rows: int) -> RowBlocks:
         divisors = (k for k in range(count, min(2 * count, length) + 1) if length % k == 0)
         counts.append(next(divisors, count))
         needed = -(-needed // counts[-1])
-    return RowBlocks(shape, tuple(reversed(counts)))
+    return RowBlocks(shape, tuple(reversed(counts)), contiguous)

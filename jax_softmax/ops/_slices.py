@@ -14,6 +14,11 @@ from jax_softmax.ops._statistics import RowShare, joined_share, most_likely
 AxisName = str | tuple[str, ...] | None
 
 
+def axis_names(axis_name: AxisName) -> tuple[str, ...]:
+    """The names, however they were given."""
+    return () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
+
+
 class Slices(NamedTuple):
     """The classes of rows, a slice at a time.
 

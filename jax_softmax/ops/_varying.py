@@ -19,10 +19,24 @@ def vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:
     return lax.pcast(x, missing, to="varying") if missing else x
 
 
-def zeros_varying(like: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Zeros of the shape of `like` that vary as it does, as what a loop sums into must."""
-    return vary(jnp.zeros(like.shape, dtype), varying_axes(like))
+def zeros_varying(like: jax.Array, dtype: jnp.dtype, *others: jax.Array) -> jax.Array:
+    """Zeros of the shape of `like` that vary as it and `others` do: what a loop may sum into."""
+    return vary(jnp.zeros(like.shape, dtype), varying_axes(like, *others))
+
+
+def sum_over_missing(x: jax.Array, like: jax.Array) -> jax.Array:
+    """`x` summed over the devices of the mesh axes that it varies over and `like` does not."""
+    missing = tuple(sorted(_axes(x) - _axes(like)))
+    return lax.psum(x, missing) if missing else x
 
 
 def _axes(x: jax.Array) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
+
+
+def all_axes_manual() -> bool:
+    """Whether this is traced inside a `jax.shard_map` over all axes of its mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return bool(mesh.axis_types) and all(
+        kind == jax.sharding.AxisType.Manual for kind in mesh.axis_types
+    )

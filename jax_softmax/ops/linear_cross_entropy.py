@@ -28,9 +28,9 @@ from jax_softmax.ops._linear_rules import Static, rows_jvp, rows_vjp, total_jvp,
 from jax_softmax.ops._options import Rule, check_options, check_rule
 from jax_softmax.ops._row_blocks import BlockSize, check_block_size, choose_block_size, row_blocks
 from jax_softmax.ops._rules import multiply
-from jax_softmax.ops._slices import AxisName
+from jax_softmax.ops._slices import AxisName, axis_names
 from jax_softmax.ops._statistics import class_index
-from jax_softmax.ops._varying import vary, varying_axes
+from jax_softmax.ops._varying import all_axes_manual, vary, varying_axes
 from jax_softmax.ops.cross_entropy import SoftmaxStats
 
 
@@ -219,7 +219,8 @@ def _static(call, linear) -> Static:
     options = call.options
     if class_block is not None:
         options = options._replace(classes=call.classes)
-    return Static(options, call.product, row_blocks(rows, block.rows), class_block, call.axis_name)
+    blocks = row_blocks(rows, block.rows, contiguous=all_axes_manual())
+    return Static(options, call.product, blocks, class_block, call.axis_name)
 
 
 def _over(axis_name: AxisName, x: jax.Array) -> jax.Array:
@@ -231,18 +232,18 @@ def _varying(call, linear, constants, weight):
     """The arguments, marked as varying over every mesh axis that any of them varies over.
 
     The derivative of that mark is the sum over devices that an array which is the same on all of
-    them needs. Weights and what is known of rows stay the same over the devices of the classes:
-    each of those has all of their derivative.
+    them needs. Features and weights stay the same over the devices of the classes: each of those
+    is to have all of their derivative, which the rules see to.
     """
+    across = frozenset(axis_names(call.axis_name))
     rows = varying_axes(linear.features, constants.valid, constants.kept, weight)
-    across = frozenset(_names(call.axis_name))
     everywhere = rows | varying_axes(linear.kernel, linear.bias) | across
-    weight = vary(weight, everywhere - across)
-    return jax.tree.map(partial(vary, axes=everywhere), linear), constants, weight
-
-
-def _names(axis_name: AxisName) -> tuple[str, ...]:
-    return () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    linear = Linear(
+        vary(linear.features, everywhere - across),
+        vary(linear.kernel, everywhere),
+        None if linear.bias is None else vary(linear.bias, everywhere),
+    )
+    return linear, constants, vary(weight, everywhere - across)
 
 
 # Checks
@@ -295,7 +296,7 @@ def _check_classes(num_classes: int | None, held: int, axis_name: AxisName) -> i
 
 
 def _check_varies(linear: Linear, axis_name: AxisName) -> None:
-    missing = frozenset(_names(axis_name)) - varying_axes(linear.kernel)
+    missing = frozenset(axis_names(axis_name)) - varying_axes(linear.kernel)
     if missing:
         raise ValueError(
             f"kernel: expected a slice of the classes on each device of the mesh axis "
