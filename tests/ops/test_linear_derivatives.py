@@ -158,9 +158,7 @@ def test_check_grads_to_second_order_in_both_modes(reduction, block, x64):
     def f(features, kernel, bias, sample_weight):
         arrays = {"features": features, "kernel": kernel, "bias": bias}
         arrays["sample_weight"] = sample_weight
-        return call(
-            {**static, "reduction": reduction, "block_size": block}, arrays, made.labels
-        )
+        return call({**static, "reduction": reduction, "block_size": block}, arrays, made.labels)
 
     args = [made.arrays[name] for name in ("features", "kernel", "bias", "sample_weight")]
     check_grads(jax.jit(f), args, order=2, modes=["fwd", "rev"], **CHECK_GRADS._asdict())
@@ -389,8 +387,9 @@ def test_a_frozen_array_has_the_others_gradients():
     def alone(arrays):
         return {
             name: jax.grad(
-                lambda x, name=name: g[0]
-                * call({"block_size": BLOCK}, {**arrays, name: x}, made.labels)
+                lambda x, name=name: (
+                    g[0] * call({"block_size": BLOCK}, {**arrays, name: x}, made.labels)
+                )
             )(arrays[name])
             for name in arrays
         }
