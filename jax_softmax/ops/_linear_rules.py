@@ -90,12 +90,11 @@ def _total_fwd(static, linear, constants, weights):
 
 def _total_bwd(static, residuals, g):
     gradients, loss, like = residuals
-    return _rounded(gradients, like, g), None, g * loss
-
-
-def _part_dtypes(kind: jnp.dtype, wide: jnp.dtype) -> tuple[jnp.dtype, ...]:
-    """The dtypes of `_parts`."""
-    return (wide,) if kind == wide else (kind, kind)
+    features = gradients.features
+    if features is not None:
+        features = _scaled_features(static, features, like.features.dtype, g)
+    kernel, bias = (None if x is None else g * x for x in gradients[1:])
+    return _rounded(Parts(features, kernel, bias), like), None, g * loss
 
 
 def _parts(x: jax.Array, kind: jnp.dtype) -> tuple[jax.Array, ...]:
@@ -109,20 +108,28 @@ def _parts(x: jax.Array, kind: jnp.dtype) -> tuple[jax.Array, ...]:
     return high.astype(kind), low.astype(kind)
 
 
-def _rounded(gradients: Parts, like: Any, g: jax.Array | None = None) -> Linear:
-    """The gradients, times `g`, in the dtypes of `like`; None for those that are not wanted."""
+def _rounded(gradients: Parts, like: Any) -> Linear:
+    """The gradients in the dtypes of `like`; None for those that are not wanted."""
+    pairs = zip(gradients, like, strict=True)
+    rounded: Any = (None if x is None else x.astype(to.dtype) for x, to in pairs)
+    return Linear(*rounded)
 
-    def rounded(parts, to):
-        if parts is None:
-            return None
-        wide, *rest = parts if isinstance(parts, tuple) else (parts,)
-        dtype = jnp.promote_types(wide.dtype, jnp.float32)
-        for part in rest:
-            wide = wide.astype(dtype) + part.astype(dtype)
-        return (wide if g is None else g * wide).astype(to.dtype)
 
-    found: Any = map(rounded, gradients, like)
-    return Linear(*found)
+def _scaled_features(
+    static: Static, parts: tuple[jax.Array, ...], kind: jnp.dtype, g: jax.Array
+) -> jax.Array:
+    """`g` times the sum of `parts`, views of the features' gradient, rounded once."""
+    if len(parts) == 1:
+        return static.blocks.unview((g * parts[0]).astype(kind))
+    high, low = parts
+    take, put = static.blocks.take, static.blocks.put
+
+    def block(i, high):
+        total = take(high, i).astype(g.dtype) + take(low, i).astype(g.dtype)
+        return put(high, i, (g * total).astype(kind))
+
+    # A block at a time, in place: at once, XLA would give the result memory of its own.
+    return static.blocks.unview(lax.fori_loop(0, static.blocks.number, block, high))
 
 
 total_vjp.defvjp(_total_fwd, _total_bwd, symbolic_zeros=True)
@@ -142,6 +149,9 @@ def _total_jvp(static, primals, tangents):
     wanted = _wanted(dots, lambda dot: not _is_zero(dot))
     loss, gradients = _gradient_sweep(static, linear, constants, [weights], wanted)
     tangent = jnp.zeros((), loss.dtype)
+    if gradients.features is not None:
+        views = tuple(static.blocks.unview(part) for part in gradients.features)
+        gradients = gradients._replace(features=views)
     for parts, dot in zip(gradients, dots, strict=True):
         for part in parts if isinstance(parts, tuple) else (parts,):
             if part is not None:
@@ -175,6 +185,8 @@ def _rows_bwd(static, residuals, cotangents):
     linear, constants, numbers, wanted = residuals
     used = [None if isinstance(g, SymbolicZero) else g for g in cotangents[:4]]
     _, gradients = _gradient_sweep(static, linear, constants, used, wanted, numbers)
+    if gradients.features is not None:
+        gradients = gradients._replace(features=static.blocks.unview(gradients.features[0]))
     return _rounded(gradients, linear), None
 
 
@@ -260,10 +272,12 @@ def _forward_sweep(static: Static, linear: Linear, constants: Constants):
 def _gradient_sweep(static, linear, constants, cotangents, wanted, numbers=None):
     """The losses (None with `numbers`), and the gradients before they are rounded.
 
-    That of the features is a tuple of arrays that sum to it, those of kernel and bias are in the
+    That of the features is a tuple of views that sum to it; with `numbers`, when the cotangents are
+    those of the rows and not of a total, one view, rounded. Those of kernel and bias are in the
     dtype of the sums.
     """
     wide, kind = sums_dtype(linear), linear.features.dtype
+    kinds = (kind,) if kind == wide or numbers is not None else (kind, kind)
     linear = linear._replace(features=static.blocks.view(linear.features))
 
     def block(sums, rows):
@@ -277,24 +291,20 @@ def _gradient_sweep(static, linear, constants, cotangents, wanted, numbers=None)
         if parts is not None:
             # Over the devices of the classes, in the dtype of the sums.
             found = _parts(sum_over_missing(sums.features, linear.features), kind)
-            pairs = zip(parts, found, strict=True)
+            pairs = zip(parts, found, strict=False)
             parts = tuple(static.blocks.put(all_rows, rows.i, part) for all_rows, part in pairs)
         return sums._replace(features=parts), loss
 
     start = Parts(
         None
         if wanted.features is None
-        else tuple(zeros_varying(linear.features, part) for part in _part_dtypes(kind, wide)),
+        else tuple(zeros_varying(linear.features, part) for part in kinds),
         None if wanted.kernel is None else zeros_varying(linear.kernel, wide),
         None if wanted.bias is None else zeros_varying(linear.bias, wide),
     )
     rows = _rows(static, constants, cotangents, numbers)
     sums, loss = lax.scan(jax.checkpoint(block), start, rows)
-    loss, features = (
-        jax.tree.map(static.blocks.join, loss),
-        jax.tree.map(static.blocks.unview, sums.features),
-    )
-    return loss, sums._replace(features=features)
+    return jax.tree.map(static.blocks.join, loss), sums
 
 
 def _tangent_sweep(static, linear, constants, numbers, dots):
