@@ -148,12 +148,12 @@ def test_errors_are_raised_under_jit_too():
 # Mesh axes
 
 
-def sharded(check_vma=True, kernel_spec=P(None, "model"), **options):
+def sharded(check_vma=True, kernel_axis="model", **options):
     mesh = jax.make_mesh((8,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
     f = jax.shard_map(
         lambda kernel: call(kernel=kernel, **options),
         mesh=mesh,
-        in_specs=kernel_spec,
+        in_specs=P(None, kernel_axis),
         out_specs=P(),
         check_vma=check_vma,
     )
@@ -173,7 +173,7 @@ def test_axis_name_that_the_mesh_lacks_raises():
 def test_kernel_that_is_not_sharded_raises():
     words = r"kernel: expected a slice of the classes on each device of the mesh axis 'model', got"
     with pytest.raises(ValueError, match=words):
-        sharded(kernel_spec=P(), axis_name="model")
+        sharded(kernel_axis=None, axis_name="model")
 
 
 def test_classes_are_counted_over_all_devices():

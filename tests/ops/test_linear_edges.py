@@ -1,4 +1,4 @@
-"""The exact rules of the fused loss at their edges: rows that do not count, labels, empty batches."""
+"""The exact rules of the fused loss at their edges: rows that do not count, labels, -inf."""
 
 import jax
 import jax.numpy as jnp

@@ -253,7 +253,7 @@ def test_many_blocks_of_rows_sum_float32_gradients_as_well_as_one():
 def test_gradient_of_half_precision_is_rounded_once_after_its_cotangent():
     """By the bias and by the features: sums in float32, times 0.3, then rounded."""
     dtype = jnp.bfloat16
-    features, kernel, labels, logits = exact_products(dtype)
+    _, _, labels, logits = exact_products(dtype)
     one_hot = np.eye(129, dtype=dtype)
 
     @jax.jit
@@ -263,7 +263,7 @@ def test_gradient_of_half_precision_is_rounded_once_after_its_cotangent():
 
         return jax.grad(total, (0, 1))(z, bias)
 
-    # The logits as features of an identity: their gradient was rounded once before, for the product.
+    # The logits as features of an identity: rounded once before, for the product.
     by_logits, by_bias = gradients(logits.astype(dtype), np.zeros(129, dtype))
     exact = integer_cross_entropy(logits.astype(np.float64), labels).gradient
     exact = np.asarray(exact, np.float64) * float(np.float32(0.3)) / ROWS
