@@ -168,7 +168,7 @@ def test_devices_give_the_result_of_one_in_float64(
 
 def test_smoothing_counts_the_classes_of_all_devices_unlike_megatron_7452():
     """The loss of zero logits is ln V whatever the smoothing; of one shard's it would not be."""
-    made, padded = made_for({"label_smoothing"})
+    _, padded = made_for({"label_smoothing"})
     padded.arrays["features"][:] = 0
     f, args = sharded("model", padded, [np.float32(1)], num_classes=CLASSES, block_size=None)
     (value,), gradients = f(*args)
@@ -200,7 +200,7 @@ def test_argmax_and_ties_are_of_all_devices():
 
 
 def test_label_on_padding_is_no_class():
-    made, padded = made_for(set())
+    _, padded = made_for(set())
     padded.labels[3] = CLASSES
     f, args = sharded(
         "model", padded, [np.ones(ROWS, np.float32)], reduction="none", num_classes=CLASSES
@@ -211,7 +211,7 @@ def test_label_on_padding_is_no_class():
 
 def test_without_a_data_axis_a_total_is_of_the_device_and_its_mean_the_users():
     """pmean of each device's mean over equally many rows."""
-    made, padded = made_for({"bias"}, classes=HELD)
+    made, _ = made_for({"bias"}, classes=HELD)
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
     specs = P("data"), P(None, "model"), P("model")
 
