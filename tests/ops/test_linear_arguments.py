@@ -185,3 +185,15 @@ def test_classes_are_counted_over_all_devices():
 def test_check_vma_off_raises():
     with pytest.raises(ValueError, match="check_vma"):
         sharded(check_vma=False, axis_name="model")
+
+
+def test_data_axis_name_that_the_mesh_lacks_is_named():
+    """Not a bare AssertionError from within JAX."""
+    with pytest.raises((NameError, ValueError), match="batch"):
+        sharded(axis_name="model", data_axis_name="batch")
+
+
+def test_check_vma_off_raises_for_a_data_axis_too():
+    """Gradients would be silently wrong: those of features 8 times too large."""
+    with pytest.raises(ValueError, match="check_vma"):
+        sharded(check_vma=False, kernel_axis=None, data_axis_name="model")

@@ -435,3 +435,18 @@ def test_no_layout_transposes_the_kernel(layout):
     jaxpr = str(jax.make_jaxpr(f)(made.arrays["features"], kernel))
     turned = f"f32[{','.join(map(str, kernel.shape[::-1]))}]"
     assert turned not in jaxpr
+
+
+def test_tangent_of_the_bias_keeps_float64_beside_float32_features(x64, rng):
+    made = small(dtype=np.float64)
+    x, kernel = made.arrays["features"].astype(np.float32), made.arrays["kernel"]
+    tangent = rng.standard_normal(CLASSES)
+
+    def rows(bias):
+        return loss(x, kernel, made.labels, bias=bias, rule="jvp", reduction="none")
+
+    slope = jax.jvp(rows, (made.arrays["bias"],), (tangent,))[1]
+    made = made.changed(features=x.astype(np.float64))
+    for row in range(ROWS):
+        gradient = exact(made, [np.eye(ROWS)[row]], "none")[1]["bias"]
+        assert_close(slope[row], gradient @ tangent, np.float64)

@@ -186,3 +186,26 @@ def test_wide_features_take_the_kernels_gradient_in_pieces():
         _, gradients = outputs_and_gradients(made, g, kernel_layout=layout, block_size=2)
         expected = exact(made, g)[1]
         assert_close(gradients["kernel"], expected["kernel"], np.float32)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("rows", [(0,), (3, 0), (0, 5)])
+def test_empty_batch(rows, reduction):
+    made = case({"bias", "sample_weight"}, rows)
+    g = cotangents_for(made, reduction, False)
+    for block in (None, (4, 10)):
+        out, gradients = outputs_and_gradients(made, g, reduction=reduction, block_size=block)
+        assert out[0].shape == (rows if reduction == "none" else ())
+        assert not np.any(out[0])
+        for name, gradient in gradients.items():
+            assert gradient.shape == made.arrays[name].shape
+            np.testing.assert_array_equal(gradient, 0)
+
+
+def test_no_features_leave_the_bias():
+    made = case({"bias"}, width=0)
+    g = cotangents_for(made, "mean", False)
+    out, gradients = outputs_and_gradients(made, g, block_size=4)
+    expected, by = exact(made, g)
+    assert_close(out[0], expected[0], np.float32)
+    assert_close(gradients["bias"], by["bias"], np.float32)

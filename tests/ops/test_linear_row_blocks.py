@@ -72,3 +72,12 @@ def test_chosen_block_is_as_documented():
     assert choose_block_size(8192, 2**20) == (256, None)
     assert choose_block_size(8192, 2**23).classes == 2**19
     assert choose_block_size(0, 10) == (1, None)
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_blocks_have_no_more_rows_than_asked(contiguous):
+    """As `block_size` promises, and the memory budget needs."""
+    shapes = [(n,) for n in range(1, 30)] + [(n, m) for n in range(1, 12) for m in range(1, 12)]
+    for shape in shapes:
+        for rows in range(1, 40):
+            assert np.prod(row_blocks(shape, rows, contiguous).block) <= rows, (shape, rows)

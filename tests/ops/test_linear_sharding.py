@@ -270,6 +270,9 @@ LAYOUTS = {
     "batch": ((8, 6), {"data": 8}, P("data", None), 16),
     "batch and time": ((8, 6), {"data": 4, "time": 2}, P("data", "time"), 16),
     "one block": ((64,), {"data": 8}, P("data"), None),
+    # 4 blocks would divide the rows, and 2 or more those of a device do not.
+    "rows of a device that do not divide": ((104,), {"data": 8}, P("data"), 50),
+    "fewer rows on a device than blocks": ((40,), {"data": 8}, P("data"), 7),
 }
 
 
