@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn, Protocol
 
 import tyro
 
+from jax_softmax.cli.compilation_cache import use_compilation_cache
 from jax_softmax.cli.evaluate import Evaluate
 from jax_softmax.cli.predict import Predict
 from jax_softmax.cli.train import Train
@@ -28,6 +29,9 @@ class _Runs(Protocol):
 
     @property
     def debug(self) -> bool: ...
+
+    @property
+    def no_compilation_cache(self) -> bool: ...
 
     def run(self) -> int | None:
         """Does the command's work; None is the exit code 0."""
@@ -54,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
     try:
+        if arguments is None and not command.no_compilation_cache:  # as a process of its own
+            use_compilation_cache()
         code = command.run() or 0
         sys.stdout.flush()
         return code

@@ -25,6 +25,8 @@ class OutputOptions:
 
     json: Annotated[Path | None, _File] = None
     """Write the results there too, as a list of flat records."""
+    no_compilation_cache: bool = False
+    """Keep no compiled programs in the user's cache folder (JAX_COMPILATION_CACHE_DIR moves it)."""
     debug: bool = False
     """On a mistake, show Python's traceback."""
 

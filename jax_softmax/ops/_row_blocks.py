@@ -161,13 +161,19 @@ def row_blocks(shape: tuple[int, ...], rows: int, contiguous: bool) -> RowBlocks
     """Blocks of at most about `rows` rows, of the last axes first.
 
     An axis is cut into a divisor of its length where there is one between what is needed and twice
-    that, and padded otherwise.
+    that, of those into the one that leaves a block the most factors of 2, for it may be over
+    devices; else the axis is padded.
     """
     needed = -(-math.prod(shape) // rows)
     counts = []
     for length in reversed(shape):
         count = min(needed, max(1, length))
-        divisors = (k for k in range(count, min(2 * count, length) + 1) if length % k == 0)
-        counts.append(next(divisors, count))
+        divisors = [k for k in range(count, min(2 * count, length) + 1) if length % k == 0]
+        counts.append(max(divisors, key=lambda k: _twos(length // k), default=count))
         needed = -(-needed // counts[-1])
     return RowBlocks(shape, tuple(reversed(counts)), contiguous)
+
+
+def _twos(n: int) -> int:
+    """The largest power of 2 that divides `n`."""
+    return n & -n

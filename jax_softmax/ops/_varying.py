@@ -40,3 +40,10 @@ def all_axes_manual() -> bool:
     return bool(mesh.axis_types) and all(
         kind == jax.sharding.AxisType.Manual for kind in mesh.axis_types
     )
+
+
+def explicit_axes() -> frozenset[str]:
+    """The mesh axes in use whose shardings are part of arrays' types."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = zip(mesh.axis_names, mesh.axis_types or (), strict=False)
+    return frozenset(name for name, kind in kinds if kind == jax.sharding.AxisType.Explicit)

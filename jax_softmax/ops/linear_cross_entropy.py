@@ -8,12 +8,14 @@ several devices.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_softmax.ops._arguments import (
     Reduction,
@@ -30,7 +32,7 @@ from jax_softmax.ops._row_blocks import BlockSize, check_block_size, choose_bloc
 from jax_softmax.ops._rules import multiply
 from jax_softmax.ops._slices import AxisName, axis_names
 from jax_softmax.ops._statistics import class_index
-from jax_softmax.ops._varying import all_axes_manual, vary, varying_axes
+from jax_softmax.ops._varying import all_axes_manual, explicit_axes, vary, varying_axes
 from jax_softmax.ops.cross_entropy import SoftmaxStats
 
 
@@ -140,7 +142,7 @@ def linear_softmax_cross_entropy(
         data_axis_name,
         classes,
     )
-    return _loss(call, linear, labels, *weights)
+    return _placed(call, linear)(linear, labels, *weights)
 
 
 class _Call(NamedTuple):
@@ -155,6 +157,23 @@ class _Call(NamedTuple):
     axis_name: AxisName
     data_axis_name: AxisName
     classes: int
+
+
+def _placed(call: _Call, linear: Linear) -> Callable[..., Any]:
+    """The loss as a function of arrays, on a mesh whose axes are part of their types too."""
+    loss = partial(_loss, call)
+    explicit = explicit_axes()
+    if not explicit:
+        return loss
+    features = jax.typeof(linear.features).sharding
+    rows = NamedSharding(features.mesh, PartitionSpec(*features.spec[:-1]))
+    total = NamedSharding(features.mesh, PartitionSpec())
+    placed: Any = rows if call.reduction == "none" else total
+    if call.options.stats:
+        stats: Any = (rows,) * len(SoftmaxStats._fields)
+        placed = (placed, SoftmaxStats(*stats))
+    # Blocks of sharded rows, and sums over them, are the compiler's to place.
+    return jax.sharding.auto_axes(loss, axes=tuple(sorted(explicit)), out_sharding=placed)
 
 
 @partial(jax.jit, static_argnums=0)

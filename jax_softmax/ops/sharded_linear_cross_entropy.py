@@ -1,0 +1,152 @@
+"""The loss of a linear layer over the devices of a mesh, for callers outside `jax.shard_map`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jax_softmax.ops._arguments import Reduction
+from jax_softmax.ops._linear_products import KernelLayout
+from jax_softmax.ops._slices import AxisName, axis_names
+from jax_softmax.ops._varying import explicit_axes
+from jax_softmax.ops.cross_entropy import SoftmaxStats
+from jax_softmax.ops.linear_cross_entropy import linear_softmax_cross_entropy
+
+
+def sharded_linear_softmax_cross_entropy(
+    features: jax.typing.ArrayLike,
+    kernel: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    mesh: Mesh,
+    axis_name: AxisName = None,
+    data_axis_name: AxisName = None,
+    bias: jax.typing.ArrayLike | None = None,
+    kernel_layout: KernelLayout = "dv",
+    class_weights: jax.typing.ArrayLike | None = None,
+    sample_weight: jax.typing.ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    return_stats: bool = False,
+    **options: Any,
+) -> Any:  # jax.Array; with return_stats=True (jax.Array, SoftmaxStats)
+    """`linear_softmax_cross_entropy` with classes and rows spread over a mesh of devices.
+
+    Takes whole arrays, wherever they are, and gives what one device would. The kernel's classes are
+    spread over `axis_name`, the first axis of the rows over `data_axis_name`; what does not divide
+    is padded with classes and rows that do not count. No device holds another's classes or rows:
+    the devices exchange a few numbers a row, and sums of gradients.
+
+    Args:
+      features: `[..., D]`; at least one axis of rows.
+      kernel: `[D, V]`, or `[V, D]` in the layout "vd".
+      labels: `[...]` integers in `[0, V)`.
+      mesh: the devices.
+      axis_name: the mesh axis (or axes) to spread the classes over; None for none.
+      data_axis_name: the mesh axis (or axes) to spread the rows over; None for none.
+      bias: as for one device, and so are all that follow.
+      kernel_layout: see there.
+      class_weights: see there.
+      sample_weight: see there.
+      reduction: see there; a total is that of all rows.
+      return_stats: see there.
+      **options: the other options of `linear_softmax_cross_entropy`.
+
+    Returns:
+      What `linear_softmax_cross_entropy` returns. Losses of rows are spread as the rows are.
+
+    Raises:
+      TypeError: as on one device, or for an option that it has not.
+      ValueError: as on one device, or if the mesh has no axis of that name.
+    """
+    _check_axes(mesh, axis_name=axis_name, data_axis_name=data_axis_name)
+    features, kernel, labels = map(jnp.asarray, (features, kernel, labels))
+    if features.ndim < 2:
+        raise ValueError(
+            f"features: expected at least one axis of rows, [..., D], got shape {features.shape}."
+        )
+    count = len(features)
+    missing_rows = -count % _devices(mesh, data_axis_name)
+    if missing_rows and sample_weight is None:
+        sample_weight = jnp.ones(labels.shape, jnp.float32)
+    if sample_weight is not None:
+        sample_weight = jnp.broadcast_to(jnp.asarray(sample_weight), labels.shape)
+    rows = [_padded(x, 0, missing_rows) for x in (features, labels, sample_weight)]
+    over_classes = kernel_layout.index("v") if kernel_layout in ("dv", "vd") else 0
+    classes = kernel.shape[over_classes]
+    missing = -classes % _devices(mesh, axis_name)
+    by_class = [
+        _padded(kernel, over_classes, missing),
+        _padded(bias, 0, missing),
+        _padded(class_weights, 0, missing),
+    ]
+    of_rows, of_classes = P(data_axis_name), P(axis_name)
+    kernel_spec = P(*[axis_name if axis == over_classes else None for axis in range(2)])
+
+    def on_device(features, labels, sample_weight, kernel, bias, class_weights):
+        return linear_softmax_cross_entropy(
+            features,
+            kernel,
+            labels,
+            bias=bias,
+            kernel_layout=kernel_layout,
+            class_weights=class_weights,
+            sample_weight=sample_weight,
+            reduction=reduction,
+            return_stats=return_stats,
+            axis_name=axis_name,
+            data_axis_name=data_axis_name,
+            num_classes=classes,
+            **options,
+        )
+
+    in_specs = (of_rows, of_rows, of_rows, kernel_spec, of_classes, of_classes)
+    out_specs: Any = of_rows if reduction == "none" else P()
+    if return_stats:
+        stats: Any = (of_rows,) * len(SoftmaxStats._fields)
+        out_specs = (out_specs, SoftmaxStats(*stats))
+    arrays: list[Any] = [*rows, *by_class]
+    # Inside a mesh whose axes are part of arrays' types they are placed by hand; elsewhere the
+    # mesh's own kind of axes must not matter.
+    typed = bool(explicit_axes())
+    if typed:
+        arrays = [_place(mesh, spec, x) for spec, x in zip(in_specs, arrays, strict=True)]
+    else:
+        mesh = Mesh(mesh.devices, mesh.axis_names)
+    found = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs)(*arrays)
+    if missing_rows and typed:
+        found = jax.tree.map(partial(_place, mesh, P()), found)
+    return jax.tree.map(lambda x: x[:count] if x.ndim and missing_rows else x, found)
+
+
+def _check_axes(mesh: Mesh, **names: AxisName) -> None:
+    for argument, given in names.items():
+        unknown = [name for name in axis_names(given) if name not in mesh.axis_names]
+        if unknown:
+            raise ValueError(
+                f"{argument}: expected names of the mesh's axes {mesh.axis_names}, got {given!r}."
+            )
+
+
+def _devices(mesh: Mesh, axis_name: AxisName) -> int:
+    """How many devices there are along a mesh axis, or several."""
+    count = 1
+    for name in axis_names(axis_name):
+        count *= mesh.shape[name]
+    return count
+
+
+def _padded(x: jax.typing.ArrayLike | None, axis: int, missing: int) -> jax.Array | None:
+    if x is None:
+        return None
+    x = jnp.asarray(x)
+    widths = [(0, missing if a == axis else 0) for a in range(x.ndim)]
+    return jnp.pad(x, widths) if missing else x
+
+
+def _place(mesh: Mesh, spec: P, x: jax.Array | None) -> jax.Array | None:
+    return None if x is None else jax.sharding.reshard(x, NamedSharding(mesh, spec))

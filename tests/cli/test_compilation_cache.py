@@ -1,0 +1,53 @@
+"""Compiled programs are kept where the user keeps caches, unless told otherwise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jax_softmax.cli.compilation_cache import use_compilation_cache
+
+FOLDER = "JAX_COMPILATION_CACHE_DIR"
+LEAST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+
+
+@pytest.fixture(autouse=True)
+def fresh_environment(monkeypatch, tmp_path):
+    for name in (FOLDER, LEAST):
+        # Set first, so that what the function sets is undone too.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_the_users_cache_folder_is_made_and_named_to_jax(tmp_path):
+    use_compilation_cache()
+    assert os.environ[FOLDER] == str(tmp_path / "cache" / "jax_softmax" / "compiled")
+    assert os.path.isdir(os.environ[FOLDER])
+    assert os.environ[LEAST] == "0"
+
+
+def test_a_folder_that_jax_was_told_of_stays(monkeypatch, tmp_path):
+    monkeypatch.setenv(FOLDER, "elsewhere")
+    monkeypatch.setenv(LEAST, "3")
+    use_compilation_cache()
+    assert (os.environ[FOLDER], os.environ[LEAST]) == ("elsewhere", "3")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    use_compilation_cache()
+    assert FOLDER not in os.environ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("flag", "kept"), [((), True), (("--no-compilation-cache",), False)])
+def test_a_command_keeps_its_programs_unless_told_not_to(flag, kept, tmp_path):
+    command = [sys.executable, "-m", "jax_softmax", "train", "iris", "--epochs", "2", *flag]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    folder = tmp_path / "cache" / "jax_softmax" / "compiled"
+    assert (folder.is_dir() and any(folder.iterdir())) == kept
