@@ -13,7 +13,15 @@ import pytest
 from jax.test_util import check_grads
 
 from jax_softmax.ops import reference
-from tests.ops.linear import call, case, cotangents_for, exact, loss, outputs_and_gradients
+from tests.ops.linear import (
+    call,
+    case,
+    cotangents_for,
+    exact,
+    loss,
+    outputs_and_gradients,
+    quickly_compiled,
+)
 from tests.tolerances import CHECK_GRADS, assert_close
 
 both_rules = pytest.mark.parametrize("rule", ["vjp", "jvp"])
@@ -61,7 +69,7 @@ def test_losses_that_share_a_kernel(rule, x64):
     other = case({"bias"}, (ROWS,), WIDTH, CLASSES, np.float64, seed=5)
     f = functools.partial(loss, rule=rule, block_size=BLOCK)
 
-    @jax.jit
+    @quickly_compiled
     def gradients(kernel, bias):
         def total(kernel, bias):
             first = f(made.arrays["features"], kernel, made.labels, bias=bias)
@@ -95,7 +103,12 @@ def second_derivatives(f, arrays, direction):
 
 @pytest.mark.parametrize(
     ("rule", "reduction", "block"),
-    [("vjp", "mean", (2, 4)), ("vjp", "none", 2), ("jvp", "mean", 2), ("jvp", "none", (2, 4))],
+    [
+        ("vjp", "mean", (2, 4)),
+        pytest.param("vjp", "none", 2, marks=pytest.mark.slow),
+        pytest.param("jvp", "mean", 2, marks=pytest.mark.slow),
+        pytest.param("jvp", "none", (2, 4), marks=pytest.mark.slow),
+    ],
 )
 def test_gradient_of_gradient_both_ways(rule, reduction, block, x64, rng):
     made = small({"bias", "sample_weight"})
@@ -113,14 +126,15 @@ def test_gradient_of_gradient_both_ways(rule, reduction, block, x64, rng):
         total = rows if reduction == "none" else jnp.sum(rows) / jnp.sum(arrays["sample_weight"])
         return jnp.sum(g * total)
 
-    actual = jax.jit(functools.partial(second_derivatives, fused))(arrays, direction)
-    expected = jax.jit(functools.partial(second_derivatives, textbook))(arrays, direction)
+    actual = quickly_compiled(functools.partial(second_derivatives, fused))(arrays, direction)
+    expected = quickly_compiled(functools.partial(second_derivatives, textbook))(arrays, direction)
     for tree in (*actual, *expected):
         tree["sample_weight"] = tree["sample_weight"][:-1]
     assert_trees_close(actual, expected, np.float64)
 
 
-@pytest.mark.parametrize("rule", ["vjp", pytest.param("jvp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@both_rules
 def test_hessian_by_all_arrays(rule, x64):
     """Every block of it, those between two arrays as well."""
     made = small(rows=(2,))
@@ -128,8 +142,10 @@ def test_hessian_by_all_arrays(rule, x64):
     def fused(arrays):
         return call({"rule": rule, "block_size": (1, 4)}, arrays, made.labels)
 
-    actual = jax.jit(jax.hessian(fused))(made.arrays)
-    expected = jax.jit(jax.hessian(lambda a: jnp.mean(definition(a, made.labels))))(made.arrays)
+    actual = quickly_compiled(jax.hessian(fused))(made.arrays)
+    expected = quickly_compiled(jax.hessian(lambda a: jnp.mean(definition(a, made.labels))))(
+        made.arrays
+    )
     assert_trees_close(actual, expected, np.float64)
 
 
@@ -139,7 +155,7 @@ def test_hessian_of_half_precision_is_that_of_its_float32_sums():
     made = small(rows=(2,), dtype=jnp.bfloat16)
     features, kernel = made.arrays["features"], made.arrays["kernel"]
 
-    @jax.jit
+    @quickly_compiled
     def hessian(features, kernel):
         return jax.hessian(lambda x: 100 * loss(x, kernel, made.labels))(features)
 
@@ -161,13 +177,15 @@ def test_check_grads_to_second_order_in_both_modes(reduction, block, x64):
         return call({**static, "reduction": reduction, "block_size": block}, arrays, made.labels)
 
     args = [made.arrays[name] for name in ("features", "kernel", "bias", "sample_weight")]
-    check_grads(jax.jit(f), args, order=2, modes=["fwd", "rev"], **CHECK_GRADS._asdict())
+    check_grads(quickly_compiled(f), args, order=2, modes=["fwd", "rev"], **CHECK_GRADS._asdict())
 
 
 # Forward mode
 
 
-@pytest.mark.parametrize(("reduction", "block"), [("none", (2, 4)), ("mean", 2)])
+@pytest.mark.parametrize(
+    ("reduction", "block"), [("none", (2, 4)), pytest.param("mean", 2, marks=pytest.mark.slow)]
+)
 def test_jvp_linearize_and_jacfwd(reduction, block, x64, rng):
     """Of every array at once, and of the bias alone."""
     made = small({"bias", "sample_weight"})
@@ -176,7 +194,7 @@ def test_jvp_linearize_and_jacfwd(reduction, block, x64, rng):
     tangent = {name: rng.standard_normal(x.shape) for name, x in arrays.items()}
 
     def derivatives(f):
-        @jax.jit
+        @quickly_compiled
         def forward(arrays, tangent):
             value, linear = jax.linearize(f, arrays)
             by_bias = jax.jacfwd(lambda bias: f({**arrays, "bias": bias}))(arrays["bias"])
@@ -198,7 +216,7 @@ def test_jvp_of_statistics(x64, rng):
     made = small()
     tangent = {name: rng.standard_normal(x.shape) for name, x in made.arrays.items()}
 
-    @jax.jit
+    @quickly_compiled
     def forward(arrays, tangent):
         def f(arrays):
             value, stats = call(
@@ -273,13 +291,20 @@ def under_vmap(f, arrays, labels, g):
     return {name: x if axes[name] == 0 else x.sum(0) for name, x in by_row.items()}
 
 
-@both_rules
-@pytest.mark.parametrize("transform", [under_scan, under_vmap])
+@pytest.mark.parametrize(
+    ("transform", "rule"),
+    [
+        (under_scan, "vjp"),
+        (under_vmap, "jvp"),
+        pytest.param(under_scan, "jvp", marks=pytest.mark.slow),
+        pytest.param(under_vmap, "vjp", marks=pytest.mark.slow),
+    ],
+)
 def test_transform_gives_the_plain_gradient(transform, rule, x64):
     made = small({"bias", "sample_weight"})
     g = cotangents_for(made, "none", False)
     f = functools.partial(call, {**TRANSFORM_STATIC, "rule": rule})
-    actual = jax.jit(functools.partial(transform, f))(made.arrays, made.labels, g[0])
+    actual = quickly_compiled(functools.partial(transform, f))(made.arrays, made.labels, g[0])
     expected = exact(made, g, "none")[1]
     for name, gradient in actual.items():
         assert_close(gradient, expected[name], np.float64)
@@ -290,14 +315,14 @@ def test_checkpoint_gives_the_plain_gradient(reduction, x64):
     made = small({"bias", "sample_weight"})
     f = functools.partial(call, {**TRANSFORM_STATIC, "reduction": reduction})
     g = np.asarray(1.3)
-    actual = jax.jit(functools.partial(under_checkpoint, f))(made.arrays, made.labels, g)
+    actual = quickly_compiled(functools.partial(under_checkpoint, f))(made.arrays, made.labels, g)
     value = exact(made, [1.0], reduction)[0][0]
     expected = exact(made, [g * (1 - np.tanh(value) ** 2)], reduction)[1]
     for name, gradient in actual.items():
         assert_close(gradient, expected[name], np.float64)
 
 
-@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("reduction", ["mean", pytest.param("none", marks=pytest.mark.slow)])
 def test_vmap_over_kernels(reduction, x64, rng):
     """An ensemble on the same features: an axis in front of the kernel, at the end of the bias."""
     made = small()
@@ -309,7 +334,7 @@ def test_vmap_over_kernels(reduction, x64, rng):
         arrays = {**made.arrays, "kernel": kernel, "bias": bias}
         return jnp.sum(g * call({"reduction": reduction, "block_size": BLOCK}, arrays, made.labels))
 
-    by_kernel, by_bias = jax.jit(jax.vmap(jax.grad(one, (0, 1)), (0, 1)))(kernels, biases)
+    by_kernel, by_bias = quickly_compiled(jax.vmap(jax.grad(one, (0, 1)), (0, 1)))(kernels, biases)
     for n in range(3):
         expected = exact(made.changed(kernel=kernels[n], bias=biases[:, n]), [g], reduction)[1]
         assert_close(by_kernel[n], expected["kernel"], np.float64)
@@ -320,7 +345,7 @@ def test_jacobian_of_rows_by_the_kernel(x64):
     made = small(())
     features, labels = made.arrays["features"], made.labels
 
-    @jax.jit
+    @quickly_compiled
     def jacobian(kernel):
         return jax.jacrev(lambda k: loss(features, k, labels, reduction="none", block_size=2))(
             kernel
@@ -383,7 +408,7 @@ def test_a_frozen_array_has_the_others_gradients():
     g = [np.float32(0.3)]
     expected = exact(made, g)[1]
 
-    @jax.jit
+    @quickly_compiled
     def alone(arrays):
         return {
             name: jax.grad(

@@ -42,7 +42,12 @@ LOGITS = 4 * ROWS * CLASSES  # 16 MiB
 @on_cpu
 @pytest.mark.parametrize(
     ("reduction", "block", "rule"),
-    [("mean", 32, "vjp"), ("none", 32, "vjp"), ("mean", (32, 1024), "vjp"), ("mean", 32, "jvp")],
+    [
+        ("mean", 32, "vjp"),
+        ("none", 32, "vjp"),
+        pytest.param("mean", (32, 1024), "vjp", marks=pytest.mark.slow),
+        pytest.param("mean", 32, "jvp", marks=pytest.mark.slow),
+    ],
 )
 def test_temporaries_are_a_few_blocks_and_the_kernels_gradient(reduction, block, rule):
     """A block of logits is 1/16 of them, or 1/128; the kernel's gradient an eighth."""
@@ -53,7 +58,9 @@ def test_temporaries_are_a_few_blocks_and_the_kernels_gradient(reduction, block,
 
 
 @on_cpu
-@pytest.mark.parametrize(("reduction", "block"), [("mean", 32), ("none", 32)])
+@pytest.mark.parametrize(
+    ("reduction", "block"), [("mean", 32), pytest.param("none", 32, marks=pytest.mark.slow)]
+)
 def test_temporaries_grow_by_no_block_when_rows_double(reduction, block):
     """By what there is a row, which is the features and a few numbers."""
     more = temporaries(2 * ROWS, reduction, block) - temporaries(ROWS, reduction, block)
@@ -61,6 +68,7 @@ def test_temporaries_grow_by_no_block_when_rows_double(reduction, block):
 
 
 @on_cpu
+@pytest.mark.slow
 def test_temporaries_of_half_precision_are_of_its_blocks_too():
     """Its gradient sums are float32: the kernel's once, and a block's logits."""
     assert temporaries(ROWS, "mean", 32, dtype=jnp.bfloat16) <= 0.6 * LOGITS

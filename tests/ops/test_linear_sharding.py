@@ -276,8 +276,14 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize(
+    ("layout", "reduction"),
+    [
+        *((layout, "mean") for layout in LAYOUTS),
+        ("rows", "none"),
+        ("rows of a device that do not divide", "none"),
+    ],
+)
 def test_rows_stay_on_their_devices_under_jit(layout, reduction):
     """No gather of features or logits: sums of the kernel's gradient, and of numbers."""
     rows, axes, spec, block = LAYOUTS[layout]
