@@ -28,7 +28,7 @@ ALLOWED = {
     "training": {"", "errors", "ops"},
     "classifier": {"errors", "ops", "datasets", "training"},
     "verification": {"", "errors", "ops", "training"},
-    "benchmark": {"", "errors", "ops", "training", "verification"},
+    "benchmark": {"", "errors", "ops", "datasets", "training", "verification"},
     "cli": {
         "",
         "errors",

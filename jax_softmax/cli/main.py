@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn, Protocol
 
 import tyro
 
+from jax_softmax.cli.bench import Bench
 from jax_softmax.cli.compilation_cache import use_compilation_cache
 from jax_softmax.cli.evaluate import Evaluate
 from jax_softmax.cli.predict import Predict
@@ -21,6 +22,7 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 
 

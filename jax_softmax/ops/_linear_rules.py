@@ -33,7 +33,7 @@ from jax_softmax.ops._options import Options, exclude
 from jax_softmax.ops._row_blocks import RowBlocks
 from jax_softmax.ops._rules import multiply
 from jax_softmax.ops._slices import AxisName, Slices, sum_slices
-from jax_softmax.ops._varying import sum_over_missing, zeros_varying
+from jax_softmax.ops._varying import sum_over_missing, vary, varying_axes, zeros_varying
 
 
 class Static(NamedTuple):
@@ -69,10 +69,10 @@ def _is_zero(x: Any) -> bool:
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def total_vjp(
     static: Static, linear: Linear, constants: Constants, weights: jax.Array
-) -> jax.Array:
-    """`sum(weights * loss)`, with the gradients computed in the forward rule."""
-    (loss, *_), _ = _forward_sweep(static, linear, constants)
-    return jnp.sum(multiply(weights, loss))
+) -> tuple[jax.Array, ...]:
+    """`(sum(weights * loss),)`, and with statistics those of the rows (see `rows_vjp`)."""
+    (loss, *stats), _ = _forward_sweep(static, linear, constants)
+    return jnp.sum(multiply(weights, loss)), *stats
 
 
 def _total_fwd(static, linear, constants, weights):
@@ -80,16 +80,26 @@ def _total_fwd(static, linear, constants, weights):
     linear, constants, weights = jax.tree.map(
         lambda primal: primal.value, (linear, constants, weights)
     )
-    loss, gradients = _gradient_sweep(static, linear, constants, [weights], wanted)
+    of_rows = [weights, None, None, None]
+    (loss, *stats), numbers, gradients = _gradient_sweep(static, linear, constants, of_rows, wanted)
     total = jnp.sum(multiply(weights, loss))
     loss = jnp.where(weights == 0, 0, loss)
-    # Of the primals no more than their dtypes is kept.
-    like = jax.tree.map(lambda x: jnp.zeros((), x.dtype), linear)
-    return total, (gradients, loss, like)
+    # Of the primals no more than their dtypes is kept, and over which devices they vary.
+    like = jax.tree.map(lambda x: vary(jnp.zeros((), x.dtype), varying_axes(x)), linear)
+    # The rest is kept only for cotangents of statistics, which the forward rule cannot know.
+    rest = (linear, constants, weights, numbers, wanted) if static.options.stats else None
+    return (total, *stats), (gradients, loss, like, rest)
 
 
-def _total_bwd(static, residuals, g):
-    gradients, loss, like = residuals
+def _total_bwd(static, residuals, cotangents):
+    gradients, loss, like, rest = residuals
+    g, *of_stats = (None if _is_zero(g) else g for g in cotangents[:4])
+    if g is None or any(x is not None for x in of_stats):
+        linear, constants, weights, numbers, wanted = rest
+        of_rows = [None if g is None else g * weights, *of_stats]
+        rows = (linear, constants, numbers, wanted)
+        found, _ = _rows_bwd(static, rows, of_rows)
+        return found, None, None if g is None else g * loss
     features = gradients.features
     if features is not None:
         features = _scaled_features(static, features, like.features.dtype, g)
@@ -97,21 +107,34 @@ def _total_bwd(static, residuals, g):
     return _rounded(Parts(features, kernel, bias), like), None, g * loss
 
 
-def _parts(x: jax.Array, kind: jnp.dtype) -> tuple[jax.Array, ...]:
-    """`x` as numbers of dtype `kind` that sum to it, to twice the precision of `kind`."""
-    if kind == x.dtype:
-        return (x,)
-    info = jnp.finfo(kind)
+def _part_dtypes(kind: jnp.dtype, wide: jnp.dtype) -> tuple[jnp.dtype, ...]:
+    """The dtypes in which the features' gradient waits for the cotangent of a total.
+
+    Two halves for bfloat16, which has the range of float32; float16 would lose what is small.
+    """
+    return (kind, kind) if kind == jnp.bfloat16 else (wide,)
+
+
+def _parts(x: jax.Array, kinds: tuple[jnp.dtype, ...]) -> tuple[jax.Array, ...]:
+    """`x` as numbers that sum to it, to twice the precision of the first where there are two."""
+    if len(kinds) == 1:
+        return (x.astype(kinds[0]),)
+    info = jnp.finfo(kinds[0])
     # Not a cast there and back, which XLA may take for no change.
     high = lax.reduce_precision(x, info.nexp, info.nmant)
     low = jnp.where(jnp.isfinite(high), x - high, 0)
-    return high.astype(kind), low.astype(kind)
+    return high.astype(kinds[0]), low.astype(kinds[1])
 
 
 def _rounded(gradients: Parts, like: Any) -> Linear:
-    """The gradients in the dtypes of `like`; None for those that are not wanted."""
+    """The gradients in the dtypes of `like`; None for those that are not wanted.
+
+    Of what is the same on several devices, summed over them first.
+    """
     pairs = zip(gradients, like, strict=True)
-    rounded: Any = (None if x is None else x.astype(to.dtype) for x, to in pairs)
+    rounded: Any = (
+        None if x is None else sum_over_missing(x, to).astype(to.dtype) for x, to in pairs
+    )
     return Linear(*rounded)
 
 
@@ -139,15 +162,16 @@ total_vjp.defvjp(_total_fwd, _total_bwd, symbolic_zeros=True)
 def total_jvp(
     static: Static, linear: Linear, constants: Constants, weights: jax.Array
 ) -> jax.Array:
-    """The same with forward mode: a tangent is the gradients' product with the tangents."""
-    return total_vjp(static, linear, constants, weights)
+    """The total without statistics, with forward mode: a tangent is that of the gradients."""
+    (total,) = total_vjp(static, linear, constants, weights)
+    return total
 
 
 def _total_jvp(static, primals, tangents):
     linear, constants, weights = primals
     dots, _, weights_dot = tangents
     wanted = _wanted(dots, lambda dot: not _is_zero(dot))
-    loss, gradients = _gradient_sweep(static, linear, constants, [weights], wanted)
+    (loss,), _, gradients = _gradient_sweep(static, linear, constants, [weights], wanted)
     tangent = jnp.zeros((), loss.dtype)
     if gradients.features is not None:
         views = tuple(static.blocks.unview(part) for part in gradients.features)
@@ -184,7 +208,7 @@ def _rows_fwd(static, linear, constants):
 def _rows_bwd(static, residuals, cotangents):
     linear, constants, numbers, wanted = residuals
     used = [None if isinstance(g, SymbolicZero) else g for g in cotangents[:4]]
-    _, gradients = _gradient_sweep(static, linear, constants, used, wanted, numbers)
+    _, _, gradients = _gradient_sweep(static, linear, constants, used, wanted, numbers)
     if gradients.features is not None:
         gradients = gradients._replace(features=static.blocks.unview(gradients.features[0]))
     return _rounded(gradients, linear), None
@@ -270,41 +294,44 @@ def _forward_sweep(static: Static, linear: Linear, constants: Constants):
 
 
 def _gradient_sweep(static, linear, constants, cotangents, wanted, numbers=None):
-    """The losses (None with `numbers`), and the gradients before they are rounded.
+    """Outputs and numbers (None where numbers are given), and gradients before they are rounded.
 
-    That of the features is a tuple of views that sum to it; with `numbers`, when the cotangents are
-    those of the rows and not of a total, one view, rounded. Those of kernel and bias are in the
-    dtype of the sums.
+    The gradient of the features is a tuple of views that sum to it; where numbers are given, and
+    the cotangents so those of the rows and not of a total, one view, rounded. Those of kernel and
+    bias are in the dtype of the sums.
     """
     wide, kind = sums_dtype(linear), linear.features.dtype
-    kinds = (kind,) if kind == wide or numbers is not None else (kind, kind)
+    kinds = _part_dtypes(kind, wide) if numbers is None else (kind,)
     linear = linear._replace(features=static.blocks.view(linear.features))
 
     def block(sums, rows):
         here, at = _of_block(static, linear, constants, rows)
-        loss, logits, numbers = None, None, rows.numbers
+        outputs, logits, numbers = None, None, rows.numbers
         if numbers is None:
-            (loss, *_), numbers, logits = _forward(static, here, at)
+            outputs, numbers, logits = _forward(static, here, at)
         cotangents, parts = list(rows.cotangents), sums.features
         sums = sums._replace(features=None)
         sums = _add_gradients(static, here, at, numbers, cotangents, wanted, sums, logits)
         if parts is not None:
             # Over the devices of the classes, in the dtype of the sums.
-            found = _parts(sum_over_missing(sums.features, linear.features), kind)
-            pairs = zip(parts, found, strict=False)
+            found = _parts(sum_over_missing(sums.features, linear.features), kinds)
+            pairs = zip(parts, found, strict=True)
             parts = tuple(static.blocks.put(all_rows, rows.i, part) for all_rows, part in pairs)
-        return sums._replace(features=parts), loss
+        return sums._replace(features=parts), (
+            outputs,
+            None if rows.numbers is not None else numbers,
+        )
 
     start = Parts(
         None
         if wanted.features is None
         else tuple(zeros_varying(linear.features, part) for part in kinds),
-        None if wanted.kernel is None else zeros_varying(linear.kernel, wide),
-        None if wanted.bias is None else zeros_varying(linear.bias, wide),
+        None if wanted.kernel is None else zeros_varying(linear.kernel, wide, linear.features),
+        None if wanted.bias is None else zeros_varying(linear.bias, wide, *linear[:2]),
     )
     rows = _rows(static, constants, cotangents, numbers)
-    sums, loss = lax.scan(jax.checkpoint(block), start, rows)
-    return jax.tree.map(static.blocks.join, loss), sums
+    sums, (outputs, found) = lax.scan(jax.checkpoint(block), start, rows)
+    return jax.tree.map(static.blocks.join, outputs), found, sums
 
 
 def _tangent_sweep(static, linear, constants, numbers, dots):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -42,8 +44,15 @@ def all_axes_manual() -> bool:
     )
 
 
-def explicit_axes() -> frozenset[str]:
-    """The mesh axes in use whose shardings are part of arrays' types."""
-    mesh = jax.sharding.get_abstract_mesh()
-    kinds = zip(mesh.axis_names, mesh.axis_types or (), strict=False)
-    return frozenset(name for name, kind in kinds if kind == jax.sharding.AxisType.Explicit)
+def explicit_axes(*arrays: jax.Array) -> frozenset[str]:
+    """The mesh axes whose shardings are part of the arrays' types."""
+    return frozenset(
+        name
+        for x in arrays
+        for name, kind in zip(_mesh(x).axis_names, _mesh(x).axis_types, strict=True)
+        if kind == jax.sharding.AxisType.Explicit
+    )
+
+
+def _mesh(x: jax.Array) -> Any:
+    return jax.typeof(x).sharding.mesh

@@ -61,9 +61,9 @@ def linear_softmax_cross_entropy(
     r"""Cross-entropy of the logits `features @ kernel + bias` and integer labels.
 
     The loss, options and exactness of `softmax_cross_entropy_with_integer_labels` on those logits,
-    which are made, used and forgotten a block of rows at a time. A total (`"mean"`, `"sum"`)
-    without statistics takes one matrix product, and three with its gradients, which the forward
-    pass computes; losses of rows (`"none"`), or any with statistics, make their logits again when
+    which are made, used and forgotten a block of rows at a time. A total (`"mean"`, `"sum"`) takes
+    one matrix product, and three with its gradients, which the forward pass computes; losses of
+    rows (`"none"`), and what differentiates statistics, make their logits again when
     differentiated, and take four.
 
     Products of half-precision arrays are accumulated in float32, the logits and all that follows
@@ -91,8 +91,9 @@ def linear_softmax_cross_entropy(
         `sample_weight * class_weights[y]` of the rows that count, 0 where that is 0.
       precision: of the products, as in `jnp.matmul`.
       block_size: rows of a block of logits at most, or `(rows, classes)` to take the classes in
-        blocks too (at the cost of one more product); None chooses: 64 MiB of float32 logits or 512
-        rows, whichever is more, and blocks of classes where 128 rows would take over 1 GiB.
+        blocks too (a total then takes one more product, and options that sum over all classes
+        another); None chooses: 64 MiB of float32 logits or 512 rows, whichever is more, and blocks
+        of classes where 128 rows would take over 1 GiB.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are spread: `kernel`,
         `bias` and `class_weights` are this device's slice of them, in the order of the devices.
       data_axis_name: inside `jax.shard_map`, the mesh axis over which the rows are spread: a total
@@ -126,8 +127,9 @@ def linear_softmax_cross_entropy(
     check_ignore_index(ignore_index, labels.dtype)
     block = check_block_size(block_size)
     held = linear.kernel.shape[kernel_layout.index("v")]
+    _check_varies("axis_name", axis_name, "kernel", linear.kernel)
+    _check_varies("data_axis_name", data_axis_name, "features", linear.features)
     classes = _check_classes(num_classes, held, axis_name)
-    _check_varies(linear, axis_name)
     dtype = sums_dtype(linear)
     weights = _check_weights(class_weights, sample_weight, held, labels.shape, dtype)
     split = axis_name is not None or classes != held
@@ -162,10 +164,10 @@ class _Call(NamedTuple):
 def _placed(call: _Call, linear: Linear) -> Callable[..., Any]:
     """The loss as a function of arrays, on a mesh whose axes are part of their types too."""
     loss = partial(_loss, call)
-    explicit = explicit_axes()
+    features = jax.typeof(linear.features).sharding
+    explicit = explicit_axes(linear.features, linear.kernel)
     if not explicit:
         return loss
-    features = jax.typeof(linear.features).sharding
     rows = NamedSharding(features.mesh, PartitionSpec(*features.spec[:-1]))
     total = NamedSharding(features.mesh, PartitionSpec())
     placed: Any = rows if call.reduction == "none" else total
@@ -196,14 +198,17 @@ def _loss(call, linear, labels, class_weights, sample_weight):
         divisor = _over(call.data_axis_name, jnp.sum(weight * by_label))
         weight = jnp.where(divisor == 0, 0, weight / jnp.where(divisor == 0, 1, divisor))
     linear, constants, weight = _varying(call, linear, constants, weight)
-    if call.reduction != "none" and not call.options.stats:
-        total = total_vjp if call.rule == "vjp" else total_jvp
-        return _over(call.data_axis_name, total(static, linear, constants, weight))
-    by_rows = rows_vjp if call.rule == "vjp" else rows_jvp
-    loss, *stats = by_rows(static, linear, constants)
-    loss = multiply(weight, loss) if kept is not None else weight * loss
+    if call.reduction != "none" and call.rule == "vjp":
+        loss, *stats = total_vjp(static, linear, constants, weight)
+    elif call.reduction != "none" and not call.options.stats:
+        loss = total_jvp(static, linear, constants, weight)
+    else:
+        by_rows = rows_vjp if call.rule == "vjp" else rows_jvp
+        loss, *stats = by_rows(static, linear, constants)
+        loss = multiply(weight, loss) if kept is not None else weight * loss
+        loss = loss if call.reduction == "none" else jnp.sum(loss)
     if call.reduction != "none":
-        loss = _over(call.data_axis_name, jnp.sum(loss))
+        loss = _over(call.data_axis_name, loss)
     if not call.options.stats:
         return loss
     if kept is not None:
@@ -250,19 +255,16 @@ def _over(axis_name: AxisName, x: jax.Array) -> jax.Array:
 def _varying(call, linear, constants, weight):
     """The arguments, marked as varying over every mesh axis that any of them varies over.
 
-    The derivative of that mark is the sum over devices that an array which is the same on all of
-    them needs. Features and weights stay the same over the devices of the classes: each of those
-    is to have all of their derivative, which the rules see to.
+    All but the kernel and the bias: what is the same on several devices has the sum of their
+    derivatives, and those of the kernel are to be summed before they round, by the rules. Features
+    and weights stay the same over the devices of the classes, each of which is to have all of
+    their derivative.
     """
-    across = frozenset(axis_names(call.axis_name))
     rows = varying_axes(linear.features, constants.valid, constants.kept, weight)
-    everywhere = rows | varying_axes(linear.kernel, linear.bias) | across
-    linear = Linear(
-        vary(linear.features, everywhere - across),
-        vary(linear.kernel, everywhere),
-        None if linear.bias is None else vary(linear.bias, everywhere),
-    )
-    return linear, constants, vary(weight, everywhere - across)
+    everywhere = rows | varying_axes(linear.kernel, linear.bias)
+    everywhere -= frozenset(axis_names(call.axis_name))
+    features = vary(linear.features, everywhere)
+    return linear._replace(features=features), constants, vary(weight, everywhere)
 
 
 # Checks
@@ -314,15 +316,21 @@ def _check_classes(num_classes: int | None, held: int, axis_name: AxisName) -> i
     return num_classes
 
 
-def _check_varies(linear: Linear, axis_name: AxisName) -> None:
-    missing = frozenset(axis_names(axis_name)) - varying_axes(linear.kernel)
-    if missing:
-        raise ValueError(
-            f"kernel: expected a slice of the classes on each device of the mesh axis "
-            f"{axis_name!r}, got one that is the same on all devices of {sorted(missing)}; shard "
-            f"it in in_specs, and leave jax.shard_map's check_vma on: without it derivatives would "
-            f"be wrong."
-        )
+def _check_varies(argument: str, axis_name: AxisName, name: str, x: jax.Array) -> None:
+    for axis in axis_names(axis_name):
+        try:
+            lax.axis_size(axis)
+        except NameError as error:
+            raise ValueError(
+                f"{argument}: expected the name of a mesh axis, inside jax.shard_map over it, got "
+                f"{axis_name!r}."
+            ) from error
+        if axis not in varying_axes(x):
+            raise ValueError(
+                f"{argument}={axis_name!r}: expected {name} to be this device's part, got the same "
+                f"on all devices of {axis!r}; shard it in in_specs, and leave jax.shard_map's "
+                f"check_vma on: without it derivatives would be wrong."
+            )
 
 
 def _check_weights(class_weights, sample_weight, held, rows, dtype):

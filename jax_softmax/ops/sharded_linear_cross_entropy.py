@@ -112,7 +112,7 @@ def sharded_linear_softmax_cross_entropy(
     arrays: list[Any] = [*rows, *by_class]
     # Inside a mesh whose axes are part of arrays' types they are placed by hand; elsewhere the
     # mesh's own kind of axes must not matter.
-    typed = bool(explicit_axes())
+    typed = bool(explicit_axes(features, kernel))
     if typed:
         arrays = [_place(mesh, spec, x) for spec, x in zip(in_specs, arrays, strict=True)]
     else:

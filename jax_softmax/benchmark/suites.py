@@ -1,0 +1,128 @@
+"""The suites and how they are run. A suite is a file with `steps`, a picture, and a line here."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jax_softmax.benchmark import (
+    jit_suite,
+    loss_suite,
+    pictures,
+    scaling_suite,
+    train_suite,
+)
+from jax_softmax.benchmark.cases import Context, Step
+from jax_softmax.benchmark.machine import Machine, measure_machine
+from jax_softmax.benchmark.results import OURS, Record
+from jax_softmax.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A question to the machine.
+
+    Attributes:
+      question: what the suite answers.
+      steps: its parts, in order.
+      draw: a picture of its records.
+    """
+
+    question: str
+    steps: Callable[[Context], list[Step]]
+    draw: Callable[[Sequence[Record]], Figure]
+
+
+SUITES = {
+    "jit": Suite("what does jit buy?", jit_suite.steps, pictures.dots_figure),
+    "loss": Suite(
+        "what does the hand-written rule buy, and how near is it to a copy?",
+        loss_suite.steps,
+        pictures.loss_figure,
+    ),
+    "train": Suite("how fast does it train?", train_suite.steps, pictures.dots_figure),
+    "scaling": Suite("how does it grow?", scaling_suite.steps, pictures.scaling_figure),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run of suites found.
+
+    Attributes:
+      machine: what it ran on.
+      records: in the order they were measured.
+      seconds: what all of it took.
+    """
+
+    machine: Machine
+    records: tuple[Record, ...]
+    seconds: float
+
+    def of(self, suite: str) -> list[Record]:
+        """The records of one suite."""
+        return [record for record in self.records if record.suite == suite]
+
+    @property
+    def ours_differ(self) -> bool:
+        """Whether any result of this package was off by more than its bound."""
+        return any(r.differs and OURS in r.contender for r in self.records)
+
+    def flat(self) -> list[dict[str, Any]]:
+        """A flat record each, with the machine."""
+        return [record.record() | self.machine.record() for record in self.records]
+
+
+def run_suites(
+    names: Sequence[str] = ("all",),
+    *,
+    quick: bool = False,
+    raw_dir: str | Path | None = None,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> Report:
+    """Measures the machine, then runs the suites.
+
+    Args:
+      names: of `SUITES`, or "all".
+      quick: small sizes: a minute for all of them on two cores. Without, it takes several.
+      raw_dir: the folder with MNIST's raw files, or its parent; None looks where `load_dataset`
+        does.
+      on_progress: called with how many steps are done, how many there are, and the next one's name.
+
+    Raises:
+      InputError: on a name that is not known, or a `raw_dir` that does not lead to MNIST.
+    """
+    started = time.perf_counter()
+    suites = [SUITES[name] for name in suite_names(names)]
+    context = Context(
+        measure_machine(quick=quick), quick, None if raw_dir is None else Path(raw_dir)
+    )
+    todo = [step for suite in suites for step in suite.steps(context)]
+    records: list[Record] = []
+    for done, step in enumerate(todo):
+        if on_progress is not None:
+            on_progress(done, len(todo), step.name)
+        records += step.run()
+    return Report(context.machine, tuple(records), time.perf_counter() - started)
+
+
+def suite_names(names: Sequence[str]) -> list[str]:
+    """The names, each once, "all" written out.
+
+    Raises:
+      InputError: on one that is not known, suggesting the nearest.
+    """
+    known = (*SUITES, "all")
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise InputError(f"unknown suite {name!r}: expected one of {', '.join(known)}{hint}")
+    return list(SUITES) if not names or "all" in names else list(dict.fromkeys(names))

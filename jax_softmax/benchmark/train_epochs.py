@@ -1,0 +1,75 @@
+"""The time of an epoch, in batches of one size."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jax_softmax.benchmark import peers, tutorial
+from jax_softmax.benchmark.cases import Case, Contender, Prepared
+from jax_softmax.benchmark.compare import PARAMS_BOUND, params_error
+from jax_softmax.benchmark.results import Record
+from jax_softmax.benchmark.time_to_accuracy import COMPILE
+from jax_softmax.benchmark.train_task import Trained, Trainer, TrainTask
+from jax_softmax.benchmark.trainers import NUMPY, OPTAX, SKLEARN, TORCH, TRAINERS
+
+
+def epoch_case(name: str, task: TrainTask, epochs: int, accuracy_bound: float) -> Case:
+    """An epoch, timed as so many to a call, from zeros and with the data in place.
+
+    Full batches have one right answer, the parameters; batches come in each trainer's own order, so
+    that the test accuracy is compared.
+    """
+    full_batch = task.batch_size is None
+    numpy = TRAINERS[NUMPY](task)
+    right = _full_batch_in_float64(task, epochs) if full_batch else numpy.train(epochs)
+    right_accuracy = right.accuracy(task)
+
+    def error(found: Trained) -> float:
+        if full_batch:
+            return params_error((found.kernel, found.bias), (right.kernel, right.bias))
+        return abs(found.accuracy(task) - right_accuracy)
+
+    after = f"after {epochs} epoch{'s' * (epochs > 1)}"
+    about = Record(
+        suite="train",
+        case=f"{name} epoch, {task.batches}",
+        contender="",
+        rows=len(task.labels),
+        classes=task.classes,
+        dtype="float32",
+        batch_size=task.batch_size or len(task.labels),
+        epochs=epochs,
+        ratio_to=OPTAX,
+        error_bound=PARAMS_BOUND if full_batch else accuracy_bound,
+        compared_with=(
+            f"NumPy in float64, parameters {after}, over the largest"
+            if full_batch
+            else f"NumPy's test accuracy {after} in another order, the difference"
+        ),
+    )
+
+    def prepare(name: str) -> Prepared:
+        if name == TORCH:
+            peers.import_torch()
+        trainer = numpy if name == NUMPY else TRAINERS[name](task)
+        return _prepared(trainer, epochs, error, compiles=name in COMPILE)
+
+    names = [name for name in TRAINERS if name != SKLEARN]  # whose steps are not epochs
+    return Case(about, [Contender(name, functools.partial(prepare, name)) for name in names])
+
+
+def _full_batch_in_float64(task: TrainTask, epochs: int) -> Trained:
+    wide = task.scaled(np.float64)
+    return Trained(*tutorial.train(wide, task.labels, task.classes, task.learning_rate, epochs))
+
+
+def _prepared(
+    trainer: Trainer, epochs: int, error: Callable[[Any], float], *, compiles: bool
+) -> Prepared:
+    compile_seconds = trainer.train(epochs).compile_seconds if compiles else None
+    run = functools.partial(trainer.train, epochs)
+    return Prepared(run, error, compile_seconds, share=epochs, note=trainer.note)
