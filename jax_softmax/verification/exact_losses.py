@@ -63,7 +63,7 @@ def exact_losses(case: Case, z: np.ndarray) -> dict[str, Exact]:
     outputs = {name: _OUTPUTS[name](problem) for name in case.option.outputs}
     found = {"gradient": _gradient(problem, outputs)}
     if case.option.reduction == "none":
-        found |= {name: _value(problem, output) for name, output in outputs.items()}
+        found |= {name: _value(problem, name, output) for name, output in outputs.items()}
     if case.labels.ndim == 2:
         found["labels gradient"] = _labels_gradient(problem)
     if case.sample_weight is not None and "loss" in outputs:
@@ -152,13 +152,16 @@ _OUTPUTS = {
 }
 
 
-def _value(problem: _Problem, output: _Output) -> Exact:
+def _value(problem: _Problem, name: str, output: _Output) -> Exact:
     dtype = statistics_dtype(numpy_dtype(problem.case.group.dtype))
     least = tiny(dtype)
     value, terms = (np.where(problem.kept, x, 0)[:, 0] for x in (output.value, output.terms))
     # What a weight multiplies may underflow first.
     heaviest = 1 + (problem.weight * (_sum(problem.t) + _sum(problem.q)))[:, 0]
     slack = np.where(terms < least * heaviest, least * heaviest, 0)
+    if name == "entropy":  # 90 times as large, in float32, as what it is made of and may underflow
+        p = problem.rows.p
+        slack = slack + np.sum(np.where(p < least, p * problem.u, 0), -1)
     return as_exact(value, terms, dtype, terms=terms + heaviest, slack=slack)
 
 
