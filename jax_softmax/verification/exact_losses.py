@@ -159,9 +159,11 @@ def _value(problem: _Problem, name: str, output: _Output) -> Exact:
     # What a weight multiplies may underflow first.
     heaviest = 1 + (problem.weight * (_sum(problem.t) + _sum(problem.q)))[:, 0]
     slack = np.where(terms < least * heaviest, least * heaviest, 0)
-    if name == "entropy":  # 90 times as large, in float32, as what it is made of and may underflow
+    if name == "entropy":
+        # Up to 90 times as large, in float32, as the probabilities that it is made of: p for the
+        # likeliest class, whose surprisal is log1p of the others, and p log p for themselves.
         p = problem.rows.p
-        slack = slack + np.sum(np.where(p < least, p * problem.u, 0), -1)
+        slack = slack + np.sum(np.where(p < least, p * (problem.u + 1), 0), -1)
     return as_exact(value, terms, dtype, terms=terms + heaviest, slack=slack)
 
 
