@@ -140,7 +140,7 @@ def exact(made, cotangents, reduction="mean", num_classes=None):
     """What `outputs_and_gradients` should find, from the definition, in float64 or better."""
     arrays = {name: np.asarray(x, np.float64) for name, x in made.arrays.items()}
     wide = np.longdouble if made.arrays["features"].dtype == np.float64 else np.float64
-    x = arrays["features"].reshape(-1, arrays["features"].shape[-1]).astype(wide)
+    x = arrays["features"].reshape(made.labels.size, -1).astype(wide)
     kernel = arrays["kernel"].astype(wide)
     logits = x @ kernel + arrays.get("bias", np.zeros(kernel.shape[1])).astype(wide)
     options = dict(made.options)

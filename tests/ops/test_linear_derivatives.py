@@ -403,6 +403,21 @@ def test_products_are_made_only_for_what_is_differentiated(reduction, wanted, co
     assert products(f, part, rest) == count
 
 
+@pytest.mark.parametrize(
+    ("used", "count"), [("loss", 3), ("logsumexp", 4), ("both", 4)], ids=["loss", "one", "both"]
+)
+def test_statistics_that_are_not_differentiated_cost_no_product(used, count):
+    """A total's gradients are made with it; those of the statistics, if any, from new logits."""
+    made = small(dtype=np.float32)
+
+    def total(arrays):
+        value, stats = call({"return_stats": True, "block_size": 2}, arrays, made.labels)
+        terms = {"loss": value, "logsumexp": jnp.sum(stats.logsumexp)}
+        return terms.get(used, sum(terms.values())), stats
+
+    assert products(jax.value_and_grad(total, has_aux=True), made.arrays) == count
+
+
 def test_a_frozen_array_has_the_others_gradients():
     made = small(dtype=np.float32)
     g = [np.float32(0.3)]

@@ -270,26 +270,33 @@ LAYOUTS = {
     "batch": ((8, 6), {"data": 8}, P("data", None), 16),
     "batch and time": ((8, 6), {"data": 4, "time": 2}, P("data", "time"), 16),
     "one block": ((64,), {"data": 8}, P("data"), None),
-    # 4 blocks would divide the rows, and 2 or more those of a device do not.
+    # 4 blocks would divide the rows, but not those of a device: 13, and 25.
     "rows of a device that do not divide": ((104,), {"data": 8}, P("data"), 50),
-    "fewer rows on a device than blocks": ((40,), {"data": 8}, P("data"), 7),
+    "an odd number on a device": ((200,), {"data": 8}, P("data"), 17),
 }
 
 
 @pytest.mark.parametrize(
-    ("layout", "reduction"),
+    ("layout", "reduction", "axis_type"),
     [
-        *((layout, "mean") for layout in LAYOUTS),
-        ("rows", "none"),
-        ("rows of a device that do not divide", "none"),
+        *((layout, "mean", AxisType.Auto) for layout in LAYOUTS),
+        ("rows", "none", AxisType.Auto),
+        ("rows of a device that do not divide", "none", AxisType.Auto),
+        ("rows", "mean", AxisType.Explicit),
+        ("batch and time", "none", AxisType.Explicit),
+        *(
+            pytest.param(layout, reduction, AxisType.Explicit, marks=pytest.mark.slow)
+            for layout in LAYOUTS
+            for reduction in ("mean", "none")
+        ),
     ],
 )
-def test_rows_stay_on_their_devices_under_jit(layout, reduction):
+def test_rows_stay_on_their_devices_under_jit(layout, reduction, axis_type):
     """No gather of features or logits: sums of the kernel's gradient, and of numbers."""
     rows, axes, spec, block = LAYOUTS[layout]
     made = case({"bias", "sample_weight", "label_smoothing"}, rows)
     g = cotangents_for(made, reduction, False)
-    mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
+    mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(axis_type,) * len(axes))
     static = {"reduction": reduction, "block_size": block, "label_smoothing": 0.1}
 
     def f(arrays, labels, g):
@@ -302,8 +309,9 @@ def test_rows_stay_on_their_devices_under_jit(layout, reduction):
 
     arrays = {n: put(x, n in ("features", "sample_weight")) for n, x in made.arrays.items()}
     args = arrays, put(made.labels), [put(x, x.ndim > 0) for x in g]
-    compiled = jax.jit(f).lower(*args).compile()
-    out, gradients = compiled(*args)
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(f).lower(*args).compile()
+        out, gradients = compiled(*args)
     kernel = made.arrays["kernel"].size + made.arrays["bias"].size
     for kind, size in collectives(compiled.as_text()):
         assert kind == "all-reduce"
