@@ -54,14 +54,14 @@ class Slices(NamedTuple):
         def candidate(logits, constants):
             logits = lax.stop_gradient(logits)
             index = most_likely(logits)
-            return jnp.max(
-                logits, -1
-            ), index if constants.first is None else index + constants.first
+            if constants.first is not None:
+                index += jnp.asarray(constants.first, index.dtype)
+            return jnp.max(logits, -1), index
 
         largest, index = self.each(candidate)
         if self._alone(index):
             return index[0]
-        leads = largest == self._max(largest)
+        leads = largest == self._max(largest)[None]
         # A row of NaN leads nowhere: whichever class it is given, its statistics are NaN.
         last = jnp.iinfo(index.dtype).max
         index = jnp.min(jnp.where(leads, index, last), 0)
