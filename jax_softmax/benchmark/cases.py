@@ -28,6 +28,8 @@ class Prepared:
       error: of what `run` returned, against the case's reference.
       compile_seconds: what compiling took, None where nothing was compiled.
       share: how much of the case's work one call of `run` does; its seconds are divided by it.
+      temporary_bytes: what the compiled program holds beside arguments and results.
+      block_rows: rows of a block of logits, where they are made in blocks.
       note: for the record.
     """
 
@@ -35,6 +37,8 @@ class Prepared:
     error: Callable[[Any], float]
     compile_seconds: float | None = None
     share: float = 1.0
+    temporary_bytes: int | None = None
+    block_rows: int | None = None
     note: str = ""
 
 
@@ -121,6 +125,8 @@ def run_case(case: Case, budget_seconds: float) -> list[Record]:
             max_error=error,
             note=prepared.note,
             compile_seconds=prepared.compile_seconds,
+            temporary_bytes=prepared.temporary_bytes,
+            block_rows=prepared.block_rows,
         )
         records[contender.name] = found
         if not found.differs:

@@ -14,14 +14,14 @@ LOSS_BOUNDS = {"float32": 2e-5, "bfloat16": 0.2, "float16": 0.01}
 PARAMS_BOUND = 1e-3
 
 
-def relative_error(actual: Any, desired: Any, smallest: float = 0.0) -> float:
+def relative_error(actual: Any, desired: Any, smallest: float | np.ndarray = 0.0) -> float:
     """The largest `|actual - desired| / max(|desired|, smallest)` of any element; NaN if one is.
 
     Args:
       actual: an array.
       desired: an array of the same shape.
       smallest: what a smaller `desired` is divided by instead, e.g. the dtype's least normal
-        number, under which it has fewer digits.
+        number, under which it has fewer digits; broadcasts.
 
     >>> relative_error([1.0, 2.2], [1.0, 2.0])
     0.10000000000000009

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OURS_COLOR, OTHERS_COLOR = "tab:blue", "0.55"
-_COLORS = ("tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:gray")
+COLORS = ("tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:gray")
 
 
 def dots_figure(records: Sequence[Record]) -> Figure:
@@ -44,7 +44,7 @@ def _dots(axes: Axes, case: str, records: Sequence[Record]) -> None:
     for place, record in enumerate(records):
         median = record.seconds_median or 0.0
         quartiles = [record.seconds_q1 or median, record.seconds_q3 or median]
-        color = OURS_COLOR if _is_ours(record) else OTHERS_COLOR
+        color = OURS_COLOR if is_ours(record) else OTHERS_COLOR
         axes.axhline(place, color="0.93", linewidth=0.8, zorder=0)
         axes.plot(quartiles, [place, place], color=color, linewidth=3, solid_capstyle="butt")
         axes.plot(median, place, "o", color=color, markersize=7)
@@ -65,7 +65,7 @@ def _dots(axes: Axes, case: str, records: Sequence[Record]) -> None:
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
     narrow = max(medians) < 30 * min(medians)
-    _round_ticks(axes.xaxis, unit="s", steps=(1, 2, 5) if narrow else (1,))
+    round_ticks(axes.xaxis, unit="s", steps=(1, 2, 5) if narrow else (1,))
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
@@ -85,7 +85,7 @@ def loss_figure(records: Sequence[Record]) -> Figure:
         for name in names:
             points = [r for r in timed if r.dtype == dtype and r.contender == name]
             points.sort(key=lambda record: record.classes or 0)
-            _line(axes, name, [(r.classes or 0, r.ratio or 0.0) for r in points], colors[name])
+            line(axes, name, [(r.classes or 0, r.ratio or 0.0) for r in points], colors[name])
         axes.axhline(1, color="gray", linewidth=0.8, linestyle=":")
         axes.annotate(
             "a copy of the logits",
@@ -97,7 +97,7 @@ def loss_figure(records: Sequence[Record]) -> Figure:
             fontsize=8,
         )
         axes.set(title=dtype, xlabel="classes", xscale="log", yscale="log")
-        _round_ticks(axes.yaxis, steps=(1, 2, 5))
+        round_ticks(axes.yaxis, steps=(1, 2, 5))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("time of value and gradient\nover that of a copy")
@@ -116,17 +116,17 @@ def scaling_figure(records: Sequence[Record]) -> Figure:
         for case, group in itertools.groupby(records, key=lambda record: record.case)
     }
     drawn = [(case, points) for case, points in series.items() if points]
-    for (case, points), color in zip(drawn, (OURS_COLOR, *_COLORS), strict=False):
+    for (case, points), color in zip(drawn, (OURS_COLOR, *COLORS), strict=False):
         label = f"{case}: size$^{{{points[0].exponent or 0:.2f}}}$"
         sizes = [((r.rows or 0) * (r.classes or 0), 1e3 * (r.seconds_median or 0)) for r in points]
-        _line(growth, label, sizes, color)
+        line(growth, label, sizes, color)
     growth.set(xlabel="logits (rows × classes)", ylabel="value and gradient (ms)")
     growth.set(xscale="log", yscale="log", title="Growth with the size")
-    _round_ticks(growth.xaxis)
-    _round_ticks(growth.yaxis, steps=(1, 2, 5))
+    round_ticks(growth.xaxis)
+    round_ticks(growth.yaxis, steps=(1, 2, 5))
     _legend(growth)
     spread = [r for r in records if r.devices is not None and r.ratio is not None]
-    _line(devices, "", [(r.devices or 0, r.ratio or 0.0) for r in spread], OURS_COLOR)
+    line(devices, "", [(r.devices or 0, r.ratio or 0.0) for r in spread], OURS_COLOR)
     devices.axhline(1, color="gray", linewidth=0.8, linestyle=":")
     devices.set(xlabel="simulated devices, on the same cores", ylabel="time over one device's")
     devices.set(ylim=(0, None), title="Rows over devices")
@@ -137,7 +137,8 @@ def scaling_figure(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def _line(axes: Axes, label: str, points: Sequence[tuple[float, float]], color: str | None) -> None:
+def line(axes: Axes, label: str, points: Sequence[tuple[float, float]], color: str | None) -> None:
+    """A line with a dot at each point; nothing where there is none."""
     if points:
         wide = 2.2 if color == OURS_COLOR else 1.2
         axes.plot(
@@ -150,7 +151,7 @@ def _line(axes: Axes, label: str, points: Sequence[tuple[float, float]], color: 
         )
 
 
-def _round_ticks(axis: Axis, unit: str = "", steps: Sequence[float] = (1, 2, 4)) -> None:
+def round_ticks(axis: Axis, unit: str = "", steps: Sequence[float] = (1, 2, 4)) -> None:
     """Ticks at round numbers of a log scale, written as 10 ms or 4 M."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
@@ -165,11 +166,12 @@ def _legend(axes: Axes) -> None:
 
 
 def _line_colors(names: Sequence[str]) -> dict[str, str]:
-    others = itertools.cycle(_COLORS)
+    others = itertools.cycle(COLORS)
     return {name: OURS_COLOR if name == "jax_softmax" else next(others) for name in names}
 
 
-def _is_ours(record: Record) -> bool:
+def is_ours(record: Record) -> bool:
+    """Whether the contender is this package, or what `jit` makes of the tutorial."""
     return "jax_softmax" in record.contender or record.contender.startswith("jit")
 
 

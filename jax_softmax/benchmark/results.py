@@ -20,9 +20,10 @@ class Record:
       contender: who did it.
       rows: examples.
       classes: V.
-      dtype: of the logits.
+      width: D, of the features, where the logits are their product with a kernel `[D, V]`.
+      dtype: of the logits, or of the features and the kernel.
       batch_size: examples to a step.
-      devices: the rows were spread over so many.
+      devices: the rows (and classes) were spread over so many.
       seconds_median: of one run of the case, compiling left out.
       seconds_q1: a quarter of the runs took less.
       seconds_q3: a quarter of the runs took more.
@@ -35,6 +36,11 @@ class Record:
       compared_with: what the results are held against, and how.
       bytes_moved: the least that has to be read and written, in bytes.
       bandwidth_fraction: `bytes_moved / seconds_median` over the machine's copy bandwidth.
+      temporary_bytes: what the compiled program holds (on a device) beside arguments, results.
+      logits_bytes: what all logits would take there, in `dtype`.
+      temporary_fraction: `temporary_bytes / logits_bytes`.
+      temporary_ratio: `temporary_bytes` over those of `ratio_to`.
+      block_rows: rows of a block of logits (on a device).
       break_even_runs_numpy: so many runs pay for compiling, against the NumPy tutorial; None where
         none do.
       break_even_runs_no_jit: the same against JAX without jit.
@@ -50,6 +56,7 @@ class Record:
     contender: str
     rows: int | None = None
     classes: int | None = None
+    width: int | None = None
     dtype: str | None = None
     batch_size: int | None = None
     devices: int | None = None
@@ -65,6 +72,11 @@ class Record:
     compared_with: str | None = None
     bytes_moved: int | None = None
     bandwidth_fraction: float | None = None
+    temporary_bytes: int | None = None
+    logits_bytes: int | None = None
+    temporary_fraction: float | None = None
+    temporary_ratio: float | None = None
+    block_rows: int | None = None
     break_even_runs_numpy: int | None = None
     break_even_runs_no_jit: int | None = None
     test_accuracy: float | None = None

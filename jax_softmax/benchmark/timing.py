@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.stages import Compiled
 
 # A turn lasts so long at least: short calls are repeated in it, so that what the contender before
 # left behind (caches, threads that still spin) weighs little.
@@ -104,7 +105,7 @@ def alternate(
     return {name: Timing(tuple(found)) for name, found in samples.items()}
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], float]:
+def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Compiled, float]:
     """`jax.jit(function)`, traced and compiled for the arguments, and the seconds that took.
 
     >>> double, seconds = compiled(lambda x: 2 * x, 1.5)

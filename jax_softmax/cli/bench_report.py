@@ -63,6 +63,8 @@ def _case_lines(case: str, records: Sequence[Record]) -> list[str]:
     shown = [column for column in _COLUMNS if any(column.text(record) for record in records)]
     bases = {record.ratio_to for record in records if record.ratio is not None}
     titles = {"over": f"over {bases.pop()}"} if bases else {}
+    smaller = {record.ratio_to for record in records if record.temporary_ratio is not None}
+    titles |= {"of": f"of {smaller.pop()}"} if smaller else {}
     rows = [[titles.get(column.title, column.title) for column in shown]]
     rows += [[column.text(record) for column in shown] for record in records]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
@@ -99,6 +101,17 @@ def _number(field: str, form: str) -> Callable[[Record], str]:
     return text
 
 
+def _size(field: str) -> Callable[[Record], str]:
+    number = _number(field, ",d")
+    return lambda record: number(record) if record.exponent or record.devices else ""
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return ""
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
+
+
 def _ratio(record: Record) -> str:
     return "" if record.ratio is None else f"{record.ratio:.3g}"
 
@@ -118,14 +131,19 @@ def _break_even(record: Record) -> str:
 
 _COLUMNS = (
     _Column("contender", lambda record: record.contender),
-    _Column("rows", lambda r: f"{r.rows:,}" if r.suite == "scaling" and r.rows else ""),
-    _Column("classes", lambda r: f"{r.classes:,}" if r.suite == "scaling" and r.classes else ""),
+    _Column("rows", _size("rows")),
+    _Column("D", _size("width")),
+    _Column("classes", _size("classes")),
     _Column("devices", _number("devices", "d")),
     _Column("median", lambda record: _seconds(record.seconds_median)),
     _Column("quartiles", _quartiles),
     _Column("repeats", lambda record: str(record.repeats) if record.repeats else ""),
     _Column("over", _ratio),
     _Column("of copy GB/s", _number("bandwidth_fraction", ".0%")),
+    _Column("temporaries", lambda record: _bytes(record.temporary_bytes)),
+    _Column("of the logits", _number("temporary_fraction", ".1%")),
+    _Column("of", _number("temporary_ratio", ".1%")),
+    _Column("rows a block", _number("block_rows", ",d")),
     _Column("compile", lambda record: _seconds(record.compile_seconds)),
     _Column("pays after runs, NumPy / no jit", _break_even),
     _Column("test accuracy", _number("test_accuracy", ".4f")),

@@ -174,5 +174,5 @@ def _narrow(gradient: jax.Array, linear: Linear) -> tuple[jax.Array, jax.Array |
     # A row that is no number must not choose for the others.
     largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), initial=0)
     _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
-    scale = jnp.ldexp(jnp.ones_like(largest), 12 - exponent)
+    scale = jnp.ldexp(jnp.ones_like(largest), jnp.clip(12 - exponent, -126, 126))
     return (gradient * scale).astype(dtype), 1 / scale

@@ -161,7 +161,7 @@ def row_blocks(shape: tuple[int, ...], rows: int, contiguous: bool) -> RowBlocks
     """Blocks of at most `rows` rows, of the last axes first.
 
     An axis is cut into a divisor of its length, if there is one between what is needed and twice
-    that, and padded otherwise.
+    that (four times, for rows that may be over devices), and padded otherwise.
     """
     counts: list[int] = []
     others = math.prod(shape)
@@ -183,7 +183,7 @@ def _count_over_devices(length: int, needed: int) -> int:
     Where there is no such number, one that leaves a block many factors of 2.
     """
     devices = jax.device_count()
-    divisors = [k for k in range(needed, min(16 * needed, length) + 1) if length % k == 0]
+    divisors = [k for k in range(needed, min(4 * needed, length) + 1) if length % k == 0]
     even = [k for k in divisors if (length // k) % devices == 0]
     if even:
         return even[0]
