@@ -22,7 +22,7 @@ from tests.ops.linear import (
     outputs_and_gradients,
     quickly_compiled,
 )
-from tests.tolerances import CHECK_GRADS, assert_close
+from tests.tolerances import CHECK_GRADS, HALF_GRADIENT_EPS, assert_close
 
 both_rules = pytest.mark.parametrize("rule", ["vjp", "jvp"])
 ROWS, WIDTH, CLASSES = 5, 3, 11
@@ -161,7 +161,9 @@ def test_hessian_of_half_precision_is_that_of_its_float32_sums():
 
     low = np.asarray(hessian(features, kernel), np.float64)
     full = hessian(features.astype(np.float32), kernel.astype(np.float32))
-    assert_close(low, full, jnp.bfloat16, scale=np.abs(full).max())
+    # Of the largest: small ones are what is left of terms that cancel, rounded for the product.
+    error = np.abs(low - np.asarray(full, np.float64)) / np.abs(full).max()
+    assert error.max() <= HALF_GRADIENT_EPS * jnp.finfo(jnp.bfloat16).eps
 
 
 @pytest.mark.slow
@@ -177,7 +179,7 @@ def test_check_grads_to_second_order_in_both_modes(reduction, block, x64):
         return call({**static, "reduction": reduction, "block_size": block}, arrays, made.labels)
 
     args = [made.arrays[name] for name in ("features", "kernel", "bias", "sample_weight")]
-    check_grads(quickly_compiled(f), args, order=2, modes=["fwd", "rev"], **CHECK_GRADS._asdict())
+    check_grads(jax.jit(f), args, order=2, modes=["fwd", "rev"], **CHECK_GRADS._asdict())
 
 
 # Forward mode
