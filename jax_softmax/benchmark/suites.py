@@ -86,7 +86,11 @@ class Report:
     @property
     def ours_differ(self) -> bool:
         """Whether any result of this package was off by more than its bound."""
-        return any(r.differs and OURS in r.contender for r in self.records)
+        # The contenders of the suite jit are this package's functions, but for the tutorial's.
+        return any(
+            r.differs and (OURS in r.contender or (r.suite == "jit" and "NumPy" not in r.contender))
+            for r in self.records
+        )
 
     def flat(self) -> list[dict[str, Any]]:
         """A flat record each, with the machine."""

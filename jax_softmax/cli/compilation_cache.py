@@ -13,14 +13,21 @@ _LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 def use_compilation_cache() -> None:
     """Has JAX, which is not imported yet, keep what it compiles in the user's cache folder.
 
-    A folder that JAX is told of already stays; one that cannot be made is done without.
+    A folder that JAX is told of already is used as it says; one that cannot be made is done
+    without.
     """
-    if _FOLDER not in os.environ:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    if _FOLDER in os.environ:
+        return
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no home
         folder = Path(base).expanduser() / "jax_softmax" / "compiled"
-        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no home
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK):
-                os.environ[_FOLDER] = str(folder)
-    # JAX keeps what took a second; a small run is many programs of a tenth.
-    os.environ.setdefault(_LEAST_SECONDS, "0")
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ[_FOLDER] = str(folder)
+            # JAX keeps what took a second; a small run is many programs of a tenth.
+            os.environ.setdefault(_LEAST_SECONDS, "0")
+
+
+def use_no_compilation_cache() -> None:
+    """Has JAX, which is not imported yet, neither read nor keep compiled programs."""
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"

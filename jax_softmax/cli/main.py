@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn, Protocol
 import tyro
 
 from jax_softmax.cli.bench import Bench
-from jax_softmax.cli.compilation_cache import use_compilation_cache
+from jax_softmax.cli.compilation_cache import use_compilation_cache, use_no_compilation_cache
 from jax_softmax.cli.evaluate import Evaluate
 from jax_softmax.cli.predict import Predict
 from jax_softmax.cli.train import Train
@@ -60,8 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
     try:
-        if arguments is None and not command.no_compilation_cache:  # as a process of its own
-            use_compilation_cache()
+        if arguments is None:  # as a process of its own
+            if command.no_compilation_cache:
+                use_no_compilation_cache()
+            else:
+                use_compilation_cache()
         code = command.run() or 0
         sys.stdout.flush()
         return code

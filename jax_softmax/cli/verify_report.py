@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 _SHORT = {
     "softmax_cross_entropy": "cross_entropy",
     "softmax_cross_entropy_with_integer_labels": "cross_entropy, int labels",
+    "linear_softmax_cross_entropy": "linear cross_entropy",
 }
 _VALUES = ("loss", "value", "logsumexp", "label_log_prob", "entropy")
 _PEERS = {"textbook": "textbook_eps", "jax.nn": "jax_nn_eps", "optax": "optax_eps"}
@@ -142,10 +143,12 @@ def _where(result: CheckResult) -> str:
 
 
 def _place(result: CheckResult) -> str:
-    at = "" if result.class_index is None else f" class {result.class_index}"
-    return f"row {result.row}{at}"
+    parts = {"row": result.row, "class": result.class_index, "feature": result.feature_index}
+    return " ".join(f"{name} {at}" for name, at in parts.items() if at is not None)
 
 
 def _logits(r: CheckResult) -> str:
+    if r.row is None:
+        return "of every row"
     own = "" if r.class_logit is None else f"the class's {r.class_logit!r}, "
     return f"{own}the label's {r.label_logit!r}, the largest {r.largest_logit!r}"

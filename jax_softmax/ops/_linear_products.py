@@ -65,7 +65,7 @@ class Product(NamedTuple):
     def logits(self, linear: Linear) -> jax.Array:
         """`features @ kernel + bias`, `[..., V]` in the dtype of the sums."""
         z = self._contract(linear.features, linear.kernel, 1 - self.classes_axis)
-        return z if linear.bias is None else z + _as_row(linear.bias, z)
+        return z if linear.bias is None else z + _as_row(linear.bias.astype(z.dtype), z.ndim)
 
     def logits_tangent(self, linear: Linear, dots: Parts) -> jax.Array | float:
         """The logits' tangent from those of the layer's arrays, None where there is none."""
@@ -74,7 +74,7 @@ class Product(NamedTuple):
             total += self._contract(dots.features, linear.kernel, 1 - self.classes_axis)
         if dots.kernel is not None:
             total += self._contract(linear.features, dots.kernel, 1 - self.classes_axis)
-        return total if dots.bias is None else total + _as_row(dots.bias, linear.features)
+        return total if dots.bias is None else total + _as_row(dots.bias, linear.features.ndim)
 
     def transposed(
         self, gradient: jax.Array, linear: Linear, wanted: Parts, sums: Parts, piece: Piece
@@ -131,7 +131,7 @@ class Product(NamedTuple):
 
         def in_pieces(total, gradient, features):
             classes = gradient.shape[-1]
-            width = max(1, min(classes, _PIECE // features.shape[-1]))
+            width = max(1, min(classes, _PIECE // max(1, features.shape[-1])))
 
             def add(total, piece):
                 return piece.update(
@@ -156,9 +156,9 @@ def _product_dtype(linear: Linear) -> jnp.dtype:
     return jnp.promote_types(linear.features.dtype, linear.kernel.dtype)
 
 
-def _as_row(bias: jax.Array, like: jax.Array) -> jax.Array:
-    """`[1, ..., V]`, of the rank of `like`."""
-    return bias.astype(statistics_dtype(like.dtype)).reshape((1,) * (like.ndim - 1) + (-1,))
+def _as_row(bias: jax.Array, ndim: int) -> jax.Array:
+    """`[1, ..., V]`, of that rank."""
+    return bias.reshape((1,) * (ndim - 1) + bias.shape)
 
 
 def _narrow(gradient: jax.Array, linear: Linear) -> tuple[jax.Array, jax.Array | None]:
@@ -170,8 +170,9 @@ def _narrow(gradient: jax.Array, linear: Linear) -> tuple[jax.Array, jax.Array |
     dtype = _product_dtype(linear)
     if dtype != jnp.float16:
         return gradient.astype(dtype), None
-    largest = jnp.max(jnp.abs(lax.stop_gradient(gradient)), initial=0)
-    usable = jnp.isfinite(largest) & (largest > 0)
-    _, exponent = jnp.frexp(jnp.where(usable, largest, 1))
-    scale = jnp.ldexp(jnp.ones_like(largest), 12 - exponent)
+    size = jnp.abs(lax.stop_gradient(gradient))
+    # A row that is no number must not choose for the others.
+    largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), initial=0)
+    _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
+    scale = jnp.ldexp(jnp.ones_like(largest), jnp.clip(12 - exponent, -126, 126))
     return (gradient * scale).astype(dtype), 1 / scale

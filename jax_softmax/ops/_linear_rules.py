@@ -174,13 +174,11 @@ def _total_jvp(static, primals, tangents):
     (loss,), _, gradients = _gradient_sweep(static, linear, constants, [weights], wanted)
     tangent = jnp.zeros((), loss.dtype)
     if gradients.features is not None:
-        views = tuple(static.blocks.unview(part) for part in gradients.features)
-        gradients = gradients._replace(features=views)
-    for parts, dot in zip(gradients, dots, strict=True):
-        for part in parts if isinstance(parts, tuple) else (parts,):
-            if part is not None:
-                share = jnp.sum(part.astype(loss.dtype) * dot.astype(loss.dtype))
-                tangent += sum_over_missing(share, loss)
+        views = (static.blocks.unview(part).astype(loss.dtype) for part in gradients.features)
+        gradients = gradients._replace(features=sum(views))
+    for gradient, dot in zip(gradients, dots, strict=True):
+        if gradient is not None:
+            tangent += sum_over_missing(jnp.sum(gradient * dot.astype(loss.dtype)), loss)
     if not _is_zero(weights_dot):
         tangent += jnp.sum(jnp.where(weights == 0, 0, loss) * weights_dot)
     return jnp.sum(multiply(weights, loss)), tangent

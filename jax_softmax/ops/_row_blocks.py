@@ -158,22 +158,34 @@ class RowBlocks(NamedTuple):
 
 
 def row_blocks(shape: tuple[int, ...], rows: int, contiguous: bool) -> RowBlocks:
-    """Blocks of at most about `rows` rows, of the last axes first.
+    """Blocks of at most `rows` rows, of the last axes first.
 
-    An axis is cut into a divisor of its length where there is one between what is needed and twice
-    that, of those into the one that leaves a block the most factors of 2, for it may be over
-    devices; else the axis is padded.
+    An axis is cut into a divisor of its length, if there is one between what is needed and twice
+    that (four times, for rows that may be over devices), and padded otherwise.
     """
-    needed = -(-math.prod(shape) // rows)
-    counts = []
+    counts: list[int] = []
+    others = math.prod(shape)
     for length in reversed(shape):
-        count = min(needed, max(1, length))
-        divisors = [k for k in range(count, min(2 * count, length) + 1) if length % k == 0]
-        counts.append(max(divisors, key=lambda k: _twos(length // k), default=count))
-        needed = -(-needed // counts[-1])
-    return RowBlocks(shape, tuple(reversed(counts)), contiguous)
+        others //= max(1, length)
+        needed = -(-max(1, length) // max(1, rows // max(1, others)))
+        count = needed if contiguous else _count_over_devices(length, needed)
+        if length % count:
+            count = next((k for k in range(needed, 2 * needed) if length % k == 0), needed)
+        counts.insert(0, count)
+        others *= -(-length // count)
+    return RowBlocks(shape, tuple(counts), contiguous)
 
 
-def _twos(n: int) -> int:
-    """The largest power of 2 that divides `n`."""
-    return n & -n
+def _count_over_devices(length: int, needed: int) -> int:
+    """The fewest blocks, `needed` or some more, whose rows all devices can share out evenly.
+
+    How rows lie is not known when a program is traced; that the devices divide them is likely.
+    Where there is no such number, one that leaves a block many factors of 2.
+    """
+    devices = jax.device_count()
+    divisors = [k for k in range(needed, min(4 * needed, length) + 1) if length % k == 0]
+    even = [k for k in divisors if (length // k) % devices == 0]
+    if even:
+        return even[0]
+    close = [k for k in divisors if k <= 2 * needed]
+    return max(close, key=lambda k: (length // k) & -(length // k), default=needed)

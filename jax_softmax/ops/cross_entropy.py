@@ -304,6 +304,10 @@ def _reduced(rules, options, rule, reduction, rows, arrays, constants, label_wei
         weight = jnp.where(kept, weight, 0)
     if reduction == "mean":
         divisor = jnp.sum(weight if label_weight is None else weight * label_weight)
+        if kept is not None or label_weight is not None:
+            # With a divisor of 0 no row counts, whatever it holds.
+            kept = (divisor != 0) & (jnp.ones(shape, bool) if kept is None else kept)
+            constants = constants._replace(kept=kept)
         weight = jnp.where(divisor == 0, 0, weight / jnp.where(divisor == 0, 1, divisor))
     if rule == "jvp" and reduction != "none" and not options.stats:
         return rules.total_jvp(options, arrays, constants, weight)

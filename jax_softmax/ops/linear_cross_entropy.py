@@ -123,14 +123,17 @@ def linear_softmax_cross_entropy(
     options = check_options(label_smoothing, z_loss, soft_cap, return_stats)
     check_rule(rule)
     check_reduction(reduction)
-    linear, labels = _check_arrays(features, kernel, bias, kernel_layout, labels)
+    linear, labels = check_arrays(features, kernel, bias, kernel_layout, labels)
     check_ignore_index(ignore_index, labels.dtype)
     block = check_block_size(block_size)
     held = linear.kernel.shape[kernel_layout.index("v")]
+    _check_varies("axis_name", axis_name, "kernel", linear.kernel)
+    _check_varies("data_axis_name", data_axis_name, "features", linear.features)
+    check_distinct(axis_name, data_axis_name)
     classes = _check_classes(num_classes, held, axis_name)
-    _check_varies(linear, axis_name)
     dtype = sums_dtype(linear)
     weights = _check_weights(class_weights, sample_weight, held, labels.shape, dtype)
+    _check_same(axis_name, labels=labels, sample_weight=weights[1])
     split = axis_name is not None or classes != held
     call = _Call(
         options._replace(classes=classes if split else None),
@@ -195,6 +198,10 @@ def _loss(call, linear, labels, class_weights, sample_weight):
     if call.reduction == "mean":
         by_label = 1 if constants.label_weight is None else constants.label_weight
         divisor = _over(call.data_axis_name, jnp.sum(weight * by_label))
+        if kept is not None or class_weights is not None:
+            # With a divisor of 0 no row counts, whatever it holds.
+            kept = (divisor != 0) & (jnp.ones(labels.shape, bool) if kept is None else kept)
+            constants = constants._replace(kept=kept)
         weight = jnp.where(divisor == 0, 0, weight / jnp.where(divisor == 0, 1, divisor))
     linear, constants, weight = _varying(call, linear, constants, weight)
     if call.reduction != "none" and call.rule == "vjp":
@@ -269,7 +276,8 @@ def _varying(call, linear, constants, weight):
 # Checks
 
 
-def _check_arrays(features, kernel, bias, kernel_layout, labels) -> tuple[Linear, jax.Array]:
+def check_arrays(features, kernel, bias, kernel_layout, labels) -> tuple[Linear, jax.Array]:
+    """The layer and the labels as arrays; raises if their shapes or dtypes do not fit."""
     if kernel_layout not in get_args(KernelLayout):
         raise ValueError(f"kernel_layout: expected 'dv' or 'vd', got {kernel_layout!r}.")
     features, kernel, labels = map(jnp.asarray, (features, kernel, labels))
@@ -315,14 +323,42 @@ def _check_classes(num_classes: int | None, held: int, axis_name: AxisName) -> i
     return num_classes
 
 
-def _check_varies(linear: Linear, axis_name: AxisName) -> None:
-    missing = frozenset(axis_names(axis_name)) - varying_axes(linear.kernel)
-    if missing:
+def _check_varies(argument: str, axis_name: AxisName, name: str, x: jax.Array) -> None:
+    for axis in axis_names(axis_name):
+        try:
+            lax.axis_size(axis)
+        except NameError as error:
+            raise ValueError(
+                f"{argument}: expected the name of a mesh axis, inside jax.shard_map over it, got "
+                f"{axis_name!r}."
+            ) from error
+        if axis not in varying_axes(x):
+            raise ValueError(
+                f"{argument}={axis_name!r}: expected {name} to be this device's part, got the same "
+                f"on all devices of {axis!r}; shard it in in_specs, and leave jax.shard_map's "
+                f"check_vma on: without it derivatives would be wrong."
+            )
+
+
+def _check_same(axis_name: AxisName, **arrays: jax.Array | None) -> None:
+    """What is said of rows is to be the same for all devices of the classes."""
+    for name, x in arrays.items():
+        different = frozenset(axis_names(axis_name)) & varying_axes(x)
+        if different:
+            raise ValueError(
+                f"{name}: expected the same on all devices of axis_name={axis_name!r}, got what "
+                f"varies over {sorted(different)}; if it is the same (gathered, say), mark it so "
+                f"with jax.lax.pmax({name}, {axis_name!r})."
+            )
+
+
+def check_distinct(axis_name: AxisName, data_axis_name: AxisName) -> None:
+    """Raises ValueError if classes and rows are to be spread over one mesh axis."""
+    both = sorted(set(axis_names(axis_name)) & set(axis_names(data_axis_name)))
+    if both:
         raise ValueError(
-            f"kernel: expected a slice of the classes on each device of the mesh axis "
-            f"{axis_name!r}, got one that is the same on all devices of {sorted(missing)}; shard "
-            f"it in in_specs, and leave jax.shard_map's check_vma on: without it derivatives would "
-            f"be wrong."
+            f"axis_name and data_axis_name: expected different mesh axes for classes and rows, got "
+            f"{both} for both."
         )
 
 

@@ -10,12 +10,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jax_softmax.ops._arguments import Reduction
-from jax_softmax.ops._linear_products import KernelLayout
+from jax_softmax.ops._arguments import Reduction, broadcast_rows
+from jax_softmax.ops._linear_products import KernelLayout, sums_dtype
 from jax_softmax.ops._slices import AxisName, axis_names
 from jax_softmax.ops._varying import explicit_axes
 from jax_softmax.ops.cross_entropy import SoftmaxStats
-from jax_softmax.ops.linear_cross_entropy import linear_softmax_cross_entropy
+from jax_softmax.ops.linear_cross_entropy import (
+    check_arrays,
+    check_distinct,
+    linear_softmax_cross_entropy,
+)
 
 
 def sharded_linear_softmax_cross_entropy(
@@ -57,14 +61,17 @@ def sharded_linear_softmax_cross_entropy(
       **options: the other options of `linear_softmax_cross_entropy`.
 
     Returns:
-      What `linear_softmax_cross_entropy` returns. Losses of rows are spread as the rows are.
+      What `linear_softmax_cross_entropy` returns. Losses of rows are spread as
+      the rows are, unless these had to be padded.
 
     Raises:
       TypeError: as on one device, or for an option that it has not.
       ValueError: as on one device, or if the mesh has no axis of that name.
     """
     _check_axes(mesh, axis_name=axis_name, data_axis_name=data_axis_name)
-    features, kernel, labels = map(jnp.asarray, (features, kernel, labels))
+    check_distinct(axis_name, data_axis_name)
+    linear, labels = check_arrays(features, kernel, bias, kernel_layout, labels)
+    features, kernel, bias = linear
     if features.ndim < 2:
         raise ValueError(
             f"features: expected at least one axis of rows, [..., D], got shape {features.shape}."
@@ -74,9 +81,9 @@ def sharded_linear_softmax_cross_entropy(
     if missing_rows and sample_weight is None:
         sample_weight = jnp.ones(labels.shape, jnp.float32)
     if sample_weight is not None:
-        sample_weight = jnp.broadcast_to(jnp.asarray(sample_weight), labels.shape)
+        sample_weight = broadcast_rows(sample_weight, labels.shape, sums_dtype(linear))
     rows = [_padded(x, 0, missing_rows) for x in (features, labels, sample_weight)]
-    over_classes = kernel_layout.index("v") if kernel_layout in ("dv", "vd") else 0
+    over_classes = kernel_layout.index("v")
     classes = kernel.shape[over_classes]
     missing = -classes % _devices(mesh, axis_name)
     by_class = [

@@ -16,6 +16,10 @@ from jax_softmax.training.config import TrainConfig
 # Numbers in a piece of a large batch: 4 MB as float32.
 _PIECE = 2**20
 
+# Numbers in a kernel for which a matrix product is more than its arithmetic: a step on iris (3 x 4)
+# takes 2.4 us without, 4.2 with, and at 4 x 16 it is the other way round.
+_TINY = 16
+
 # `kernel` as [V, D], the transpose of the public [D, V]: a CPU forms its gradient, the product of
 # the logits' cotangent [V, N] and the features [N, D], 1.4 times faster that way round.
 Params = dict[str, jax.Array]
@@ -32,7 +36,7 @@ class Batches(NamedTuple):
 
     features: jax.Array
     labels: jax.Array
-    scale: jax.Array
+    scale: Any
 
 
 class TrainState(NamedTuple):
@@ -47,6 +51,13 @@ def logits_of(params: Params, features: jax.Array, scale: jax.Array) -> jax.Arra
     kernel = params["kernel"]
     scaled = features.astype(kernel.dtype) * scale.astype(kernel.dtype)
     return scaled @ kernel.T + params["bias"][None, :]
+
+
+def _tiny_logits(params: Params, features: jax.Array, scale: jax.Array) -> jax.Array:
+    """`[V, N]`, as sums that fuse with what follows instead of products that do not."""
+    kernel = params["kernel"]
+    scaled = features.astype(kernel.dtype) * scale.astype(kernel.dtype)
+    return jnp.sum(kernel[:, None, :] * scaled[None], -1) + params["bias"][:, None]
 
 
 def loss_and_gradients(params: Params, batch: Batches) -> tuple[jax.Array, Params]:
@@ -76,9 +87,14 @@ def loss_and_gradients(params: Params, batch: Batches) -> tuple[jax.Array, Param
 
 
 def _sums(params: Params, batch: Batches) -> tuple[jax.Array, Params]:
+    """The sum of the examples' cross-entropies, and its gradients."""
+    tiny = params["kernel"].size <= _TINY
+
     def total(params: Params) -> jax.Array:
-        logits = logits_of(params, batch.features, batch.scale)
-        return softmax_cross_entropy_with_integer_labels(logits, batch.labels, reduction="sum")
+        logits = (_tiny_logits if tiny else logits_of)(params, batch.features, batch.scale)
+        return softmax_cross_entropy_with_integer_labels(
+            logits, batch.labels, axis=0 if tiny else -1, reduction="sum"
+        )
 
     return jax.value_and_grad(total)(params)
 

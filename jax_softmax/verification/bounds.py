@@ -5,6 +5,7 @@ In machine epsilons of the dtype that a quantity is due in.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,13 +55,36 @@ def platform_bounds(platform: str) -> Bounds:
     return BOUNDS.get(known, BOUNDS["tpu"])
 
 
-def oracle_bound(bounds: Bounds, quantity: str, dtype: np.dtype, soft_cap: float | None) -> float:
-    """The bound on a quantity of `dtype` against the oracle."""
+def oracle_bound(
+    bounds: Bounds,
+    quantity: str,
+    dtype: np.dtype,
+    soft_cap: float | None,
+    summed: int = 0,
+    roundings: int = 1,
+) -> float:
+    """The bound on a quantity of `dtype` against the oracle.
+
+    Args:
+      bounds: the platform's.
+      quantity: its name.
+      dtype: the dtype it is due in.
+      soft_cap: the option.
+      summed: how many numbers are added up as they come, as in a matrix product. Of n roundings of
+        up to half an eps of the terms' sum each the worst case is n / 2 eps; their signs being as
+        good as random, sqrt(n) is more than is seen (Higham and Mary 2019), and no less is wrong
+        where a product is missing.
+      roundings: to half precision. The gradient of a layer's logits is rounded before it enters
+        the products, as any matrix unit has it, and these are rounded once, after the cotangent.
+    """
     if dtype.itemsize == 2:
-        return bounds.half
+        wide = eps(np.dtype(np.float32)) / eps(dtype)
+        return bounds.half * roundings + math.sqrt(summed) * wide
     if soft_cap is not None:
-        return bounds.soft_cap + soft_cap
-    return bounds.loss if quantity in _VALUES else bounds.gradient
+        bound = bounds.soft_cap + soft_cap
+    else:
+        bound = bounds.loss if quantity in _VALUES else bounds.gradient
+    return bound + math.sqrt(summed)
 
 
 def reference_bound(dtype: np.dtype, classes: int) -> float:

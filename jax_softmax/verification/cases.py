@@ -8,8 +8,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jax_softmax.verification.layer import features_of
 from jax_softmax.verification.options import Option, option_of
-from jax_softmax.verification.selection import LOSSES, SOFT_LABELS, Group
+from jax_softmax.verification.selection import LINEAR, LOSSES, SOFT_LABELS, Group
 
 
 class Regime(NamedTuple):
@@ -45,8 +46,10 @@ class Case:
       class_weights: None, or `[V]`.
       sample_weight: None, or `[N]`.
       where: None, or `[N, V]` booleans that leave every row its label.
-      cotangents: `[N]` for each output that has one (a number for a mean), `[N, V]` for "value".
+      cotangents: `[N]` for each output that has one (a number for a total), `[N, V]` for "value".
       tangents: `[N, V]`, a direction for forward mode.
+      features: None, or a linear layer's, `[N, N]`; its kernel is made from the logits.
+      bias: None, or a linear layer's, `[V]`.
     """
 
     group: Group
@@ -59,6 +62,8 @@ class Case:
     where: np.ndarray | None
     cotangents: dict[str, np.ndarray]
     tangents: np.ndarray
+    features: np.ndarray | None = None
+    bias: np.ndarray | None = None
 
     @property
     def rows(self) -> int:
@@ -67,7 +72,8 @@ class Case:
 
     def arrays(self) -> dict[str, np.ndarray | None]:
         """What is handed to the op, by the names of its arguments."""
-        names = ("logits", "labels", "class_weights", "sample_weight", "where")
+        rows = ("logits", "labels", "class_weights", "sample_weight", "where")
+        names = (*rows, "features", "bias")
         return {name: getattr(self, name) for name in names}
 
 
@@ -113,11 +119,13 @@ def make_case(group: Group) -> Case:
         labels = _probabilities(index, group.classes, option.soft_labels, rng).astype(dtype)
     if group.op in LOSSES:
         cotangents = {name: _cotangents(count, rng).astype(wide) for name in option.outputs}
-        if option.reduction == "mean":
-            cotangents = {"loss": np.asarray(0.3 * count, wide)}
+        if option.reduction != "none":
+            total = 0.3 * count if option.reduction == "mean" else 0.3
+            cotangents["loss"] = np.asarray(total, wide)
     else:
         counts = mask if option.where else np.ones_like(mask)
         cotangents = {"value": _dense_cotangents(index, counts, dtype, rng)}
+    linear = group.op == LINEAR
     return Case(
         group,
         option,
@@ -129,6 +137,8 @@ def make_case(group: Group) -> Case:
         where,
         cotangents,
         tangents,
+        features_of(count, dtype) if linear else None,
+        np.zeros(group.classes, dtype) if linear else None,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from jax_softmax.verification.cases import REGIMES, Case, eps
 from jax_softmax.verification.exact_rows import Exact
+from jax_softmax.verification.layer import BIAS_GRADIENT, FEATURES_GRADIENT
 from jax_softmax.verification.results import Against, CheckResult
 
 
@@ -20,16 +21,24 @@ def errors_in_eps(actual: np.ndarray, exact: Exact) -> np.ndarray:
     wide = actual.astype(np.float64).astype(exact.value.dtype)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         rounded = exact.value.astype(np.float64).astype(exact.dtype).astype(np.float64)
-        beyond = np.maximum(np.abs(wide - exact.value) - exact.slack, 0)
+        off = np.abs(wide - exact.value)
+        beyond = np.where(off <= exact.slack, 0, off - exact.slack)
         error = np.where(beyond == 0, 0, beyond / exact.scale / eps(exact.dtype))
-    infinite = np.isinf(rounded)
+    infinite = np.isinf(rounded) & ~np.isinf(exact.slack)
     error = np.where(infinite, np.where(wide == rounded, 0, np.inf), error)
     return np.where(np.isnan(error), np.inf, error).astype(np.float64)
 
 
-def worst_errors(errors: np.ndarray) -> list[float]:
-    """The largest of `errors [N, ...]` in each regime."""
-    return [float(part.max()) for part in np.split(errors, len(REGIMES))]
+def worst_errors(case: Case, quantity: str, errors: np.ndarray) -> dict[str, float]:
+    """The largest of `errors` in each regime."""
+    return {regime: float(errors[part].max()) for regime, part in _parts(case, quantity)}
+
+
+def _parts(case: Case, quantity: str) -> list[tuple[str, slice]]:
+    """Regimes and what each has of the first axis; the bias has all rows in each of its numbers."""
+    if quantity == BIAS_GRADIENT:
+        return [("all rows", slice(0, None))]
+    return [(regime, slice(i * case.rows, (i + 1) * case.rows)) for i, regime in enumerate(REGIMES)]
 
 
 def check_results(
@@ -40,19 +49,19 @@ def check_results(
     bound: float,
     actual: np.ndarray,
     expected: np.ndarray,
-    peers: dict[str, list[float]] | None = None,
+    peers: dict[str, dict[str, float]] | None = None,
 ) -> list[CheckResult]:
-    """A result for each regime from `errors`, `actual` and `expected`, `[N]` or `[N, V]`.
+    """A result for each regime from `errors`, `actual` and `expected`, `[N]`, `[N, V]` and so on.
 
     `peers` are the worst errors of others by regime.
     """
     results = []
-    for i, regime in enumerate(REGIMES):
-        part = errors[i * case.rows : (i + 1) * case.rows]
-        place = np.unravel_index(int(np.argmax(part)), part.shape)
-        row = i * case.rows + int(place[0])
-        at = (row, *(int(p) for p in place[1:]))
-        of_peers = {f"{name}_eps": errors[i] for name, errors in (peers or {}).items()}
+    for regime, part in _parts(case, quantity):
+        place = np.unravel_index(int(np.argmax(errors[part])), errors[part].shape)
+        at = (part.start + int(place[0]), *(int(p) for p in place[1:]))
+        of_peers: dict[str, Any] = {
+            f"{name}_eps": worst[regime] for name, worst in (peers or {}).items()
+        }
         results.append(
             check_result(
                 case,
@@ -61,14 +70,22 @@ def check_results(
                 against,
                 error=float(errors[at]),
                 bound=bound,
-                row=row,
-                class_index=at[1] if len(at) > 1 else None,
                 actual=float(actual[at]),
                 expected=float(expected[at]),
+                **_place(quantity, at),
                 **of_peers,
             )
         )
     return results
+
+
+def _place(quantity: str, at: tuple[int, ...]) -> dict[str, Any]:
+    """The names of an index."""
+    if quantity == BIAS_GRADIENT:
+        return {"row": None, "class_index": at[0]}
+    if quantity == FEATURES_GRADIENT:
+        return {"row": at[0], "class_index": None, "feature_index": at[1]}
+    return {"row": at[0], "class_index": at[1] if len(at) > 1 else None}
 
 
 def check_result(
@@ -79,14 +96,14 @@ def check_result(
     *,
     error: float,
     bound: float,
-    row: int,
+    row: int | None,
     class_index: int | None,
     actual: float,
     expected: float,
-    **peers: Any,
+    **others: Any,
 ) -> CheckResult:
     """A result with the group's names and the logits of its place."""
-    group, logits = case.group, case.logits[row]
+    group, logits = case.group, None if row is None else case.logits[row]
     return CheckResult(
         group.op,
         group.rule,
@@ -102,8 +119,8 @@ def check_result(
         class_index,
         actual,
         expected,
-        label_logit=float(logits[case.label_index[row]]),
-        largest_logit=float(logits.max()),
-        class_logit=None if class_index is None else float(logits[class_index]),
-        **peers,
+        label_logit=None if logits is None else float(logits[case.label_index[row]]),
+        largest_logit=None if logits is None else float(logits.max()),
+        class_logit=None if logits is None or class_index is None else float(logits[class_index]),
+        **others,
     )

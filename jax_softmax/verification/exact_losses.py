@@ -25,6 +25,7 @@ from jax_softmax.verification.exact_rows import (
     softmax_rows,
     underflow_slack,
 )
+from jax_softmax.verification.selection import LINEAR
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def exact_losses(case: Case, z: np.ndarray) -> dict[str, Exact]:
     outputs = {name: _OUTPUTS[name](problem) for name in case.option.outputs}
     found = {"gradient": _gradient(problem, outputs)}
     if case.option.reduction == "none":
-        found |= {name: _value(problem, output) for name, output in outputs.items()}
+        found |= {name: _value(problem, name, output) for name, output in outputs.items()}
     if case.labels.ndim == 2:
         found["labels gradient"] = _labels_gradient(problem)
     if case.sample_weight is not None and "loss" in outputs:
@@ -90,7 +91,8 @@ def _problem(case: Case, given: np.ndarray) -> _Problem:
     alpha = wide.type(option.label_smoothing)
     t = np.where(mask, w * ((1 - alpha) * q + alpha / mask.sum(-1, keepdims=True)), 0)
     if option.reduction == "mean":
-        weight = weight / np.sum(weight)
+        by_label = w[case.label_index][:, None] if case.labels.ndim == 1 else 1
+        weight = weight / np.sum(weight * by_label)
     cotangents = {
         name: np.where(kept[:, None], np.broadcast_to(g, (count,)).astype(wide)[:, None], 0)
         for name, g in case.cotangents.items()
@@ -150,13 +152,18 @@ _OUTPUTS = {
 }
 
 
-def _value(problem: _Problem, output: _Output) -> Exact:
+def _value(problem: _Problem, name: str, output: _Output) -> Exact:
     dtype = statistics_dtype(numpy_dtype(problem.case.group.dtype))
     least = tiny(dtype)
     value, terms = (np.where(problem.kept, x, 0)[:, 0] for x in (output.value, output.terms))
     # What a weight multiplies may underflow first.
     heaviest = 1 + (problem.weight * (_sum(problem.t) + _sum(problem.q)))[:, 0]
     slack = np.where(terms < least * heaviest, least * heaviest, 0)
+    if name == "entropy":
+        # Up to 90 times as large, in float32, as the probabilities that it is made of: p for the
+        # likeliest class, whose surprisal is log1p of the others, and p log p for themselves.
+        p = problem.rows.p
+        slack = slack + np.sum(np.where(p < least, p * (problem.u + 1), 0), -1)
     return as_exact(value, terms, dtype, terms=terms + heaviest, slack=slack)
 
 
@@ -164,6 +171,8 @@ def _gradient(problem: _Problem, outputs: dict[str, _Output]) -> Exact:
     case, rows, bend = problem.case, problem.rows, problem.bend
     dtype = numpy_dtype(case.group.dtype)
     stats = statistics_dtype(dtype)
+    if case.group.op == LINEAR:
+        dtype = stats  # a layer's logits are never half precision
     value, terms, textbook, reach, slack = (np.zeros_like(rows.p) for _ in range(5))
     for name, output in outputs.items():
         g = problem.cotangents[name]

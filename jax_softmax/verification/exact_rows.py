@@ -24,9 +24,11 @@ class Exact:
       scale: what the error is divided by: `|value|`, or `terms` where the terms cancel.
       terms: what the textbook's form rounds relative to: the absolute values of its terms.
       slack: how far off underflow may leave it: up to the smallest normal number of what
-        underflows, times what that is multiplied by.
+        underflows, times what that is multiplied by; infinite where it may overflow.
       dtype: the dtype the quantity is due in.
       reach: for the gradient, `terms` as if each probability were 1; else None.
+      summed: how many numbers are added up as they come, without compensation.
+      roundings: how often it is rounded to half precision, if that is its dtype.
     """
 
     value: np.ndarray
@@ -35,6 +37,8 @@ class Exact:
     slack: np.ndarray
     dtype: np.dtype
     reach: np.ndarray | None = None
+    summed: int = 0
+    roundings: int = 1
 
 
 def as_exact(

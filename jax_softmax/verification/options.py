@@ -20,6 +20,8 @@ class Option:
       class_weights: whether classes have factors; so have rows with `sample_weight`.
       where: whether some classes are left out.
       soft_labels: for class probabilities, whether labels are spread rather than one-hot.
+      kernel_layout: of a linear layer.
+      class_blocks: whether a linear layer's classes are taken in blocks too.
       outputs: the outputs that have a cotangent.
     """
 
@@ -28,11 +30,13 @@ class Option:
     z_loss: float = 0.0
     soft_cap: float | None = None
     ignore_index: int | None = None
-    reduction: Literal["none", "mean"] = "none"
+    reduction: Literal["none", "sum", "mean"] = "none"
     class_weights: bool = False
     sample_weight: bool = False
     where: bool = False
     soft_labels: bool = True
+    kernel_layout: Literal["dv", "vd"] = "dv"
+    class_blocks: bool = False
     outputs: tuple[str, ...] = ("loss",)
 
     @property
@@ -49,12 +53,20 @@ class Option:
     def keywords(self) -> dict[str, Any]:
         """The losses' arguments that are constants of the program, where they are not defaults."""
         given: dict[str, Any] = {}
-        for name in ("label_smoothing", "z_loss", "soft_cap", "ignore_index", "reduction"):
+        for name in _CONSTANTS:
             if getattr(self, name) != getattr(_PLAIN, name):
                 given[name] = getattr(self, name)
         return given | ({"return_stats": True} if self.stats else {})
 
 
+_CONSTANTS = (
+    "label_smoothing",
+    "z_loss",
+    "soft_cap",
+    "ignore_index",
+    "reduction",
+    "kernel_layout",
+)
 _PLAIN = Option("none", soft_labels=False)
 _OF_LOSSES = (
     _PLAIN,
@@ -69,14 +81,14 @@ _OF_LOSSES = (
     Option("entropy", outputs=("entropy",)),
     Option("mean", reduction="mean"),
 )
-_TOGETHER = {
+_WEIGHTED = {
     "label_smoothing": 0.1,
     "z_loss": 1e-3,
     "class_weights": True,
     "sample_weight": True,
-    "where": True,
-    "outputs": ("loss", *STATISTICS),
 }
+_TOGETHER = _WEIGHTED | {"where": True, "outputs": ("loss", *STATISTICS)}
+_OF_LAYER = _WEIGHTED | {"ignore_index": -1, "outputs": ("loss", *STATISTICS)}
 
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "softmax": (_PLAIN, Option("where", where=True)),
@@ -90,6 +102,18 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         *_OF_LOSSES,
         Option("ignore_index", ignore_index=-1),
         Option("together", ignore_index=-1, **_TOGETHER),  # type: ignore[arg-type]
+    ),
+    "linear_softmax_cross_entropy": (
+        *(option for option in _OF_LOSSES if not option.where),
+        Option("ignore_index", ignore_index=-1),
+        Option("together", **_OF_LAYER),  # type: ignore[arg-type]
+        Option("kernel_layout", kernel_layout="vd"),
+        Option("class_blocks", class_blocks=True),
+        Option("class_blocks_together", class_blocks=True, **_OF_LAYER),  # type: ignore[arg-type]
+        # Totals have a rule of their own.
+        Option("weighted_mean", reduction="mean", class_weights=True, ignore_index=-1),
+        Option("weighted_sum", reduction="sum", ignore_index=-1, **_WEIGHTED),  # type: ignore[arg-type]
+        Option("sum_together", reduction="sum", **_OF_LAYER),  # type: ignore[arg-type]
     ),
 }
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from jax_softmax.verification.cases import Case, numpy_dtype, statistics_dtype, tiny
+from jax_softmax.verification.exact_layer import exact_layer
 from jax_softmax.verification.exact_losses import exact_losses
 from jax_softmax.verification.exact_rows import Exact, as_exact, softmax_rows, underflow_slack
-from jax_softmax.verification.selection import LOSSES
+from jax_softmax.verification.selection import LINEAR, LOSSES
 
 _LONGDOUBLE_IS_WIDER = bool(np.finfo(np.longdouble).eps < np.finfo(np.float64).eps)
 
@@ -24,7 +25,8 @@ def exact(case: Case) -> dict[str, Exact]:
     """Every quantity of the case by its name: its outputs, "gradient", and what else it has."""
     wide = np.longdouble if case.group.dtype == "float64" else np.float64
     z = case.logits.astype(np.float64).astype(wide)
-    return (exact_losses if case.group.op in LOSSES else _softmaxes)(case, z)
+    found = (exact_losses if case.group.op in LOSSES else _softmaxes)(case, z)
+    return found | (exact_layer(case, z, found["gradient"]) if case.group.op == LINEAR else {})
 
 
 def _softmaxes(case: Case, z: np.ndarray) -> dict[str, Exact]:

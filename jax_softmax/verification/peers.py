@@ -39,9 +39,34 @@ def composed(softmax: Callable[..., Any], log_softmax: Callable[..., Any]) -> Op
         if kept is not None:
             one_hot = one_hot | ~kept[:, None]  # any label: the row does not count
         one_hot = one_hot.astype(logits.dtype)
-        return _textbook(log_softmax, logits, one_hot, where, kept=kept, **options)
+        return _textbook(log_softmax, logits, one_hot, where, kept=kept, by_index=True, **options)
 
-    return OpsUnderTest(softmax, log_softmax, soft, integer)
+    return OpsUnderTest(softmax, log_softmax, soft, integer, on_logits(integer))
+
+
+def on_logits(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """The loss of a linear layer that hands all logits, `[N, V]`, to a `loss` of those."""
+
+    def linear(
+        features,
+        kernel,
+        labels,
+        *,
+        bias,
+        sample_weight=None,
+        kernel_layout="dv",
+        block_size=None,
+        precision=None,
+        **options,
+    ):
+        kernel = kernel if kernel_layout == "dv" else kernel.T
+        features = features.reshape(-1, features.shape[-1])
+        logits = jnp.matmul(features, kernel, precision=precision) + bias
+        if sample_weight is not None:
+            options["sample_weight"] = sample_weight.reshape(-1)
+        return loss(logits, labels.reshape(-1), **options)
+
+    return linear
 
 
 def _textbook(
@@ -51,6 +76,7 @@ def _textbook(
     where,
     *,
     kept=None,
+    by_index=False,
     class_weights=None,
     sample_weight=None,
     label_smoothing=0.0,
@@ -60,7 +86,11 @@ def _textbook(
     rule="vjp",
     reduction="none",
 ):
-    """`v (-sum_j t_j log p_j + c lse^2)` as it is written, `[N]`; ignored rows multiplied by 0."""
+    """`v (-sum_j t_j log p_j + c lse^2)` as it is written, `[N]`; ignored rows multiplied by 0.
+
+    A mean is over the weights of rows, and of their labels where `by_index` says that they are one
+    class each.
+    """
     z = logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
     log_p = log_softmax(z, -1, where)
     mask = jnp.ones(z.shape, bool) if where is None else where
@@ -77,8 +107,12 @@ def _textbook(
         weight = weight * kept
     # Rows of weight 0 do not count, in the weight's derivative neither.
     loss = jnp.where(weight == 0, 0, weight * loss)
-    if reduction == "mean":
+    if reduction == "mean" and by_index and class_weights is not None:
+        loss = jnp.sum(loss) / jnp.sum(weight * (labels @ class_weights.astype(z.dtype)))
+    elif reduction == "mean":
         loss = jnp.sum(loss) / jnp.sum(weight)
+    elif reduction == "sum":
+        loss = jnp.sum(loss)
     if not return_stats:
         return loss
     p = jnp.where(mask, jnp.exp(log_p), 0)
@@ -109,8 +143,9 @@ def _weighted(losses, *, class_weights=None, sample_weight=None, rule="vjp", red
 
 
 def _optax_has(op: str, option: Option) -> bool:
-    of_optax = ("none", "soft_labels", "label_smoothing", "sample_weight", "where", "mean")
-    return op in LOSSES and option.name in of_optax
+    of_losses = ("none", "soft_labels", "label_smoothing", "sample_weight", "where", "mean")
+    of_layer = ("kernel_layout", "class_blocks")
+    return op in LOSSES and option.name in of_losses + of_layer
 
 
 def _jax_nn_softmax(x, axis=-1, where=None):
@@ -133,6 +168,7 @@ PEERS = {
         OpsUnderTest(
             softmax_cross_entropy=_optax_soft,
             softmax_cross_entropy_with_integer_labels=_optax_integer,
+            linear_softmax_cross_entropy=on_logits(_optax_integer),
         ),
         _optax_has,
     ),

@@ -17,23 +17,25 @@ class CheckResult:
     Attributes:
       op: the function's name; `rule`, `option`, `dtype` and `classes` say how it was called.
       regime: which rows.
-      quantity: "loss", "logsumexp", ..., "value", or "gradient" (by the logits), "labels gradient",
-        "weight gradient", "tangent" (in forward mode).
+      quantity: "loss", "logsumexp", ..., "value", or "gradient" (by the logits; of a linear layer,
+        whose kernel has them, by the kernel), "labels gradient", "weight gradient", "features
+        gradient", "bias gradient" (of all rows together), "tangent" (in forward mode).
       against: "oracle" (wider arithmetic), "reference" (`jax.grad` of the textbook's form in
         float64), or "finite differences" (of the op itself, in float64).
       error_eps: the worst error, in eps of the dtype the quantity is due in; infinite for NaN.
       bound_eps: what it may be.
-      row: where the worst one is: the row of the group's array.
+      row: where the worst one is: the row of the group's array; None where all are summed.
       class_index: the class, or None for a number a row.
       actual: what the op gave there.
       expected: what it should have given.
-      label_logit: the logit of the row's label (or likeliest label).
-      largest_logit: the row's largest.
+      label_logit: the logit of the row's label (or likeliest label), or None.
+      largest_logit: the row's largest, or None.
       class_logit: the logit of `class_index`, or None.
       textbook_eps: the worst error of autodiff of `ops.reference`, as it is under `jit`, on the
         same rows in the same dtype and units; None where it was not run.
       jax_nn_eps: that of jax.nn.
       optax_eps: that of optax; None where optax has no such option.
+      feature_index: for the gradient by a layer's features, the feature.
     """
 
     op: str
@@ -46,16 +48,17 @@ class CheckResult:
     against: Against
     error_eps: float
     bound_eps: float
-    row: int
+    row: int | None
     class_index: int | None
     actual: float
     expected: float
-    label_logit: float
-    largest_logit: float
+    label_logit: float | None
+    largest_logit: float | None
     class_logit: float | None
     textbook_eps: float | None = None
     jax_nn_eps: float | None = None
     optax_eps: float | None = None
+    feature_index: int | None = None
 
     @property
     def passed(self) -> bool:

@@ -15,7 +15,8 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 CLASSES = (2, 3, 10, 1000, 1024, 50257, 262144)  # 1024: sums over chunks of 128 need a multiple
 SOFT_LABELS = "softmax_cross_entropy"
 INTEGER_LABELS = "softmax_cross_entropy_with_integer_labels"
-LOSSES = (SOFT_LABELS, INTEGER_LABELS)
+LINEAR = "linear_softmax_cross_entropy"
+LOSSES = (SOFT_LABELS, INTEGER_LABELS, LINEAR)
 
 GridName = Literal["quick", "default", "full"]
 
@@ -72,6 +73,8 @@ class Selection:
             return group.classes <= 1024 or group.option == "none"
         if self.grid == "default":
             return group.dtype in ("float32", "bfloat16") and group.classes == 10
+        if group.op == LINEAR:
+            return False  # on the same logits they give what they give for integer labels
         of_half = group.op == INTEGER_LABELS and group.dtype == "bfloat16"
         return group.option == "none" and (group.dtype == "float32" or of_half)
 
@@ -89,7 +92,7 @@ def _rules(op: str) -> tuple[str, ...]:
 
 
 def _quick() -> Iterator[Group]:
-    for op in OPS:
+    for op in (op for op in OPS if op != LINEAR):
         for rule in _rules(op):
             yield Group(op, rule, "none", "float32", 10)
         for dtype in DTYPES[1:] if op == INTEGER_LABELS else DTYPES[1:2]:
@@ -99,6 +102,9 @@ def _quick() -> Iterator[Group]:
         yield Group(INTEGER_LABELS, "vjp", option.name, "float32", 10)
     yield Group(INTEGER_LABELS, "jvp", "together", "float32", 10)
     yield Group(SOFT_LABELS, "vjp", "together", "float32", 10)
+    # Programs of a layer are as long in compiling as three others: one of rows, one of a total.
+    for name in ("none", "weighted_sum"):
+        yield Group(LINEAR, "vjp", name, "float32", 10)
 
 
 def _default() -> Iterator[Group]:

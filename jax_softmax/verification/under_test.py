@@ -12,8 +12,14 @@ import numpy as np
 
 from jax_softmax import ops
 from jax_softmax.verification.cases import Case
+from jax_softmax.verification.layer import (
+    BIAS_GRADIENT,
+    FEATURES_GRADIENT,
+    call_on_layer,
+    layer_keywords,
+)
 from jax_softmax.verification.options import STATISTICS
-from jax_softmax.verification.selection import LOSSES
+from jax_softmax.verification.selection import LINEAR, LOSSES
 
 Arrays = dict[str, Any]
 
@@ -28,6 +34,7 @@ class OpsUnderTest:
     softmax_cross_entropy_with_integer_labels: Callable[..., Any] = (
         ops.softmax_cross_entropy_with_integer_labels
     )
+    linear_softmax_cross_entropy: Callable[..., Any] = ops.linear_softmax_cross_entropy
 
 
 OURS = OpsUnderTest()
@@ -43,6 +50,8 @@ def program(ops_under_test: OpsUnderTest, case: Case) -> Callable[..., Arrays]:
     keywords = case.option.keywords()
     if case.group.op in LOSSES:
         keywords["rule"] = case.group.rule
+    if case.group.op == LINEAR:
+        keywords |= layer_keywords(case.option, *case.logits.shape)
     differentiated = _differentiated(case)
 
     def outputs(inputs: Arrays, arrays: Arrays) -> Arrays:
@@ -83,6 +92,8 @@ def _differentiated(case: Case) -> dict[str, str]:
         names["labels"] = "labels gradient"
     if case.sample_weight is not None and "loss" in case.option.outputs:
         names["sample_weight"] = "weight gradient"
+    if case.group.op == LINEAR:
+        names |= {"features": FEATURES_GRADIENT, "bias": BIAS_GRADIENT}
     return names
 
 
@@ -90,8 +101,11 @@ def _outputs(op: Callable[..., Any], case: Case, keywords: Arrays, arrays: Array
     """The outputs that have a cotangent, by name."""
     if case.group.op not in LOSSES:
         return {"value": op(arrays["logits"], -1, arrays["where"])}
-    given = {name: arrays[name] for name in ("class_weights", "sample_weight")}
-    result = op(arrays["logits"], arrays["labels"], -1, arrays["where"], **given, **keywords)
+    if case.group.op == LINEAR:
+        result = call_on_layer(op, arrays, keywords)
+    else:
+        given = {name: arrays[name] for name in ("class_weights", "sample_weight")}
+        result = op(arrays["logits"], arrays["labels"], -1, arrays["where"], **given, **keywords)
     if not case.option.stats:
         return {"loss": result}
     loss, stats = result

@@ -87,6 +87,20 @@ def test_a_failure_is_shown_in_full_and_exits_with_1(command, results_are, cwd):
     ]
 
 
+def test_a_layers_failures_are_placed_by_feature_and_class(command, results_are):
+    layer = {"op": "linear_softmax_cross_entropy", "class_index": None, "class_logit": None}
+    of_features = {"quantity": "features gradient", "feature_index": 4}
+    nowhere = {"row": None, "label_logit": None, "largest_logit": None, "regime": "all rows"}
+    of_bias = nowhere | {"quantity": "bias gradient", "class_index": 3}
+    results_are([check(7.5, **(layer | of_features)), check(8.5, **(layer | of_bias))])
+    done = command("verify")
+    assert done.code == 1
+    assert "features gradient against oracle: 7.5 eps" in done.out
+    assert "at row 7 feature 4: got" in done.out
+    assert "at class 3: got" in done.out and "logits: of every row" in done.out
+    assert re.search(r"^linear cross_entropy +vjp +float32 +gradient", done.out, re.MULTILINE)
+
+
 def test_the_table_has_a_row_to_a_rule_dtype_and_kind(command, results_are):
     changes = [
         {},

@@ -9,9 +9,10 @@ from jax_softmax.verification import Group
 from jax_softmax.verification.cases import REGIMES, make_case
 from jax_softmax.verification.compare import errors_in_eps
 from jax_softmax.verification.exact_rows import as_exact, softmax_rows
+from jax_softmax.verification.layer import kernel_of
 from jax_softmax.verification.options import OPTIONS
 from jax_softmax.verification.oracle import exact
-from jax_softmax.verification.selection import DTYPES, INTEGER_LABELS, SOFT_LABELS
+from jax_softmax.verification.selection import DTYPES, INTEGER_LABELS, LINEAR, SOFT_LABELS
 from tests.ops.oracle import integer_cross_entropy
 
 
@@ -71,6 +72,36 @@ def test_a_case_is_the_same_at_every_call_and_has_its_regimes(dtype):
     assert (case.sample_weight == 0).any() and (case.labels == -1).any()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [3, 1024])
+def test_a_layers_logits_are_the_cases_to_the_bit(dtype, classes):
+    case = make_case(Group(LINEAR, "vjp", "none", dtype, classes))
+    kernel = kernel_of(case.logits, np)
+    assert kernel.dtype == case.features.dtype == case.logits.dtype
+    wide = np.float64
+    np.testing.assert_array_equal(
+        case.features.astype(wide) @ kernel.astype(wide), case.logits.astype(wide)
+    )
+
+
+def test_a_layers_gradients_are_those_of_its_logits_through_the_products():
+    case = make_case(Group(LINEAR, "vjp", "weighted_mean", "float64", 10))
+    found, g = exact(case), exact(case)["gradient"].value
+    np.testing.assert_allclose(found["bias gradient"].value, g.sum(0), rtol=1e-12)
+    kernel = 2 * case.logits[np.arange(len(g)) - 1]
+    np.testing.assert_allclose(found["features gradient"].value, g @ kernel.T, rtol=1e-9)
+
+
+def test_a_weighted_mean_is_over_the_weights_of_the_labels():
+    case = make_case(Group(LINEAR, "vjp", "weighted_mean", "float64", 10))
+    kept = case.labels != -1
+    weights = case.class_weights[case.label_index]
+    by_row = integer_cross_entropy(case.logits, case.label_index).gradient
+    expected = np.where(kept, weights, 0)[:, None] * by_row / weights[kept].sum()
+    expected = expected * case.cotangents["loss"]
+    np.testing.assert_allclose(exact(case)["gradient"].value, expected, rtol=1e-12, atol=1e-300)
+
+
 def errors(actual, value, dtype=np.float32, **sizes):
     value = np.asarray(value, np.float64)
     right = as_exact(value, sizes.get("scale", np.abs(value)), np.dtype(dtype), terms=value)
@@ -87,6 +118,16 @@ def test_nan_is_infinitely_wrong_and_an_overflow_right():
     assert errors([np.inf], [1.0])[0] == np.inf
     assert errors([np.inf], [1e6], np.float16)[0] == 0
     assert errors([6e4], [1e6], np.float16)[0] == np.inf
+
+
+def test_what_may_overflow_is_right_either_way():
+    def off(actual):
+        value = np.asarray([6e4])
+        right = as_exact(value, value, np.dtype(np.float16), terms=value, slack=np.array([np.inf]))
+        return errors_in_eps(np.asarray([actual], np.float16), right)[0]
+
+    assert off(np.inf) == off(5e4) == 0
+    assert off(np.nan) == np.inf
 
 
 def test_what_underflows_may_be_off_by_the_smallest_normal_number():

@@ -12,7 +12,7 @@ from jax_softmax.verification import CheckResult, Group, Selection, verify
 from jax_softmax.verification.bounds import BOUNDS, oracle_bound, platform_bounds
 from jax_softmax.verification.options import OPTIONS, option_of
 from jax_softmax.verification.pictures import errors_by_lead, lead_figure
-from jax_softmax.verification.selection import CLASSES, DTYPES, INTEGER_LABELS, LOSSES, OPS
+from jax_softmax.verification.selection import CLASSES, DTYPES, INTEGER_LABELS, LINEAR, LOSSES, OPS
 
 OURS_PASS = [
     Group("softmax", "vjp", "none", "float32", 3),
@@ -21,6 +21,11 @@ OURS_PASS = [
     Group("softmax_cross_entropy", "jvp", "soft_labels", "float32", 3),
     Group(INTEGER_LABELS, "vjp", "none", "float64", 3),
     Group(INTEGER_LABELS, "vjp", "mean", "bfloat16", 3),
+    Group(LINEAR, "vjp", "class_blocks_together", "float32", 10),
+    Group(LINEAR, "jvp", "kernel_layout", "float32", 3),
+    Group(LINEAR, "vjp", "none", "float64", 3),
+    Group(LINEAR, "vjp", "weighted_mean", "bfloat16", 10),
+    Group(LINEAR, "vjp", "none", "float16", 3),
 ]
 
 
@@ -53,6 +58,19 @@ def test_every_group_is_held_to_what_it_can_be(results):
         assert "gradient" in quantities
         assert ("tangent" in quantities) == (group.rule == "jvp")
         assert ("labels gradient" in quantities) == (group.op == "softmax_cross_entropy")
+        of_layer = {"features gradient", "bias gradient"}
+        assert quantities & of_layer == (of_layer if group.op == LINEAR else set())
+
+
+def test_a_layers_places_are_named(results):
+    of_layer = [result for result in results if result.op == LINEAR]
+    for result in of_layer:
+        of_all = result.quantity == "bias gradient"
+        assert (result.row is None) == of_all == (result.regime == "all rows")
+        assert (result.label_logit is None) == of_all
+        assert (result.feature_index is None) == (result.quantity != "features gradient")
+    features = next(r for r in of_layer if r.quantity == "features gradient")
+    assert features.class_index is None and features.class_logit is None
 
 
 def test_peers_stand_beside_a_selections_results():
@@ -88,11 +106,13 @@ def test_a_grid_has_every_op_dtype_and_option(grid):
     assert len(set(groups)) == len(groups)
     assert {group.op for group in groups} == set(OPS)
     assert {group.dtype for group in groups} == set(DTYPES)
+    in_brief = {LINEAR} if grid == "quick" else set()  # which takes long to compile
     assert {(group.op, group.rule) for group in groups} >= {
-        (op, rule) for op in LOSSES for rule in ("vjp", "jvp")
+        (op, rule) for op in set(LOSSES) - in_brief for rule in ("vjp", "jvp")
     }
-    options = {group.option for group in groups if group.op == INTEGER_LABELS}
-    assert options == {option.name for option in OPTIONS[INTEGER_LABELS]}
+    for op in {INTEGER_LABELS, LINEAR} - in_brief:
+        options = {group.option for group in groups if group.op == op}
+        assert options == {option.name for option in OPTIONS[op]}
 
 
 def test_full_is_every_combination():
@@ -133,6 +153,13 @@ def test_the_cpu_is_held_to_the_contract():
     assert oracle_bound(cpu, "gradient", np.dtype("float32"), 30.0) == 34
     assert platform_bounds("cuda") == BOUNDS["gpu"]
     assert platform_bounds("abacus") == BOUNDS["tpu"]
+
+
+def test_a_sum_of_products_may_be_off_by_more():
+    cpu = platform_bounds("cpu")
+    assert oracle_bound(cpu, "gradient", np.dtype("float32"), None, summed=100) == 5 + 10
+    half = oracle_bound(cpu, "gradient", np.dtype("bfloat16"), None, summed=100, roundings=2)
+    assert half == 2 * 0.51 + 10 * 2**-16
 
 
 def test_a_result_fails_beyond_its_bound_and_on_nan():

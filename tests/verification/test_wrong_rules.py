@@ -9,9 +9,11 @@ import pytest
 from jax_softmax import ops
 from jax_softmax.verification import OURS, Group, verify
 from tests.verification import wrong_rules
-from tests.verification.wrong_rules import INTEGER, with_gradient
+from tests.verification.wrong_rules import INTEGER, LINEAR, with_gradient, with_layer_gradients
 
 PLAIN = Group(INTEGER, "vjp", "none", "float32", 10)
+LAYER = Group(LINEAR, "vjp", "none", "float32", 10)
+OF_LAYER = {"gradient", "features gradient", "bias gradient"}
 
 
 def of(**changes):
@@ -141,3 +143,77 @@ def test_a_softmax_without_its_sum_over_classes_fails(name):
     rules = dataclasses.replace(OURS, **{name: lambda x, axis=-1, where=None: wrong(x)})
     failed = failures([Group(name, "vjp", "none", "float32", 10)], rules)
     assert seen(failed, "op", "quantity") == {(name, "gradient")}
+
+
+# Of a linear layer
+
+
+def layer_failures(wrong, **changes):
+    group = dataclasses.replace(LAYER, **changes)
+    return failures([group], with_layer_gradients(getattr(wrong_rules, wrong)))
+
+
+def test_a_layer_with_the_right_rule_injected_passes():
+    right = with_layer_gradients(lambda pullback, layer, labels, g, options: pullback(g))
+    assert failures([LAYER], right) == []
+
+
+def test_a_layers_wrong_sign_is_seen_in_every_gradient_by_each_of_the_three():
+    failed = layer_failures("layer_sign", dtype="float64")
+    assert seen(failed, "quantity") == {(name,) for name in OF_LAYER}
+    assert seen(failed, "against") == {("oracle",), ("reference",), ("finite differences",)}
+    assert len(seen(failed, "regime")) == 7 + 1
+
+
+def test_a_layers_missing_label_term_is_named_with_its_class():
+    failed = layer_failures("layer_no_label_term")
+    assert len(seen(failed, "regime")) == 7 + 1
+    assert seen(failed, "quantity") == {(name,) for name in OF_LAYER}
+    kernel = [result for result in failed if result.quantity == "gradient"]
+    assert all(result.class_logit == result.label_logit for result in kernel)
+
+
+def test_a_layers_p_minus_one_fails_on_confident_rows_and_only_against_the_oracle():
+    failed = layer_failures("layer_p_minus_one")
+    kernel = [result for result in failed if result.quantity == "gradient"]
+    assert seen(kernel, "against") == {("oracle",)}
+    regimes = {regime for (regime,) in seen(kernel, "regime")}
+    assert {"confident by 14", "confident by 60"} <= regimes
+    assert not regimes & {"N(0,1)", "shifted +1e4", "shifted -1e4"}
+    lost = next(result for result in kernel if result.regime == "confident by 60")
+    assert lost.actual == 0 and lost.expected != 0
+    assert lost.error_eps == pytest.approx(2**23)
+    # The features' gradient has lost all of the label's share there too.
+    assert ("features gradient", "confident by 60") in seen(failed, "quantity", "regime")
+
+
+def test_a_layers_dropped_z_loss_is_named():
+    failed = layer_failures("layer_no_z_loss", option="z_loss")
+    assert seen(failed, "op", "option") == {(LINEAR, "z_loss")}
+    assert seen(failed, "quantity") == {(name,) for name in OF_LAYER}
+    assert seen(failed, "against") == {("oracle",), ("reference",)}
+    assert layer_failures("layer_no_z_loss") == []
+
+
+def test_a_kernel_gradient_without_a_block_of_rows_is_named():
+    failed = layer_failures("layer_lost_block")
+    assert seen(failed, "quantity") == {("gradient",)}
+    assert seen(failed, "against") == {("oracle",), ("reference",)}
+    assert all(result.actual == 0 and result.expected != 0 for result in failed)
+
+
+def test_a_layers_mean_that_is_divided_twice_fails():
+    failed = layer_failures("layer_divided_twice", option="mean")
+    assert seen(failed, "quantity") == {(name,) for name in OF_LAYER}
+    assert layer_failures("layer_divided_twice") == []
+
+
+def test_a_layers_missing_bias_gradient_is_named():
+    failed = layer_failures("layer_no_bias")
+    assert seen(failed, "quantity", "regime", "row") == {("bias gradient", "all rows", None)}
+
+
+def test_a_features_gradient_of_the_label_alone_is_named():
+    failed = layer_failures("layer_features_of_the_label")
+    assert seen(failed, "quantity") == {("features gradient",)}
+    assert all(result.feature_index is not None for result in failed)

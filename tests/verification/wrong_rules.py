@@ -9,6 +9,7 @@ from jax_softmax import ops
 from jax_softmax.verification import OURS
 
 INTEGER = "softmax_cross_entropy_with_integer_labels"
+LINEAR = "linear_softmax_cross_entropy"
 
 
 def with_gradient(wrong):
@@ -96,3 +97,89 @@ def rounded_twice(pullback, z, labels, g, options):
 
 def not_a_number(pullback, z, labels, g, options):
     return pullback(g) * jnp.nan
+
+
+# Of a linear layer
+
+
+def with_layer_gradients(wrong):
+    """Functions under test whose loss of a linear layer has `wrong` for its gradients.
+
+    `wrong` is called with the right pullback, a function of a cotangent and of options to replace
+    that gives the gradients by features, kernel and bias, with these three, the labels, cotangent
+    and options.
+    """
+
+    def loss(features, kernel, labels, *, bias, **options):
+        def right(layer, **others):
+            features, kernel, bias = layer
+            return ops.linear_softmax_cross_entropy(
+                features, kernel, labels, bias=bias, **(options | others)
+            )
+
+        @jax.custom_vjp
+        def rule(layer):
+            return right(layer)
+
+        def backward(layer, g):
+            def pullback(g, **others):
+                return jax.vjp(lambda layer: right(layer, **others), layer)[1](g)[0]
+
+            return (wrong(pullback, layer, labels, g, options),)
+
+        rule.defvjp(lambda layer: (right(layer), layer), backward)
+        return rule((features, kernel, bias))
+
+    return dataclasses.replace(OURS, **{LINEAR: loss})
+
+
+def through_layer(layer, gradient):
+    """The layer's gradients from that of its logits."""
+    features, kernel, _ = layer
+    rows = tuple(range(features.ndim - 1))
+    of_kernel = jnp.tensordot(features, gradient, (rows, rows))
+    return gradient @ kernel.T, of_kernel, gradient.sum(rows)
+
+
+def layer_sign(pullback, layer, labels, g, options):
+    return jax.tree.map(jnp.negative, pullback(g))
+
+
+def layer_no_label_term(pullback, layer, labels, g, options):
+    missing = g[..., None] * jax.nn.one_hot(labels, layer[1].shape[1])
+    return jax.tree.map(jnp.add, pullback(g), through_layer(layer, missing))
+
+
+def layer_p_minus_one(pullback, layer, labels, g, options):
+    logits = jnp.matmul(layer[0], layer[1], precision="highest")
+    loss = ops.softmax_cross_entropy_with_integer_labels
+    (right,) = jax.vjp(lambda z: loss(z, labels), logits)[1](g)
+    at_label = g[..., None] * (jax.nn.softmax(logits) - 1)
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    return through_layer(layer, jnp.where(is_label, at_label, right))
+
+
+def layer_no_z_loss(pullback, layer, labels, g, options):
+    return pullback(g, z_loss=0.0)
+
+
+def layer_lost_block(pullback, layer, labels, g, options):
+    """The kernel's gradient without what the last rows bring."""
+    by_features, _, by_bias = pullback(g)
+    return by_features, pullback(g.at[-1].set(0))[1], by_bias
+
+
+def layer_divided_twice(pullback, layer, labels, g, options):
+    rows = labels.size if options["reduction"] == "mean" else 1
+    return pullback(g / rows)
+
+
+def layer_no_bias(pullback, layer, labels, g, options):
+    by_features, by_kernel, by_bias = pullback(g)
+    return by_features, by_kernel, jnp.zeros_like(by_bias)
+
+
+def layer_features_of_the_label(pullback, layer, labels, g, options):
+    """The features' gradient without what the other classes pull."""
+    at_label = jnp.swapaxes(layer[1], 0, 1)[labels]
+    return -g[..., None] * at_label, *pullback(g)[1:]

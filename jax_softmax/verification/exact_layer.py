@@ -1,0 +1,80 @@
+"""The exact gradients of a linear layer, from that of its logits.
+
+For logits Z = X K + b and G = dL/dZ:    dL/dX = G K^T    dL/dK = X^T G    dL/db = sum_n G_n
+
+The terms of an element are the products that are added up, and what G itself cancels from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from jax_softmax.verification.cases import Case, eps, numpy_dtype, statistics_dtype, tiny
+from jax_softmax.verification.exact_rows import Exact, as_exact
+from jax_softmax.verification.layer import BIAS_GRADIENT, FEATURES_GRADIENT, kernel_of
+
+
+def exact_layer(case: Case, z: np.ndarray, logits_gradient: Exact) -> dict[str, Exact]:
+    """The gradients of the layer; the kernel's is that of the logits, as `layer` explains.
+
+    Args:
+      case: of a linear layer.
+      z: its logits in the wide type.
+      logits_gradient: in the dtype of the statistics.
+    """
+    g, slack = logits_gradient, logits_gradient.slack + _lost(case, logits_gradient.value)
+    return {
+        "gradient": _of_kernel(case, g, slack),
+        FEATURES_GRADIENT: _of_features(case, g, slack, kernel_of(z, np)),
+        BIAS_GRADIENT: _of_bias(case, g, slack),
+    }
+
+
+def _of_kernel(case: Case, g: Exact, slack: np.ndarray) -> Exact:
+    dtype = numpy_dtype(case.group.dtype)
+    # Half of it is what is computed, and underflows first.
+    slack = slack + np.where(np.abs(g.value) < 2 * tiny(dtype), tiny(dtype), 0)
+    # A total's is rounded for the products and after the cotangent; rows have theirs before.
+    roundings = 1 if case.option.reduction == "none" else 2
+    slack = slack + _narrow_step(g.value, dtype)
+    found = as_exact(g.value, g.scale, dtype, terms=g.terms, slack=slack, reach=g.reach)
+    return dataclasses.replace(found, roundings=roundings)
+
+
+def _of_features(case: Case, g: Exact, slack: np.ndarray, kernel: np.ndarray) -> Exact:
+    dtype, factors = numpy_dtype(case.group.dtype), np.abs(kernel).T
+    value, scale, terms = g.value @ kernel.T, g.scale @ factors, g.terms @ factors
+    slack = (slack + _narrow_step(g.value, dtype)) @ factors
+    # What is off by an eps of its terms may be more than float16 holds.
+    largest = float(jnp.finfo(dtype).max)
+    slack = np.where(np.abs(value) + eps(dtype) * scale > largest, np.inf, slack)
+    found = as_exact(value, scale, dtype, terms=terms, slack=slack)
+    return dataclasses.replace(found, summed=len(factors), roundings=2)
+
+
+def _of_bias(case: Case, g: Exact, slack: np.ndarray) -> Exact:
+    value, scale, terms, slack = (np.sum(x, 0) for x in (g.value, g.scale, g.terms, slack))
+    dtype = numpy_dtype(case.group.dtype)
+    found = as_exact(value, scale, dtype, terms=terms, slack=slack)
+    return dataclasses.replace(found, summed=len(g.value))
+
+
+def _lost(case: Case, g: np.ndarray) -> np.ndarray:
+    """What underflow may take of a total's gradient before it meets the cotangent."""
+    if case.option.reduction == "none":
+        return np.zeros_like(g)
+    least = 2 * tiny(statistics_dtype(numpy_dtype(case.group.dtype)))
+    least *= max(1, float(np.abs(case.cotangents["loss"])))
+    return np.where(np.abs(g) < least, least, 0)
+
+
+def _narrow_step(g: np.ndarray, dtype: np.dtype) -> float:
+    """How far off an element of G may be because float16, which it is multiplied in, underflows.
+
+    Its range is scaled to the largest in a block of rows, which comes to at least 2^11 where the
+    smallest steps are 2^-24: half a step is 2^-36 of it.
+    """
+    return float(2.0**-36 * np.max(np.abs(g))) if dtype == np.float16 else 0.0

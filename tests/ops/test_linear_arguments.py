@@ -1,0 +1,203 @@
+"""Every error of the fused loss says what was expected, what came, and often what to do."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from tests.ops.linear import loss
+
+X = np.zeros((4, 3), np.float32)
+K = np.zeros((3, 8), np.float32)
+Y = np.zeros(4, np.int32)
+
+
+def call(features=X, kernel=K, labels=Y, *args, **options):
+    return loss(features, kernel, labels, *args, **options)
+
+
+@pytest.mark.parametrize("layout", ["VD", "dvd", None, 0])
+def test_kernel_layout_must_be_known(layout):
+    with pytest.raises(ValueError, match="kernel_layout: expected 'dv' or 'vd', got "):
+        call(kernel_layout=layout)
+
+
+@pytest.mark.parametrize("name", ["features", "kernel", "bias"])
+@pytest.mark.parametrize("dtype", [np.int32, bool, np.complex64])
+def test_arrays_must_be_floating(name, dtype):
+    words = rf"{name}: expected a floating dtype, got {np.dtype(dtype)}; .*{name}.astype"
+    shape = {"features": (4, 3), "kernel": (3, 8), "bias": (8,)}[name]
+    with pytest.raises(TypeError, match=words):
+        call(**{name: np.zeros(shape, dtype)})
+
+
+def test_features_must_have_an_axis():
+    with pytest.raises(ValueError, match=r"features: expected shape \[..., D\], got a number"):
+        call(features=np.float32(1))
+
+
+@pytest.mark.parametrize("shape", [(3,), (8, 3), (1, 3, 8), (4, 8)])
+def test_kernel_must_fit_the_features(shape):
+    words = r"kernel: expected \[D, V\] with D = 3 .*kernel_layout='dv', got shape"
+    with pytest.raises(ValueError, match=words):
+        call(kernel=np.zeros(shape, np.float32))
+
+
+def test_kernel_of_the_other_layout_must_fit_the_features():
+    words = r"kernel: expected \[V, D\] with D = 3 .*kernel_layout='vd', got shape \(3, 8\)"
+    with pytest.raises(ValueError, match=words):
+        call(kernel_layout="vd")
+
+
+def test_there_must_be_a_class():
+    with pytest.raises(
+        ValueError, match=r"kernel: expected at least one class, got shape \(3, 0\)"
+    ):
+        call(kernel=np.zeros((3, 0), np.float32))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 8)])
+@pytest.mark.parametrize("name", ["bias", "class_weights"])
+def test_what_there_is_for_each_class_must_have_their_shape(name, shape):
+    with pytest.raises(ValueError, match=rf"{name}: expected shape \(8,\), got"):
+        call(**{name: np.zeros(shape, np.float32)})
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bool])
+def test_labels_must_be_integers(dtype):
+    with pytest.raises(TypeError, match="labels: expected an integer dtype, got "):
+        call(labels=Y.astype(dtype))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 1), (4, 3)])
+def test_labels_must_have_the_rows_shape(shape):
+    words = r"labels: expected shape \(4,\) \(the features' \(4, 3\) without the last axis\), got"
+    with pytest.raises(ValueError, match=words):
+        call(labels=np.zeros(shape, np.int32))
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 1), (2, 4)])
+def test_sample_weight_must_broadcast_to_the_rows(shape):
+    words = r"sample_weight: expected factors that broadcast to the rows \(4,\), got shape"
+    with pytest.raises(ValueError, match=words):
+        call(sample_weight=np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("reduction", "average", "reduction: expected one of 'none', 'sum', 'mean', got 'average'"),
+        ("rule", "jacobian", "rule: expected 'vjp' or 'jvp', got 'jacobian'"),
+        ("label_smoothing", 1.1, r"label_smoothing: expected a number in \[0, 1\], got 1.1"),
+        ("z_loss", np.nan, "z_loss: expected a finite number, got nan"),
+        ("soft_cap", 0, "soft_cap: expected None or a number above 0, got 0"),
+        ("ignore_index", 2**31, "ignore_index: expected a number that labels of dtype int32 can"),
+        ("block_size", 0, "block_size: expected at least 1, got 0"),
+        ("block_size", (4, -1), r"block_size: expected at least 1, got \(4, -1\)"),
+        ("num_classes", 9, r"num_classes: expected at most the 8 classes .*\(8 a device\), got 9"),
+        ("num_classes", 0, "num_classes: expected at most the 8 classes .* got 0"),
+    ],
+)
+def test_options_out_of_range_raise(name, value, words):
+    with pytest.raises(ValueError, match=words):
+        call(**{name: value})
+
+
+@pytest.mark.parametrize("size", [2.0, True, (1, 2, 3), (), (2, None), (2, 4.0), "4", [2, 4]])
+def test_block_size_must_be_one_or_two_integers(size):
+    words = r"block_size: expected None, a number of rows, or \(rows, classes\) as Python integers"
+    with pytest.raises(TypeError, match=words):
+        call(block_size=size)
+
+
+@pytest.mark.parametrize("classes", [True, 8.0, "8", np.float32(8)])
+def test_num_classes_must_be_an_integer(classes):
+    with pytest.raises(TypeError, match="num_classes: expected None or a Python integer, got"):
+        call(num_classes=classes)
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "z_loss", "soft_cap"])
+def test_traced_options_raise(name):
+    with pytest.raises(TypeError, match=f"{name}: expected a Python number, got a traced array"):
+        jax.jit(lambda x: call(**{name: x}))(0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ignore_index", "ignore_index: expected None or a Python integer"),
+        ("num_classes", "num_classes: expected None or a Python integer"),
+        ("block_size", "block_size: expected None, a number of rows"),
+    ],
+)
+def test_traced_numbers_raise(name, words):
+    with pytest.raises(TypeError, match=words):
+        jax.jit(lambda x: call(**{name: x}))(1)
+
+
+def test_options_are_by_keyword_only():
+    with pytest.raises(TypeError, match="positional"):
+        call(X, K, Y, None)
+
+
+def test_errors_are_raised_under_jit_too():
+    with pytest.raises(ValueError, match="labels: expected shape"):
+        jax.jit(call)(X, K, np.zeros(3, np.int32))
+
+
+# Mesh axes
+
+
+def sharded(check_vma=True, kernel_axis="model", **options):
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    f = jax.shard_map(
+        lambda kernel: call(kernel=kernel, **options),
+        mesh=mesh,
+        in_specs=P(None, kernel_axis),
+        out_specs=P(),
+        check_vma=check_vma,
+    )
+    return jax.jit(f)(K)
+
+
+@pytest.mark.parametrize("argument", ["axis_name", "data_axis_name"])
+def test_axis_names_need_shard_map(argument):
+    words = f"{argument}: expected the name of a mesh axis, inside jax.shard_map .* got 'model'"
+    with pytest.raises(ValueError, match=words):
+        call(**{argument: "model"})
+
+
+@pytest.mark.parametrize("argument", ["axis_name", "data_axis_name"])
+def test_axis_names_must_be_the_meshs(argument):
+    words = f"{argument}: expected the name of a mesh axis, .* got 'heads'"
+    with pytest.raises(ValueError, match=words):
+        sharded(**{"axis_name": "model", argument: "heads"})
+
+
+def test_kernel_that_is_not_sharded_raises():
+    words = "axis_name='model': expected kernel to be this device's part, got the same .* 'model'"
+    with pytest.raises(ValueError, match=words):
+        sharded(kernel_axis=None, axis_name="model")
+
+
+def test_rows_that_are_not_sharded_raise():
+    words = "data_axis_name='model': expected .* to be this device's part, got the same .* 'model'"
+    with pytest.raises(ValueError, match=words):
+        sharded(kernel_axis=None, data_axis_name="model")
+
+
+def test_classes_are_counted_over_all_devices():
+    words = r"num_classes: expected at most the 8 classes that the kernel has \(1 a device\), got 9"
+    with pytest.raises(ValueError, match=words):
+        sharded(axis_name="model", num_classes=9)
+
+
+def test_check_vma_off_raises():
+    with pytest.raises(ValueError, match="check_vma"):
+        sharded(check_vma=False, axis_name="model")
+
+
+def test_check_vma_off_raises_for_a_data_axis_too():
+    """Gradients would be silently wrong: those of features 8 times too large."""
+    with pytest.raises(ValueError, match="check_vma"):
+        sharded(check_vma=False, kernel_axis=None, data_axis_name="model")
