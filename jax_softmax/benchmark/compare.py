@@ -10,6 +10,9 @@ import numpy as np
 # there (-log p lies between 8 and 16 for many classes, where bfloat16 has steps of 1/16, and so
 # does p): the bounds let that pass, and stop a wrong formula.
 LOSS_BOUNDS = {"float32": 2e-5, "bfloat16": 0.2, "float16": 0.01}
+# The same of a linear layer's loss, and of its gradients over the largest number of a row or
+# column: no more digits than logits of half precision leave.
+LINEAR_BOUNDS = {"float32": 2e-5, "bfloat16": 0.02, "float16": 0.003}
 # Parameters after a run in float32, over the largest of them.
 PARAMS_BOUND = 1e-3
 

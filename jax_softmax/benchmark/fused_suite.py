@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jax_softmax.benchmark import linear_peers
 from jax_softmax.benchmark.cases import Case, Contender, Context, Prepared, Step, run_case
-from jax_softmax.benchmark.compare import LOSS_BOUNDS
+from jax_softmax.benchmark.compare import LINEAR_BOUNDS
 from jax_softmax.benchmark.linear_data import LinearData
 from jax_softmax.benchmark.results import OURS, Record
 from jax_softmax.benchmark.scaling_suite import fitted_exponent
@@ -130,7 +130,7 @@ def run_series(name: str, sizes: Sequence[Size], budget_seconds: float) -> list[
         suite="fused",
         case=name,
         contender="",
-        error_bound=max(LOSS_BOUNDS[size.dtype] for size in sizes),
+        error_bound=max(LINEAR_BOUNDS[size.dtype] for size in sizes),
         compared_with=_AGAINST,
     )
     records = run_case(Case(about, contenders), budget_seconds)
@@ -181,6 +181,6 @@ def _about(size: Size, case: str) -> Record:
         classes=size.classes,
         dtype=size.dtype,
         logits_bytes=size.logits_bytes,
-        error_bound=LOSS_BOUNDS[size.dtype],
+        error_bound=LINEAR_BOUNDS[size.dtype],
         compared_with=_AGAINST,
     )

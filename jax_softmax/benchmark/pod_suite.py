@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from jax_softmax.benchmark.cases import Context, Step, UnavailableError
 from jax_softmax.benchmark.children import run_child
-from jax_softmax.benchmark.pod_memory import UNFUSED
+from jax_softmax.benchmark.pod_memory import TOPOLOGY, UNFUSED
 from jax_softmax.benchmark.results import OURS, Record
 
 _CHIPS = 256
@@ -29,7 +29,7 @@ def run_size(classes: int, rows: int = _ROWS, width: int = _WIDTH) -> list[Recor
     """Compiles the fused loss and unfused ones, in a process of its own."""
     about = Record(
         suite="pod",
-        case=f"value and gradients of {rows:,}×{width:,}×{classes:,} bfloat16 on v5e:16x16",
+        case=f"value and gradients, {rows:,}×{width:,}×classes bfloat16 on {TOPOLOGY}, a chip",
         contender=OURS,
         rows=rows,
         width=width,
