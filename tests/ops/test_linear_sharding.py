@@ -271,7 +271,7 @@ LAYOUTS = {
     "batch and time": ((8, 6), {"data": 4, "time": 2}, P("data", "time"), 16),
     "one block": ((64,), {"data": 8}, P("data"), None),
     # 4 blocks would divide the rows, but not those of a device: 13, and 25.
-    "rows of a device that do not divide": ((104,), {"data": 8}, P("data"), 50),
+    "rows of a device that do not divide": ((104,), {"data": 8}, P("data"), 34),
     "an odd number on a device": ((200,), {"data": 8}, P("data"), 17),
 }
 
