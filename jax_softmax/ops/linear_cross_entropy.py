@@ -26,7 +26,8 @@ from jax_softmax.ops._arguments import (
 )
 from jax_softmax.ops._integer_labels import Constants
 from jax_softmax.ops._linear_products import KernelLayout, Linear, Product, sums_dtype
-from jax_softmax.ops._linear_rules import Static, rows_jvp, rows_vjp, total_jvp, total_vjp
+from jax_softmax.ops._linear_rules import rows_jvp, rows_vjp, total_jvp, total_vjp
+from jax_softmax.ops._linear_sweeps import Static
 from jax_softmax.ops._options import Rule, check_options, check_rule
 from jax_softmax.ops._row_blocks import BlockSize, check_block_size, choose_block_size, row_blocks
 from jax_softmax.ops._rules import multiply
