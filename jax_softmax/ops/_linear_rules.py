@@ -9,9 +9,9 @@ are then forgotten. A total's G is known up to the cotangent of the total, a num
 gradients are multiplied later: the forward rule computes them, with three products in all. Where
 each row has a cotangent of its own, the backward rule makes the logits again: four products.
 
-Gradients are float32 (float64) until they have met the cotangent. Those of bfloat16 features, perhaps
-the largest array that is left, are kept as the sum of two bfloat16 numbers,
-the first of which gives its memory to the result.
+Gradients are float32 (float64) until they have met the cotangent. Those of bfloat16 features,
+perhaps the largest array that is left, are kept as the sum of two bfloat16 numbers, the first of
+which gives its memory to the result.
 """
 
 from __future__ import annotations
