@@ -211,8 +211,11 @@ def _shuffled(key: jax.Array, examples: int) -> jax.Array:
     places = max(1, (examples - 1).bit_length())
     positions = lax.iota(jnp.uint32, examples)
     order = lax.iota(jnp.int32, examples)
-    for i in range(-(-32 // (32 - places))):
+
+    def reordered(i: jax.Array, order: jax.Array) -> jax.Array:
         random = jax.random.bits(jax.random.fold_in(key, i), (examples,)) << places
         found = jnp.sort(random | positions) & jnp.uint32(2**places - 1)
-        order = order.at[found.astype(jnp.int32)].get(mode="promise_in_bounds")
-    return order
+        return order.at[found.astype(jnp.int32)].get(mode="promise_in_bounds")
+
+    # A loop, so that the sort is compiled once.
+    return lax.fori_loop(0, -(-32 // (32 - places)), reordered, order)
