@@ -164,7 +164,7 @@ def _rows_fwd(static, linear, constants):
 
 def _rows_bwd(static, residuals, cotangents):
     linear, constants, numbers, wanted = residuals
-    used = [None if isinstance(g, SymbolicZero) else g for g in cotangents[:4]]
+    used = [None if _is_zero(g) else g for g in cotangents[:4]]
     _, _, gradients = gradient_sweep(static, linear, constants, used, wanted, numbers)
     if gradients.features is not None:
         gradients = gradients._replace(features=static.blocks.unview(gradients.features[0]))

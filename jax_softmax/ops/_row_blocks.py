@@ -104,7 +104,7 @@ class RowBlocks(NamedTuple):
             sizes = zip(self.shape, self.block, self.counts, strict=True)
             missing = [(0, b * k - n) for n, b, k in sizes]
             x = jnp.pad(x, [*missing, *[(0, 0)] * len(rest)])
-        return x.reshape(*self._pairs(), *rest)
+        return x.reshape(*self._in_pairs(self.counts, self.block), *rest)
 
     def unview(self, x: jax.Array) -> jax.Array:
         """Undoes `view`."""
@@ -139,9 +139,6 @@ class RowBlocks(NamedTuple):
         first = range(0, 2 * axes, 2) if self.contiguous else range(1, 2 * axes, 2)
         blocks = x.reshape(*self.counts, *self.block, *x.shape[1 + axes :])
         return self.unview(jnp.moveaxis(blocks, range(axes), first))
-
-    def _pairs(self) -> tuple[int, ...]:
-        return self._in_pairs(self.counts, self.block)
 
     def _in_pairs(self, of_blocks: Sequence[T], of_rows: Sequence[T]) -> tuple[T, ...]:
         """What there is for each axis of a view: of blocks before rows, or after."""

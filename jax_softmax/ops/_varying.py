@@ -54,5 +54,11 @@ def explicit_axes(*arrays: jax.Array) -> frozenset[str]:
     )
 
 
+def explicit_context() -> bool:
+    """Whether this is inside a `jax.set_mesh` whose shardings are part of arrays' types."""
+    kinds = jax.sharding.get_abstract_mesh().axis_types or ()
+    return jax.sharding.AxisType.Explicit in kinds
+
+
 def _mesh(x: jax.Array) -> Any:
     return jax.typeof(x).sharding.mesh

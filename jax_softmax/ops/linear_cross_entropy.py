@@ -128,9 +128,9 @@ def linear_softmax_cross_entropy(
     check_ignore_index(ignore_index, labels.dtype)
     block = check_block_size(block_size)
     held = linear.kernel.shape[kernel_layout.index("v")]
+    check_distinct(axis_name, data_axis_name)
     _check_varies("axis_name", axis_name, "kernel", linear.kernel)
     _check_varies("data_axis_name", data_axis_name, "features", linear.features)
-    check_distinct(axis_name, data_axis_name)
     classes = _check_classes(num_classes, held, axis_name)
     dtype = sums_dtype(linear)
     weights = _check_weights(class_weights, sample_weight, held, labels.shape, dtype)

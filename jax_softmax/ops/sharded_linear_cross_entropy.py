@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jax_softmax.ops._arguments import Reduction, broadcast_rows
 from jax_softmax.ops._linear_products import KernelLayout, sums_dtype
 from jax_softmax.ops._slices import AxisName, axis_names
-from jax_softmax.ops._varying import explicit_axes
+from jax_softmax.ops._varying import explicit_axes, explicit_context
 from jax_softmax.ops.cross_entropy import SoftmaxStats
 from jax_softmax.ops.linear_cross_entropy import (
     check_arrays,
@@ -61,8 +62,8 @@ def sharded_linear_softmax_cross_entropy(
       **options: the other options of `linear_softmax_cross_entropy`.
 
     Returns:
-      What `linear_softmax_cross_entropy` returns. Losses of rows are spread as
-      the rows are, unless these had to be padded.
+      What `linear_softmax_cross_entropy` returns. Losses of rows are spread
+      as the rows are, unless these had to be padded.
 
     Raises:
       TypeError: as on one device, or for an option that it has not.
@@ -119,7 +120,7 @@ def sharded_linear_softmax_cross_entropy(
     arrays: list[Any] = [*rows, *by_class]
     # Inside a mesh whose axes are part of arrays' types they are placed by hand; elsewhere the
     # mesh's own kind of axes must not matter.
-    typed = bool(explicit_axes(features, kernel))
+    typed = explicit_context() or bool(explicit_axes(features, kernel))
     if typed:
         arrays = [_place(mesh, spec, x) for spec, x in zip(in_specs, arrays, strict=True)]
     else:
@@ -141,10 +142,7 @@ def _check_axes(mesh: Mesh, **names: AxisName) -> None:
 
 def _devices(mesh: Mesh, axis_name: AxisName) -> int:
     """How many devices there are along a mesh axis, or several."""
-    count = 1
-    for name in axis_names(axis_name):
-        count *= mesh.shape[name]
-    return count
+    return math.prod(mesh.shape[name] for name in axis_names(axis_name))
 
 
 def _padded(x: jax.typing.ArrayLike | None, axis: int, missing: int) -> jax.Array | None:

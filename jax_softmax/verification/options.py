@@ -81,14 +81,14 @@ _OF_LOSSES = (
     Option("entropy", outputs=("entropy",)),
     Option("mean", reduction="mean"),
 )
-_WEIGHTED = {
+_WEIGHTED: dict[str, Any] = {
     "label_smoothing": 0.1,
     "z_loss": 1e-3,
     "class_weights": True,
     "sample_weight": True,
 }
-_TOGETHER = _WEIGHTED | {"where": True, "outputs": ("loss", *STATISTICS)}
-_OF_LAYER = _WEIGHTED | {"ignore_index": -1, "outputs": ("loss", *STATISTICS)}
+_TOGETHER: dict[str, Any] = _WEIGHTED | {"where": True, "outputs": ("loss", *STATISTICS)}
+_OF_LAYER: dict[str, Any] = _WEIGHTED | {"ignore_index": -1, "outputs": ("loss", *STATISTICS)}
 
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "softmax": (_PLAIN, Option("where", where=True)),
@@ -96,24 +96,24 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "softmax_cross_entropy": (
         *_OF_LOSSES,
         Option("soft_labels"),
-        Option("together", **_TOGETHER),  # type: ignore[arg-type]
+        Option("together", **_TOGETHER),
     ),
     "softmax_cross_entropy_with_integer_labels": (
         *_OF_LOSSES,
         Option("ignore_index", ignore_index=-1),
-        Option("together", ignore_index=-1, **_TOGETHER),  # type: ignore[arg-type]
+        Option("together", ignore_index=-1, **_TOGETHER),
     ),
     "linear_softmax_cross_entropy": (
         *(option for option in _OF_LOSSES if not option.where),
         Option("ignore_index", ignore_index=-1),
-        Option("together", **_OF_LAYER),  # type: ignore[arg-type]
+        Option("together", **_OF_LAYER),
         Option("kernel_layout", kernel_layout="vd"),
         Option("class_blocks", class_blocks=True),
-        Option("class_blocks_together", class_blocks=True, **_OF_LAYER),  # type: ignore[arg-type]
+        Option("class_blocks_together", class_blocks=True, **_OF_LAYER),
         # Totals have a rule of their own.
         Option("weighted_mean", reduction="mean", class_weights=True, ignore_index=-1),
-        Option("weighted_sum", reduction="sum", ignore_index=-1, **_WEIGHTED),  # type: ignore[arg-type]
-        Option("sum_together", reduction="sum", **_OF_LAYER),  # type: ignore[arg-type]
+        Option("weighted_sum", reduction="sum", ignore_index=-1, **_WEIGHTED),
+        Option("sum_together", reduction="sum", **_OF_LAYER),
     ),
 }
 

@@ -75,7 +75,7 @@ def test_a_smaller_block_holds_less():
 def test_pytorch_gives_the_right_loss_where_it_is_installed(chunked):
     torch = pytest.importorskip("torch")
     if chunked and not hasattr(torch.nn.functional, "linear_cross_entropy"):
-        pytest.skip("this PyTorch has none")
+        pytest.skip("this PyTorch has no linear_cross_entropy, which alone takes chunks")
     data = LinearData(12, 8, 200)
     prepared = data.torch(chunked=chunked)
     assert prepared.error(prepared.run()) < 2e-5

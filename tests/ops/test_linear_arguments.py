@@ -201,3 +201,27 @@ def test_check_vma_off_raises_for_a_data_axis_too():
     """Gradients would be silently wrong: those of features 8 times too large."""
     with pytest.raises(ValueError, match="check_vma"):
         sharded(check_vma=False, kernel_axis=None, data_axis_name="model")
+
+
+def test_classes_and_rows_need_mesh_axes_of_their_own():
+    words = r"axis_name and data_axis_name: expected different mesh axes .* got \['model'\]"
+    with pytest.raises(ValueError, match=words):
+        sharded(axis_name="model", data_axis_name="model")
+
+
+@pytest.mark.parametrize("name", ["labels", "sample_weight"])
+def test_what_is_said_of_rows_must_be_the_same_for_all_classes(name):
+    """Gathered, say: the kernel's gradient would be of this device's cotangent alone."""
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = {"labels": np.zeros(8, np.int32), "sample_weight": np.ones(8, np.float32)}
+
+    def total(kernel, part):
+        gathered = jax.lax.all_gather(part, "model", tiled=True)
+        given = rows | {name: gathered}
+        return loss(np.zeros((8, 3), np.float32), kernel, axis_name="model", **given)
+
+    specs = P(None, "model"), P("model")
+    mapped = jax.shard_map(total, mesh=mesh, in_specs=specs, out_specs=P())
+    words = rf"{name}: expected the same on all devices of axis_name='model'.*jax.lax.pmax"
+    with pytest.raises(ValueError, match=words):
+        mapped(K, rows[name])

@@ -91,3 +91,13 @@ def test_row_that_is_no_number_spoils_no_other_of_its_block(bad):
     others = np.arange(6) != 1
     assert np.all(np.isnan(actual[1]))
     assert_half_close(actual[others], expected[others])
+
+
+def test_gradients_far_below_float16_are_0_and_not_nan():
+    """A block whose largest gradient is 2^-120: no power of two that float32 has brings it up."""
+    weights = np.full(6, 1e-36, np.float32)
+
+    def total(x):
+        return loss(x, EYE, LABELS, sample_weight=weights, reduction="sum", block_size=4)
+
+    np.testing.assert_array_equal(jax.jit(jax.grad(total))(features()), 0)
