@@ -71,9 +71,20 @@ def test_the_report(command, records_are, cwd):
     assert (cwd / "pictures" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_wrong_result_of_ours_exits_with_1(command, records_are):
-    records_are(replace(WRONG, contender="jax_softmax"))
-    assert command("bench", "--suite", "loss").code == 1
+@pytest.mark.parametrize(
+    ("suite", "contender", "code"),
+    [
+        ("loss", "jax_softmax", 1),
+        ("loss", 'jax_softmax, rule="jvp"', 1),
+        ("jit", "JAX without jit", 1),
+        ("jit", "jit", 1),
+        ("jit", "jit a step", 1),
+        ("jit", "NumPy tutorial", 0),
+    ],
+)
+def test_a_wrong_result_of_ours_exits_with_1(command, records_are, suite, contender, code):
+    records_are(replace(WRONG, suite=suite, contender=contender))
+    assert command("bench", "--suite", suite).code == code
 
 
 def test_a_true_run(command, monkeypatch):

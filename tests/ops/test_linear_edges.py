@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.ops.linear import case, cotangents_for, exact, loss, outputs_and_gradients
+from tests.ops.linear import (
+    case,
+    cotangents_for,
+    exact,
+    loss,
+    outputs_and_gradients,
+    unfused_loss,
+)
 from tests.ops.options import IGNORED
 from tests.tolerances import assert_close
 
@@ -211,3 +218,23 @@ def test_no_features_leave_the_bias():
     expected, by = exact(made, g)
     assert_close(out[0], expected[0], np.float32)
     assert_close(gradients["bias"], by["bias"], np.float32)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_mean_over_a_divisor_of_0_leaves_out_what_is_no_number(fused):
+    """Classes of weight 0 alone: the mean and its gradients are 0 beside a row of NaN too."""
+    features = np.ones((3, 2), np.float32)
+    features[1] = np.nan
+    given = {"class_weights": np.zeros(4, np.float32), "reduction": "mean"}
+
+    def mean(x, kernel):
+        labels = np.zeros(3, np.int32)
+        op = loss if fused else lambda x, k, y, **options: unfused_loss(x @ k, y, **options)
+        return op(x, kernel, labels, **given)
+
+    kernel = np.ones((2, 4), np.float32)
+    value, gradients = jax.jit(jax.value_and_grad(mean, (0, 1)))(features, kernel)
+    assert value == 0
+    np.testing.assert_array_equal(gradients[0], 0)
+    if fused:  # the product before the loss has NaN * 0 of its own
+        np.testing.assert_array_equal(gradients[1], 0)
