@@ -115,7 +115,8 @@ def mask_classes_last(
       shape: the logits' shape.
 
     Returns:
-      `[..., V]` booleans of the logits' last-axis form or None, and `[...]` booleans or None.
+      `[..., V]` booleans or None, in the logits' last-axis form but for rows that share them (axes
+      of length 1), and `[...]` booleans or None.
 
     Raises:
       ValueError: if the mask fits neither the logits nor their rows.
@@ -126,7 +127,10 @@ def mask_classes_last(
     rows = tuple(n for a, n in enumerate(shape) if a not in axes)
     try:
         if mask.ndim == len(shape):
-            return classes_last(jnp.broadcast_to(mask, shape), axes), None
+            jnp.broadcast_shapes(mask.shape, shape)
+            # Rows that share a mask go on sharing it.
+            wide = tuple(n if a in axes else mask.shape[a] for a, n in enumerate(shape))
+            return classes_last(jnp.broadcast_to(mask, wide), axes), None
         if mask.ndim == len(rows):
             return None, jnp.broadcast_to(mask, rows)
     except ValueError as error:

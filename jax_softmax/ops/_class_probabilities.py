@@ -133,13 +133,12 @@ def _gradients(
 
     weights = 1 if constants.class_weights is None else constants.class_weights
     on_labels = (1 - options.label_smoothing) * weights * g[..., None] - g_log_prob[..., None]
-    labels_gradient = on_labels * statistics.surprisal(z, rows.shift, log_total)
-    possible = z != -jnp.inf
     nothing = 0 * rows.total[..., None]  # NaN on a row that is
-    return (
-        through_cap(jnp.where(possible, gradient, nothing), logits, options),
-        jnp.where(possible, labels_gradient, nothing),
-    )
+    gradient = through_cap(jnp.where(z == -jnp.inf, nothing, gradient), logits, options)
+    # Two results that share more than a cap's few operations have XLA:CPU write those out.
+    z = read(statistics.unshared(logits), options)
+    labels_gradient = on_labels * statistics.surprisal(z, rows.shift, log_total)
+    return gradient, jnp.where(z == -jnp.inf, nothing, labels_gradient)
 
 
 def _from_targets(t: jax.Array, t_sum: jax.Array, p: jax.Array, not_p: jax.Array) -> jax.Array:

@@ -121,6 +121,7 @@ def forward(options: Options, slices: Slices, constants: Constants):
         loss += slices.sum(smoothing)
         if not (constants.mask is None and constants.class_weights is None):
             total_spread = slices.sum(partial(_spread_sum, options))
+            total_spread = jnp.broadcast_to(total_spread, rows.total.shape)
     lse = rows.shift + log_total if options.z_loss else None
     if lse is not None:
         loss += options.z_loss * jnp.square(lse)

@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jax_softmax.ops._cpu_blocks import in_row_blocks
+
 
 class Rules(NamedTuple):
     """`rows_vjp` and `rows_jvp` return all outputs; `total_jvp` the sum of weight times loss."""
@@ -32,9 +34,13 @@ class Rules(NamedTuple):
 
 def build_rules(forward: Callable[..., Any], gradients: Callable[..., Any]) -> Rules:
     """The three differentiable functions of one forward pass and its gradient."""
-    return Rules(
-        _rows_vjp(forward, gradients), _rows_jvp(forward, gradients), _total_jvp(forward, gradients)
-    )
+
+    def blockwise(options, arrays, constants):
+        return in_row_blocks(
+            lambda inputs: forward(options, *inputs), (arrays, constants), arrays[0].shape[:-1]
+        )
+
+    return Rules(*(build(blockwise, gradients) for build in (_rows_vjp, _rows_jvp, _total_jvp)))
 
 
 def _rows_vjp(forward, gradients):

@@ -92,7 +92,7 @@ def row_share(logits: jax.Array, read: Read, index: jax.Array) -> RowShare:
     largest_other, label_logit = map(read, _largest_other(unshared(logits), index))
     largest_other = lax.stop_gradient(largest_other)
     own = _chunk_of(logits, index)
-    own = None if own is None else lax.stop_gradient(read(own))
+    own = None if own is None else read(own)
     others = _sum_exp_others(read(logits), own, index, _finite_shift(largest_other))
     return RowShare(largest_other, label_logit, others)
 
@@ -348,11 +348,10 @@ def _far(z: jax.Array) -> float:
     return float(jnp.finfo(z.dtype).max) / 4
 
 
-@jax.custom_jvp
 def _sum_exp_others(
     z: jax.Array, own: jax.Array | None, index: jax.Array, shift: jax.Array
 ) -> jax.Array:
-    """`sum_{j != index} exp(z_j - shift)`, `[...]`, differentiated by `z` alone.
+    """`sum_{j != index} exp(z_j - shift)`, `[...]`.
 
     Args:
       z: `[..., V]` logits.
@@ -362,31 +361,22 @@ def _sum_exp_others(
     """
 
     def masked(z, own, index, shift):
-        return jnp.sum(_exp_others(z, index, shift), -1)
+        # Masked before the exponential, which may overflow: autodiff would multiply infinity by 0.
+        left = jnp.where(is_class(index, z.shape[-1]), -jnp.inf, z)
+        return jnp.sum(jnp.exp(left - shift[..., None]), -1)
 
     def chunked(z, own, index, shift):
         chunk = own.shape[-1]
         at = _chunk_index(index, z.shape[-1], chunk)
-        sums = jnp.sum(jnp.exp(_chunks(z, chunk) - shift[..., None, None]), -1)
-        rest = jnp.sum(jnp.where(is_class(at, sums.shape[-1]), 0, sums), -1)
+        z = _chunks(z, chunk)
+        # The label's chunk is summed to 0 here, by a distance of -inf, for the same reason.
+        shifts = jnp.where(is_class(at, z.shape[-2]), jnp.inf, shift[..., None])
+        rest = jnp.sum(jnp.sum(jnp.exp(z - shifts[..., None]), -1), -1)
         return rest + masked(own, None, index - at * chunk, shift)
 
     if own is None:
         return masked(z, own, index, shift)
     return _by_platform(chunked, masked, z, own, index, shift)
-
-
-@_sum_exp_others.defjvp
-def _sum_exp_others_jvp(primals, tangents):
-    # By hand because a chunk that is summed only to be left out may overflow, and autodiff would
-    # multiply that infinity by 0.
-    z, _, index, shift = primals
-    return _sum_exp_others(*primals), jnp.sum(_exp_others(z, index, shift) * tangents[0], -1)
-
-
-def _exp_others(z: jax.Array, index: jax.Array, shift: jax.Array) -> jax.Array:
-    # Masked before the exponential, for the reason above.
-    return jnp.exp(jnp.where(is_class(index, z.shape[-1]), -jnp.inf, z) - shift[..., None])
 
 
 def _by_platform(chunked, masked, *operands):

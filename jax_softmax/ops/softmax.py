@@ -15,6 +15,7 @@ from jax_softmax.ops._arguments import (
     classes_last,
     mask_classes_last,
 )
+from jax_softmax.ops._cpu_blocks import in_row_blocks
 from jax_softmax.ops._options import Options, exclude, read
 from jax_softmax.ops._statistics import difference, normalizer, shifted_exp
 
@@ -102,6 +103,10 @@ def _jitted(rule, x, mask):
     return rule(x, mask)
 
 
+def _normalizer(x, mask):
+    return in_row_blocks(lambda rows: normalizer(exclude(*rows), _READ), (x, mask), x.shape[:-1])
+
+
 # softmax
 #
 # Forward: p_i = e_i / total, e_i = exp(x_i - m). Backward: dp_i/dx_k = p_i (delta_ik - p_k), so a
@@ -114,9 +119,8 @@ def _softmax(x, mask):
 
 
 def _softmax_fwd(x, mask):
-    x_left = exclude(x, mask)
-    rows = normalizer(x_left, _READ).rows
-    z = _READ(x_left)
+    rows = _normalizer(x, mask).rows
+    z = _READ(exclude(x, mask))
     return _probabilities(z, rows.shift, rows.total).astype(x.dtype), (
         x,
         mask,
@@ -129,13 +133,22 @@ def _probabilities(z, shift, total):
     return shifted_exp(z, shift[..., None]) / total[..., None]
 
 
+def _sums(term, g, residuals):
+    """`sum_i term(g_i, p_i)`, `[...]`."""
+
+    def of_rows(inputs):
+        g, (x, mask, shift, total) = inputs
+        p = _probabilities(_READ(exclude(x, mask)), shift, total)
+        return jnp.sum(term(g.astype(p.dtype), p), -1)
+
+    return in_row_blocks(of_rows, (g, residuals), g.shape[:-1])
+
+
 def _softmax_bwd(residuals, g):
     x, mask, shift, total = residuals
-    z = _READ(exclude(x, mask))
-    p = _probabilities(z, shift, total)
-    g = g.astype(p.dtype)
-    mean = jnp.sum(g * p, -1, keepdims=True)
-    return (p * (g - mean)).astype(x.dtype), None
+    mean = _sums(lambda g, p: g * p, g, residuals)
+    p = _probabilities(_READ(exclude(x, mask)), shift, total)
+    return (p * (g.astype(p.dtype) - mean[..., None])).astype(x.dtype), None
 
 
 _softmax.defvjp(_softmax_fwd, _softmax_bwd)
@@ -154,9 +167,8 @@ def _log_softmax(x, mask):
 
 
 def _log_softmax_fwd(x, mask):
-    x_left = exclude(x, mask)
-    top = normalizer(x_left, _READ)
-    z = _READ(x_left)
+    top = _normalizer(x, mask)
+    z = _READ(exclude(x, mask))
     distance, error = difference(z, top.rows.shift[..., None])
     value = distance + (error - top.log_total[..., None])
     return value.astype(x.dtype), (x, mask, top.rows.shift, top.rows.total)
@@ -166,8 +178,7 @@ def _log_softmax_bwd(residuals, g):
     x, mask, shift, total = residuals
     z = _READ(exclude(x, mask))
     p = _probabilities(z, shift, total)
-    g = g.astype(p.dtype)
-    gradient = g - p * jnp.sum(g, -1, keepdims=True)
+    gradient = g.astype(p.dtype) - p * _sums(lambda g, p: g, g, residuals)[..., None]
     # 0 * total rather than 0: a row that is NaN is so at an impossible class too.
     return jnp.where(z == -jnp.inf, 0 * total[..., None], gradient).astype(x.dtype), None
 
