@@ -44,10 +44,17 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Contender:
-    """A name, and how to get ready; `prepare` raises `UnavailableError` where that cannot be."""
+    """Who takes part.
+
+    Attributes:
+      name: unique in its case.
+      prepare: gets it ready; raises `UnavailableError` where that cannot be.
+      ours: whether it is a function of this package.
+    """
 
     name: str
     prepare: Callable[[], Prepared]
+    ours: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ def run_case(case: Case, budget_seconds: float) -> list[Record]:
     right: dict[str, Prepared] = {}
     first_seconds: dict[str, float] = {}
     for contender in case.contenders:
-        found = replace(case.about, contender=contender.name)
+        found = replace(case.about, contender=contender.name, ours=contender.ours)
         try:
             prepared = contender.prepare()
         except UnavailableError as reason:

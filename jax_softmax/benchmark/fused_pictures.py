@@ -10,7 +10,6 @@ from jax_softmax.benchmark.pictures import (
     COLORS,
     OTHERS_COLOR,
     OURS_COLOR,
-    is_ours,
     line,
     round_ticks,
 )
@@ -69,7 +68,7 @@ def _time_against_memory(axes: Axes, case: str, records: Sequence[Record]) -> No
     ]
     names = [record.contender for record in shown]
     for record, mark, text in zip(shown, marks, _label_places(axes, marks, names), strict=True):
-        color = OURS_COLOR if is_ours(record) else OTHERS_COLOR
+        color = OURS_COLOR if record.ours else OTHERS_COLOR
         axes.plot(*mark, "o", color=color, markersize=7)
         moved = abs(
             axes.transAxes.inverted().transform(axes.transData.transform(mark))[1] - text[1]
@@ -81,7 +80,7 @@ def _time_against_memory(axes: Axes, case: str, records: Sequence[Record]) -> No
             textcoords="axes fraction",
             va="center",
             fontsize=8,
-            color=OURS_COLOR if is_ours(record) else "0.25",
+            color=OURS_COLOR if record.ours else "0.25",
             arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6}
             if moved > _GAP / 2
             else None,

@@ -100,11 +100,13 @@ def fused_case(
         losses["optax, float32 logits"] = linear_peers.optax_float32_loss
     contenders = [
         Contender(PRODUCTS, data.three_products),
-        Contender(OURS, data.ours),
+        Contender(OURS, data.ours, ours=True),
         Contender(
-            f"{OURS}, blocks of {small_block}", functools.partial(data.ours, "mean", small_block)
+            f"{OURS}, blocks of {small_block}",
+            functools.partial(data.ours, "mean", small_block),
+            ours=True,
         ),
-        Contender(f"{OURS}, none", functools.partial(data.ours, "none")),
+        Contender(f"{OURS}, none", functools.partial(data.ours, "none"), ours=True),
         *(Contender(name, functools.partial(data.jax_loss, loss)) for name, loss in losses.items()),
         *(
             Contender(f"tokamax {name}", functools.partial(data.tokamax, name))
@@ -125,7 +127,9 @@ def run_series(name: str, sizes: Sequence[Size], budget_seconds: float) -> list[
     def prepare(size: Size) -> Prepared:
         return LinearData(size.rows, size.width, size.classes, size.dtype).ours()
 
-    contenders = [Contender(str(size), functools.partial(prepare, size)) for size in sizes]
+    contenders = [
+        Contender(str(size), functools.partial(prepare, size), ours=True) for size in sizes
+    ]
     about = Record(
         suite="fused",
         case=name,

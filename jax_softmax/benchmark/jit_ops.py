@@ -56,8 +56,8 @@ def _op_case(
 
     contenders = (
         Contender(NUMPY, lambda: Prepared(lambda: numpys(z, y), error)),
-        Contender(NO_JIT, lambda: Prepared(lambda: _without_jit(ours, *on_device), error)),
-        Contender("jit", jitted),
+        Contender(NO_JIT, lambda: Prepared(lambda: _without_jit(ours, *on_device), error), True),
+        Contender("jit", jitted, True),
     )
     about = Record(
         suite="jit",

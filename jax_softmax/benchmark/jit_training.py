@@ -55,12 +55,14 @@ def training_case(total: int = _STEPS) -> Case:
     iris = Iris.drawn()
     contenders = (
         Contender(NUMPY, functools.partial(_numpy_run, iris, total)),
-        Contender(NO_JIT, functools.partial(_no_jit_run, iris, total)),
-        Contender("jit a step", functools.partial(_scanned_run, iris, total, 1)),
+        Contender(NO_JIT, functools.partial(_no_jit_run, iris, total), ours=True),
+        Contender("jit a step", functools.partial(_scanned_run, iris, total, 1), ours=True),
         Contender(
-            "jit an epoch (scan)", functools.partial(_scanned_run, iris, total, _STEPS_PER_SCAN)
+            "jit an epoch (scan)",
+            functools.partial(_scanned_run, iris, total, _STEPS_PER_SCAN),
+            ours=True,
         ),
-        Contender(f"jit the run ({OURS}.fit)", functools.partial(_fit_run, iris, total)),
+        Contender(f"jit the run ({OURS}.fit)", functools.partial(_fit_run, iris, total), ours=True),
     )
     about = Record(
         suite="jit",

@@ -16,7 +16,7 @@ import numpy as np
 
 from jax_softmax.benchmark import peers
 from jax_softmax.benchmark.cases import UnavailableError
-from jax_softmax.benchmark.threads import faster, torch_limits
+from jax_softmax.benchmark.threads import fastest, torch_limits
 
 TOKAMAX = ("xla", "chunked_xla")
 """What runs on every device, of tokamax's implementations."""
@@ -94,11 +94,11 @@ def torch_value_and_gradients(
             torch.cuda.synchronize()
         return loss.detach(), (by_features, by_weight.T)
 
-    threads, limit = faster(run, torch_limits(torch))
+    threads = fastest(run, torch_limits(torch))
 
     def run_at_its_best() -> Any:
-        with limit():
+        with threads.limit():
             return run()
 
     name = "cross_entropy(linear)" if fused is None else "linear_cross_entropy"
-    return run_at_its_best, f"{name}, eager, {threads}"
+    return run_at_its_best, f"{name}, eager, {threads.name}"

@@ -82,7 +82,7 @@ def loss_case(size: Size, others: Sequence[Contender] = ()) -> Case:
     contenders = [
         Contender(COPY, data.copy),
         *(
-            Contender(variant_name(*variant), functools.partial(data.ours, *variant))
+            Contender(variant_name(*variant), functools.partial(data.ours, *variant), ours=True)
             for variant in size.variants
         ),
         *(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Machine:
       processor: the CPU's name.
       cpu_count: cores this process may run on, which is how many threads XLA, PyTorch and NumPy
         start where nothing else is set.
-      python_version: of Python; the other versions likewise.
+      python_version: of Python; the other versions likewise, None for what is not installed.
       copy_bytes_per_second: read plus written by `z * c` into a fresh float32 array that no cache
         holds.
       matmul_flop_per_second: of a float32 product of square matrices, at JAX's default precision.
@@ -41,6 +42,10 @@ class Machine:
     jaxlib_version: str
     numpy_version: str
     jax_softmax_version: str
+    optax_version: str | None
+    scikit_learn_version: str | None
+    torch_version: str | None
+    tokamax_version: str | None
     copy_bytes_per_second: float
     matmul_flop_per_second: float
 
@@ -68,6 +73,10 @@ def measure_machine(*, quick: bool = False) -> Machine:
         jaxlib_version=jaxlib.__version__,
         numpy_version=np.__version__,
         jax_softmax_version=jax_softmax.__version__,
+        optax_version=_version("optax"),
+        scikit_learn_version=_version("scikit-learn"),
+        torch_version=_version("torch"),
+        tokamax_version=_version("tokamax"),
         copy_bytes_per_second=copy_bandwidth(numbers, seconds),
         matmul_flop_per_second=matmul_rate(side, seconds),
     )
@@ -87,6 +96,13 @@ def matmul_rate(side: int, budget_seconds: float) -> float:
     product, _ = compiled(jnp.matmul, a, a)
     (timing,) = alternate({"product": lambda: product(a, a)}, budget_seconds).values()
     return 2 * side**3 / timing.median
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_count() -> int:

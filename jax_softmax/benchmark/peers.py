@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from jax_softmax.benchmark.cases import UnavailableError
-from jax_softmax.benchmark.threads import faster, torch_limits
+from jax_softmax.benchmark.threads import fastest, torch_limits
 from jax_softmax.ops import reference
 
 
@@ -76,13 +76,13 @@ def torch_value_and_gradient(
             torch.cuda.synchronize()
         return loss.detach(), gradient
 
-    threads, limit = faster(run, torch_limits(torch))
+    threads = fastest(run, torch_limits(torch))
 
     def run_at_its_best() -> Any:
-        with limit():
+        with threads.limit():
             return run()
 
-    return run_at_its_best, f"eager, {threads}"
+    return run_at_its_best, f"eager, {threads.name}"
 
 
 def to_numpy(array: Any) -> np.ndarray:

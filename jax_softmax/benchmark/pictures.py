@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jax_softmax.benchmark.results import Record
+from jax_softmax.benchmark.results import OURS, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def _dots(axes: Axes, case: str, records: Sequence[Record]) -> None:
     for place, record in enumerate(records):
         median = record.seconds_median or 0.0
         quartiles = [record.seconds_q1 or median, record.seconds_q3 or median]
-        color = OURS_COLOR if is_ours(record) else OTHERS_COLOR
+        color = OURS_COLOR if record.ours else OTHERS_COLOR
         axes.axhline(place, color="0.93", linewidth=0.8, zorder=0)
         axes.plot(quartiles, [place, place], color=color, linewidth=3, solid_capstyle="butt")
         axes.plot(median, place, "o", color=color, markersize=7)
@@ -79,8 +79,10 @@ def loss_figure(records: Sequence[Record]) -> Figure:
     panels = figure.subplots(
         1, max(1, len(dtypes)), sharex=True, sharey=True, squeeze=False
     ).ravel()
-    names = [name for name in dict.fromkeys(r.contender for r in timed) if not _is_variant(name)]
-    colors = _line_colors(names)
+    # Of ours the one of that name, not its variants.
+    names = list(dict.fromkeys(r.contender for r in timed if not r.ours or r.contender == OURS))
+    others = itertools.cycle(COLORS)
+    colors = {name: OURS_COLOR if name == OURS else next(others) for name in names}
     for axes, dtype in zip(panels, dtypes, strict=False):
         for name in names:
             points = [r for r in timed if r.dtype == dtype and r.contender == name]
@@ -163,20 +165,6 @@ def round_ticks(axis: Axis, unit: str = "", steps: Sequence[float] = (1, 2, 4)) 
 def _legend(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8)
-
-
-def _line_colors(names: Sequence[str]) -> dict[str, str]:
-    others = itertools.cycle(COLORS)
-    return {name: OURS_COLOR if name == "jax_softmax" else next(others) for name in names}
-
-
-def is_ours(record: Record) -> bool:
-    """Whether the contender is this package, or what `jit` makes of the tutorial."""
-    return "jax_softmax" in record.contender or record.contender.startswith("jit")
-
-
-def _is_variant(name: str) -> bool:
-    return name.startswith("jax_softmax,")
 
 
 def _short_time(seconds: float) -> str:

@@ -31,6 +31,7 @@ def run_size(classes: int, rows: int = _ROWS, width: int = _WIDTH) -> list[Recor
         suite="pod",
         case=f"value and gradients, {rows:,}×{width:,}×classes bfloat16 on {TOPOLOGY}, a chip",
         contender=OURS,
+        ours=True,
         rows=rows,
         width=width,
         classes=classes,
@@ -49,7 +50,9 @@ def run_size(classes: int, rows: int = _ROWS, width: int = _WIDTH) -> list[Recor
         )
     except UnavailableError as reason:
         return [replace(about, skipped=str(reason))]
-    return with_ratios([replace(about, **fields) for fields in found])
+    return with_ratios(
+        [replace(about, **fields, ours=fields["contender"] == OURS) for fields in found]
+    )
 
 
 def with_ratios(records: Sequence[Record]) -> list[Record]:

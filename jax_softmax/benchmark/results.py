@@ -18,6 +18,7 @@ class Record:
       suite: "jit", "loss", ...
       case: what was done.
       contender: who did it.
+      ours: whether that is a function of this package: one that differs is a defect of it.
       rows: examples.
       classes: V.
       width: D, of the features, where the logits are their product with a kernel `[D, V]`.
@@ -54,6 +55,7 @@ class Record:
     suite: str
     case: str
     contender: str
+    ours: bool = False
     rows: int | None = None
     classes: int | None = None
     width: int | None = None

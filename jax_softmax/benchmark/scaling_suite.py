@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+import jax
 import numpy as np
 
 from jax_softmax.benchmark.cases import (
@@ -56,7 +58,7 @@ def run_series(name: str, sizes: Series, budget_seconds: float) -> list[Record]:
         return LossData(rows, classes).ours("mean", "vjp")
 
     contenders = [
-        Contender(f"{rows}×{classes}", functools.partial(prepare, rows, classes))
+        Contender(f"{rows}×{classes}", functools.partial(prepare, rows, classes), ours=True)
         for rows, classes in sizes
     ]
     about = Record(
@@ -97,14 +99,18 @@ def run_devices(rows: int, classes: int, budget_seconds: float) -> list[Record]:
         suite="scaling",
         case="devices doubled",
         contender=OURS,
+        ours=True,
         rows=rows,
         classes=classes,
         dtype="float32",
         note="simulated devices share the CPU's cores",
     )
-    flags = f"--xla_force_host_platform_device_count={_DEVICES}"
-    environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    # The last of a flag counts.
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={_DEVICES}"
+    environment = {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
     try:
+        if jax.default_backend() != "cpu":
+            raise UnavailableError("only a CPU's devices are simulated: set JAX_PLATFORMS=cpu")
         found = run_child(
             "jax_softmax.benchmark.sharded_rows",
             *map(str, (rows, classes, budget_seconds)),

@@ -21,7 +21,7 @@ from jax_softmax.benchmark import (
 )
 from jax_softmax.benchmark.cases import Context, Step
 from jax_softmax.benchmark.machine import Machine, measure_machine
-from jax_softmax.benchmark.results import OURS, Record
+from jax_softmax.benchmark.results import Record
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
@@ -86,11 +86,7 @@ class Report:
     @property
     def ours_differ(self) -> bool:
         """Whether any result of this package was off by more than its bound."""
-        # The contenders of the suite jit are this package's functions, but for the tutorial's.
-        return any(
-            r.differs and (OURS in r.contender or (r.suite == "jit" and "NumPy" not in r.contender))
-            for r in self.records
-        )
+        return any(record.ours and record.differs for record in self.records)
 
     def flat(self) -> list[dict[str, Any]]:
         """A flat record each, with the machine."""

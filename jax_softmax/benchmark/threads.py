@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 Limit = Callable[[], AbstractContextManager[Any]]
@@ -15,19 +16,35 @@ _CALLS, _ENOUGH_SECONDS = 9, 0.1
 _ONE, _DEFAULT = "1 thread", "its own number of threads"
 
 
-def faster(call: Callable[[], Any], limits: dict[str, Limit]) -> tuple[str, Limit]:
-    """The limit within which `call` is fastest, and its name: so a library is shown at its best.
+@dataclass(frozen=True)
+class Fastest:
+    """What a library is fastest with.
+
+    Attributes:
+      name: in words.
+      limit: makes the context.
+      seconds: that finding out took.
+    """
+
+    name: str
+    limit: Limit
+    seconds: float
+
+
+def fastest(call: Callable[[], Any], limits: dict[str, Limit]) -> Fastest:
+    """The limit within which `call` is fastest: so a library is shown at its best.
 
     Threads of PyTorch and BLAS wait for each other by spinning: where steps are short, or other
     processes want the cores, two can take many times as long as one.
     """
+    started = time.perf_counter()
     call()  # warms up
     seconds = {}
     for name, limit in limits.items():
         with limit():
             seconds[name] = _median_seconds(call)
     best = min(seconds, key=lambda name: seconds[name])
-    return best, limits[best]
+    return Fastest(best, limits[best], time.perf_counter() - started)
 
 
 def _median_seconds(call: Callable[[], Any]) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from jax_softmax.benchmark import peers, tutorial
 from jax_softmax.benchmark.cases import Case, Contender, Prepared
 from jax_softmax.benchmark.compare import PARAMS_BOUND, params_error
-from jax_softmax.benchmark.results import Record
+from jax_softmax.benchmark.results import OURS, Record
 from jax_softmax.benchmark.time_to_accuracy import COMPILE
 from jax_softmax.benchmark.train_task import Trained, Trainer, TrainTask
 from jax_softmax.benchmark.trainers import NUMPY, OPTAX, SKLEARN, TORCH, TRAINERS
@@ -59,7 +59,9 @@ def epoch_case(name: str, task: TrainTask, epochs: int, accuracy_bound: float) -
         return _prepared(trainer, epochs, error, compiles=name in COMPILE)
 
     names = [name for name in TRAINERS if name != SKLEARN]  # whose steps are not epochs
-    return Case(about, [Contender(name, functools.partial(prepare, name)) for name in names])
+    return Case(
+        about, [Contender(name, functools.partial(prepare, name), name == OURS) for name in names]
+    )
 
 
 def _full_batch_in_float64(task: TrainTask, epochs: int) -> Trained:

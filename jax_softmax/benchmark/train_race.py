@@ -83,6 +83,7 @@ def _records(
             suite="train",
             case=f"{race.name} to {race.target}, {kind}",
             contender=name,
+            ours=name == OURS,
             rows=len(race.task.labels),
             classes=race.task.classes,
             dtype="float32",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 
+import jax
+
 from jax_softmax import Dataset, InputError, load_dataset
 from jax_softmax.benchmark.cases import Context, Step, run_case
 from jax_softmax.benchmark.results import OURS, Record
@@ -124,4 +126,5 @@ def task_of(dataset: Dataset, batch_size: int | None) -> TrainTask:
         scale=train.feature_scale,
         batch_size=batch_size,
         learning_rate=_LEARNING_RATE,
+        platform=jax.default_backend(),
     )

@@ -23,6 +23,7 @@ class TrainTask:
       scale: what a stored feature is multiplied by.
       batch_size: examples to a step; None is all of them.
       learning_rate: of SGD.
+      platform: what JAX computes on, "cpu", "gpu" or "tpu", for those who do not import it.
     """
 
     features: np.ndarray
@@ -33,6 +34,7 @@ class TrainTask:
     scale: float
     batch_size: int | None = None
     learning_rate: float = 0.5
+    platform: str = "cpu"
 
     @property
     def batches(self) -> str:
@@ -89,11 +91,13 @@ class Trainer:
       train_to: trains until the test accuracy, looked at after each epoch, is at a target, or for
         so many epochs at most.
       note: what else to know.
+      search_seconds: what was spent on the best number of threads, which is not training.
     """
 
     train: Callable[[int], Trained]
     train_to: Callable[[float, int], Reached]
     note: str = ""
+    search_seconds: float = 0.0
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -102,7 +106,7 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 _ARRAYS = ("features", "labels", "test_features", "test_labels")
-_NUMBERS = ("classes", "scale", "batch_size", "learning_rate")
+_NUMBERS = ("classes", "scale", "batch_size", "learning_rate", "platform")
 
 
 def save_task(task: TrainTask, folder: Path) -> None:

@@ -16,8 +16,10 @@ import numpy as np
 
 from jax_softmax.benchmark import tutorial
 from jax_softmax.benchmark.results import OURS
-from jax_softmax.benchmark.threads import Limit, blas_limits, faster, torch_limits
+from jax_softmax.benchmark.threads import Fastest, blas_limits, fastest, torch_limits
 from jax_softmax.benchmark.train_task import Reached, Trained, Trainer, TrainTask, accuracy
+
+_AS_IT_COMES = Fastest("", nullcontext, 0.0)
 
 
 class _StopError(Exception):
@@ -112,8 +114,8 @@ def numpy_tutorial(task: TrainTask) -> Trainer:
     step = functools.partial(
         tutorial.train, features[some], task.labels[some], task.classes, task.learning_rate, 1
     )
-    threads, limit = faster(step, blas_limits())
-    return _looped(start, lambda params: Trained(*params), test_accuracy, limit, threads)
+    threads = fastest(step, blas_limits())
+    return _looped(start, lambda params: Trained(*params), test_accuracy, threads)
 
 
 def optax_scan(task: TrainTask) -> Trainer:
@@ -172,7 +174,7 @@ def pytorch(task: TrainTask) -> Trainer:
     """The usual loop over shuffled batches, on tensors in memory rather than a `DataLoader`."""
     import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device({"gpu": "cuda"}.get(task.platform, task.platform))
     x, test = (torch.from_numpy(a).to(device) for a in (task.scaled(), task.scaled_test()))
     y = torch.from_numpy(task.labels).long().to(device)
     size = task.batch_size or len(y)
@@ -197,8 +199,13 @@ def pytorch(task: TrainTask) -> Trainer:
         torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
         optimizer.step()
 
+    def finished_step(model: Any, optimizer: Any, rows: Any) -> None:
+        step(model, optimizer, rows)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
     some_rows = torch.arange(min(size, len(y)), device=device)
-    threads, limit = faster(functools.partial(step, *zeros(), some_rows), torch_limits(torch))
+    threads = fastest(functools.partial(finished_step, *zeros(), some_rows), torch_limits(torch))
 
     def trained(model: Any) -> Trained:
         weight, bias = (value.detach().cpu().numpy() for value in (model.weight, model.bias))
@@ -208,7 +215,7 @@ def pytorch(task: TrainTask) -> Trainer:
         with torch.no_grad():
             return accuracy(model(test).cpu().numpy(), task.test_labels)
 
-    return _looped(start, trained, test_accuracy, limit, threads)
+    return _looped(start, trained, test_accuracy, threads)
 
 
 def scikit_learn(task: TrainTask) -> Trainer:
@@ -240,22 +247,21 @@ def _looped(
     start: Callable[[], Iterator[Any]],
     trained: Callable[[Any], Trained],
     test_accuracy: Callable[[Any], float],
-    limit: Limit = nullcontext,
-    note: str = "",
+    threads: Fastest = _AS_IT_COMES,
 ) -> Trainer:
-    """A trainer of what gives its state after each epoch, without end, within `limit`."""
+    """A trainer of what gives its state after each epoch, without end."""
 
     def train(epochs: int) -> Trained:
-        with limit():
+        with threads.limit():
             return trained(next(itertools.islice(start(), epochs - 1, None)))
 
     def train_to(target: float, epochs: int) -> Reached:
-        with limit():
+        with threads.limit():
             states = enumerate(start(), start=1)
             looks = (Reached(test_accuracy(state), epoch) for epoch, state in states)
             return next(r for r in looks if r.accuracy >= target or r.epochs == epochs)
 
-    return Trainer(train, train_to, note)
+    return Trainer(train, train_to, threads.name, threads.seconds)
 
 
 NUMPY, OPTAX, TORCH, SKLEARN = "NumPy tutorial", "optax scan", "PyTorch", "scikit-learn"

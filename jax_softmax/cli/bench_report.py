@@ -21,12 +21,20 @@ class _Column:
 
 def header_lines(machine: Machine) -> list[str]:
     """The device, the versions, and the machine's limits."""
+    versions = {
+        "optax": machine.optax_version,
+        "scikit-learn": machine.scikit_learn_version,
+        "PyTorch": machine.torch_version,
+        "tokamax": machine.tokamax_version,
+    }
+    peers = [f"{name} {version}" for name, version in versions.items() if version]
     return [
         f"device      {machine.platform}: {machine.device_kind}; processor {machine.processor}, "
         f"{machine.cpu_count} threads",
         f"versions    jax {machine.jax_version}, jaxlib {machine.jaxlib_version}, "
         f"NumPy {machine.numpy_version}, Python {machine.python_version}, "
         f"jax_softmax {machine.jax_softmax_version}",
+        f"peers       {', '.join(peers) or 'none'}",
         f"limits      copy {machine.copy_bytes_per_second / 1e9:.3g} GB/s (read and written), "
         f"float32 matrix product {machine.matmul_flop_per_second / 1e9:.4g} GFLOP/s",
     ]

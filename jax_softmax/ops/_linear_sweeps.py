@@ -6,6 +6,8 @@ summed over the blocks, those of the features put where the block's rows are.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +22,9 @@ from jax_softmax.ops._options import Options, exclude
 from jax_softmax.ops._row_blocks import RowBlocks
 from jax_softmax.ops._slices import AxisName, Slices, sum_slices
 from jax_softmax.ops._varying import sum_over_missing, zeros_varying
+
+# Of more blocks, each sum over rows is taken in two levels: of 128 one level errs by 1.4 eps.
+_MOST_IN_A_SUM = 128
 
 
 class Static(NamedTuple):
@@ -41,6 +46,8 @@ class Static(NamedTuple):
 
 
 # All rows
+
+Block = Callable[[Parts, "_Rows"], tuple[Parts, Any]]
 
 
 class _Rows(NamedTuple):
@@ -130,8 +137,35 @@ def gradient_sweep(static, linear, constants, cotangents, wanted, numbers=None):
         None if wanted.bias is None else zeros_varying(linear.bias, wide, *linear[:2]),
     )
     rows = _rows(static, constants, cotangents, numbers)
-    sums, (outputs, found) = lax.scan(jax.checkpoint(block), start, rows)
+    sums, (outputs, found) = _scan_in_groups(jax.checkpoint(block), start, rows)
     return jax.tree.map(static.blocks.join, outputs), found, sums
+
+
+def _scan_in_groups(block: Block, start: Parts, rows: _Rows) -> tuple[Parts, Any]:
+    """`lax.scan(block, start, rows)`, the kernel's and the bias's gradients summed in two levels.
+
+    Of many blocks: in groups of `sqrt(blocks)`, and over the groups. Of 8192, the sums err by 1.2
+    eps (of the terms' sizes) where one running sum errs by 9.7. It takes one more array like the
+    kernel. `start` has zeros.
+    """
+    count = len(rows.i)
+    if count <= _MOST_IN_A_SUM:
+        return lax.scan(block, start, rows)
+    size = math.isqrt(count)
+    groups = count // size
+
+    def group(sums: Parts, rows: _Rows) -> tuple[Parts, Any]:
+        share, found = lax.scan(block, sums._replace(kernel=start.kernel, bias=start.bias), rows)
+        total = jax.tree.map(jnp.add, (sums.kernel, sums.bias), (share.kernel, share.bias))
+        return Parts(share.features, *total), found
+
+    whole = jax.tree.map(lambda x: x[: groups * size].reshape(groups, size, *x.shape[1:]), rows)
+    sums, found = lax.scan(group, start, whole)
+    found = jax.tree.map(lambda x: x.reshape(groups * size, *x.shape[2:]), found)
+    if groups * size == count:
+        return sums, found
+    sums, last = group(sums, jax.tree.map(lambda x: x[groups * size :], rows))
+    return sums, jax.tree.map(lambda *parts: jnp.concatenate(parts), found, last)
 
 
 def tangent_sweep(static, linear, constants, numbers, dots):

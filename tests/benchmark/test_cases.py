@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,10 @@ import pytest
 
 from jax_softmax.benchmark import Case, Contender, Prepared, Record, UnavailableError, run_case
 from jax_softmax.benchmark.compare import params_error, relative_error
+from jax_softmax.benchmark.fused_suite import Size as LinearSize
+from jax_softmax.benchmark.fused_suite import fused_case
+from jax_softmax.benchmark.jit_ops import gradient_case
+from jax_softmax.benchmark.loss_suite import Size, loss_case
 
 ABOUT = Record(
     suite="loss",
@@ -98,3 +103,25 @@ def test_relative_errors():
     assert math.isnan(relative_error([math.nan], [1.0]))
     kernel, bias = np.array([[2.0, 1.0]]), np.array([4.0])
     assert params_error((kernel + 0.02, bias), (kernel, bias)) == pytest.approx(0.01)
+
+
+def test_contenders_of_this_package_are_marked():
+    theirs = {"optax", "PyTorch", "PyTorch, chunked", "NumPy tutorial", "jax.nn", "copy (z * c)"}
+    theirs |= {
+        "reference, autodiff",
+        "three products",
+        "optax, float32 logits",
+        "tokamax xla",
+        "tokamax chunked_xla",
+    }
+    for case in (gradient_case(6, 3), loss_case(Size(4, 10)), fused_case(LinearSize(12, 8, 200))):
+        names = {c.name for c in case.contenders if not c.ours}
+        assert names <= theirs, case.about.suite
+        assert any(c.ours for c in case.contenders)
+        assert not any(c.ours for c in case.contenders if c.name in theirs)
+
+
+def test_records_say_whose_they_are():
+    case = gradient_case(6, 3)
+    records = run_case(replace(case, contenders=case.contenders[-1:]), 0.0)
+    assert [record.ours for record in records] == [True]

@@ -7,6 +7,8 @@ import pytest
 
 from jax_softmax import ops
 from jax_softmax.ops import _cpu_blocks
+from jax_softmax.ops.cross_entropy import _integer, _soft
+from jax_softmax.ops.softmax import _jitted
 from tests.ops.options import LOSSES, NAMES, case, integer_loss, soft_loss
 from tests.ops.pairs import PAIRS
 from tests.tolerances import assert_close
@@ -14,22 +16,31 @@ from tests.tolerances import assert_close
 pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA:CPU needs")
 
 
+def forget_traces():
+    for known in (_integer, _soft, _jitted):
+        known.clear_cache()
+
+
 @pytest.fixture
 def blocks(monkeypatch):
     """Has rows taken in blocks of as many as it is called with, though there are 8 devices here."""
 
     def of(rows):
-        # What was traced before does not know.
-        jax.clear_caches()
+        forget_traces()  # which do not know
         monkeypatch.setattr(_cpu_blocks, "_rows_of_block", lambda classes: rows)
         monkeypatch.setattr(_cpu_blocks, "_on_one_device", lambda arrays: True)
 
     yield of
-    jax.clear_caches()
+    forget_traces()
 
 
 def loops(f, *args):
-    return str(jax.make_jaxpr(f)(*args)).count("scan[")
+    return str(jax.make_jaxpr(lambda *args: f(*args))(*args)).count("scan[")
+
+
+def jitted(f, *args):
+    """Traced anew: a function that was is not traced again."""
+    return jax.jit(lambda *args: f(*args))(*args)
 
 
 def value_and_derivatives(f, logits, g):
@@ -42,7 +53,7 @@ def value_and_derivatives(f, logits, g):
     return f(logits), gradient(g)[0], jax.jvp(gradient_at, (logits,), (jnp.cos(logits),))[1]
 
 
-@pytest.mark.parametrize("rows", [24, 26])
+@pytest.mark.parametrize("rows", [26, pytest.param(24, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PAIRS)
 def test_blocks_of_rows_change_nothing(name, rows, blocks, rng):
     pair, shape = PAIRS[name], (rows, 40)
@@ -54,15 +65,17 @@ def test_blocks_of_rows_change_nothing(name, rows, blocks, rng):
         return value_and_derivatives(lambda z: pair.op(z, labels), z, g)
 
     assert not loops(both, logits, g)
-    expected = jax.jit(both)(logits, g)
+    expected = jitted(both, logits, g)
     blocks(3)
     assert loops(both, logits, g)
-    for actual, wanted in zip(jax.jit(both)(logits, g), expected, strict=True):
+    for actual, wanted in zip(jitted(both, logits, g), expected, strict=True):
         assert_close(actual, wanted, np.float32)
 
 
 @pytest.mark.parametrize("rule", ["vjp", pytest.param("jvp", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("names", [NAMES[:5], ("where classes",)], ids=["all but a mask", "a mask"])
+@pytest.mark.parametrize(
+    "names", [NAMES[:5], ("soft_cap", "where classes")], ids=["all but a mask", "a mask"]
+)
 @pytest.mark.parametrize("kind", LOSSES)
 def test_blocks_of_rows_know_every_option(kind, names, rule, blocks, rng):
     logits, labels, options = case(LOSSES[kind], names, (5 * 7, 40), np.float32, rng)
@@ -84,9 +97,10 @@ def test_blocks_of_rows_know_every_option(kind, names, rule, blocks, rng):
         found = (*value_and_derivatives(outputs, z, g), *mean(z))
         return (*found, jax.jvp(outputs, (z,), (z,))[1]) if rule == "jvp" else found
 
-    expected = jax.jit(everything)(logits, g)
+    expected = jitted(everything, logits, g)
     blocks(4)
-    for actual, wanted in zip(jax.jit(everything)(logits, g), expected, strict=True):
+    assert loops(everything, logits, g)
+    for actual, wanted in zip(jitted(everything, logits, g), expected, strict=True):
         assert_close(actual, wanted, np.float32)
 
 
@@ -97,6 +111,7 @@ def test_masks_broadcast_to_blocks(shape, blocks, rng):
     mask = rng.random(shape) < 0.6 if mask is None else mask
     expected = ops.softmax(logits, where=mask)
     blocks(3)
+    assert loops(lambda z: ops.softmax(z, where=mask), logits)
     assert_close(ops.softmax(logits, where=mask), expected, np.float32)
 
 
@@ -105,7 +120,9 @@ def test_blocks_of_rows_under_vmap_and_checkpoint(blocks, rng):
     labels = rng.integers(0, 40, (2, 30)).astype(np.int32)
 
     def gradients(z, y):
-        return jax.vmap(jax.grad(lambda z, y: jax.checkpoint(integer_loss)(z, y).sum()))(z, y)
+        return jax.vmap(
+            jax.grad(lambda z, y: jax.checkpoint(lambda z, y: integer_loss(z, y))(z, y).sum())
+        )(z, y)
 
     expected = gradients(logits, labels)
     blocks(3)
@@ -169,6 +186,13 @@ CASES = {
 }
 
 
+FAST = [
+    ("no option", jnp.bfloat16),
+    ("soft_cap and z_loss", jnp.float32),
+    ("soft labels", jnp.bfloat16),
+]
+
+
 def temporaries(f, dtypes):
     """What a compiled program needs beside arguments and results, over the size of the first."""
     arguments = [jax.ShapeDtypeStruct((ROWS, CLASSES), dtype) for dtype in dtypes]
@@ -179,8 +203,9 @@ def temporaries(f, dtypes):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        *((name, jnp.bfloat16) for name in CASES),
-        *(pytest.param(name, jnp.float32, marks=pytest.mark.slow) for name in CASES),
+        pytest.param(name, dtype, marks=() if (name, dtype) in FAST else pytest.mark.slow)
+        for name in CASES
+        for dtype in (jnp.float32, jnp.bfloat16)
     ],
 )
 def test_no_temporaries_as_large_as_the_logits(name, dtype, blocks):

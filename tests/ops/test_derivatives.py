@@ -21,6 +21,7 @@ ROWS = 5  # one shape a width, so that tests share compiled programs
 every_pair = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 # 256 is summed in chunks on a CPU, the others are not.
 both_regimes = pytest.mark.parametrize("classes", [10, 256])
+chunked_regime = pytest.mark.parametrize("classes", [256, pytest.param(10, marks=pytest.mark.slow)])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -65,7 +66,7 @@ def float64(arrays):
 
 
 @every_pair
-@both_regimes
+@chunked_regime
 def test_float32_derivatives_match_reference(pair, classes, rng):
     args = inputs(pair, classes, np.float32, rng)
     first, second = derivatives(pair.op, *args)
@@ -78,7 +79,7 @@ def test_float32_derivatives_match_reference(pair, classes, rng):
 
 
 @every_pair
-@pytest.mark.parametrize("classes", [10, 129, 256])
+@pytest.mark.parametrize("classes", [10, 256, pytest.param(129, marks=pytest.mark.slow)])
 def test_float64_derivatives_match_reference(pair, classes, x64, rng):
     args = inputs(pair, classes, np.float64, rng)
     actual = derivatives(pair.op, *args)
@@ -125,7 +126,14 @@ def test_confident_curvature_keeps_its_relative_precision(classes, rng):
     assert_close(np.asarray(second)[at_label == 1][:4] / expected[:4], np.ones(4), np.float32)
 
 
-@pytest.mark.parametrize(("name", "classes"), [*((n, 10) for n in PAIRS), ("integer_labels", 256)])
+SECOND_ORDER = [
+    ("integer_labels", 256),
+    ("softmax_cross_entropy", 10),
+    *(pytest.param(n, 10, marks=pytest.mark.slow) for n in PAIRS if n != "softmax_cross_entropy"),
+]
+
+
+@pytest.mark.parametrize(("name", "classes"), SECOND_ORDER)
 def test_hessian_matches_reference(name, classes, x64, rng):
     pair = PAIRS[name]
     z, labels, g, _ = (x[:1] for x in inputs(pair, classes, np.float64, rng))
@@ -145,7 +153,14 @@ def test_soft_labels_have_a_gradient(classes, dtype, rng):
     assert_close(by_op, by_reference, dtype)
 
 
-@pytest.mark.parametrize(("name", "classes"), [*((n, 10) for n in PAIRS), ("integer_labels", 256)])
+SECOND_ORDER = [
+    ("integer_labels", 256),
+    ("softmax_cross_entropy", 10),
+    *(pytest.param(n, 10, marks=pytest.mark.slow) for n in PAIRS if n != "softmax_cross_entropy"),
+]
+
+
+@pytest.mark.parametrize(("name", "classes"), SECOND_ORDER)
 def test_check_grads_to_second_order(name, classes, x64, rng):
     pair = PAIRS[name]
     logits, labels, _, _ = (x[:1] for x in inputs(pair, classes, np.float64, rng))
@@ -156,7 +171,7 @@ def test_check_grads_to_second_order(name, classes, x64, rng):
 
 
 @every_pair
-@both_regimes
+@chunked_regime
 def test_central_differences_one_class_at_a_time(pair, classes, x64, rng):
     """One at a time because a shift of the whole row changes nothing."""
     args = inputs(pair, classes, np.float64, rng)

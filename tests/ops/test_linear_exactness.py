@@ -93,6 +93,32 @@ def test_float16_keeps_the_contract(f):
     assert not beyond(gradient_error, gradient_eps(np.float16))
 
 
+def test_gradients_summed_over_many_blocks_keep_their_digits(rng):
+    """1000 blocks of a row: 31 in each of 32 groups, and 8. One running sum errs by 5 eps."""
+    rows, width, classes = 1000, 4, 20
+    features = rng.standard_normal((rows, width)).astype(np.float32)
+    kernel = rng.standard_normal((width, classes)).astype(np.float32)
+    bias = rng.standard_normal(classes).astype(np.float32)
+    labels = rng.integers(0, classes, rows).astype(np.int32)
+
+    def gradients(block):
+        def total(features, kernel, bias):
+            return loss(features, kernel, labels, bias=bias, block_size=block)
+
+        return jax.jit(jax.grad(total, (0, 1, 2)))(features, kernel, bias)
+
+    x = features.astype(np.float64)
+    by_logits = integer_cross_entropy(x @ kernel.astype(np.float64) + bias, labels).gradient / rows
+    by_features, by_kernel, by_bias = gradients(1)
+    for actual, expected, size in (
+        (by_kernel, x.T @ by_logits, np.abs(x.T) @ np.abs(by_logits)),
+        (by_bias, by_logits.sum(0), np.abs(by_logits).sum(0)),
+    ):
+        error = np.abs(np.asarray(actual, np.float64) - expected) / size
+        assert np.max(error) < 2.5 * np.finfo(np.float32).eps
+    np.testing.assert_allclose(by_features, gradients(rows)[0], rtol=1e-4, atol=1e-8)
+
+
 @pytest.mark.parametrize(
     "classes", [3, *(pytest.param(v, marks=pytest.mark.slow) for v in (2, 10))]
 )

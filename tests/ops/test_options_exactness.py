@@ -81,7 +81,7 @@ def beyond(errors, bound):
     return {regime: error for regime, error in errors.items() if not error <= bound}
 
 
-@pytest.mark.parametrize("classes", [3, 1000])
+@pytest.mark.parametrize("classes", [1000, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("loss", "name"),
     [

@@ -18,14 +18,21 @@ def mesh_of(kind):
     return jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind,) * 2)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+LAYOUTS = [
+    ((13,), "mean", False, "model", "data"),
+    ((5, 7), "none", True, "model", "data"),
+    ((13,), "sum", True, ("data", "model"), None),
+    ((16,), "none", False, None, ("data", "model")),
+]
+
+
 @pytest.mark.parametrize(
-    ("rows", "reduction", "stats", "axis_name", "data_axis_name"),
+    ("rows", "reduction", "stats", "axis_name", "data_axis_name", "kind"),
     [
-        ((13,), "mean", False, "model", "data"),
-        ((5, 7), "none", True, "model", "data"),
-        ((13,), "sum", True, ("data", "model"), None),
-        ((16,), "none", False, None, ("data", "model")),
+        *((*layout, AxisType.Auto) for layout in LAYOUTS[:3]),
+        (*LAYOUTS[3], AxisType.Explicit),
+        pytest.param(*LAYOUTS[3], AxisType.Auto, marks=pytest.mark.slow),
+        *(pytest.param(*x, AxisType.Explicit, marks=pytest.mark.slow) for x in LAYOUTS[:3]),
     ],
 )
 def test_the_mesh_gives_the_result_of_one_device(

@@ -49,8 +49,8 @@ def run(loss, logits, labels, cotangents, **options):
     ("rule", "names", "classes"),
     [
         ("vjp", SOME, 256),
-        ("jvp", SOME, 10),
-        ("vjp", {"soft_cap", "where classes"}, 10),
+        pytest.param("jvp", SOME, 10, marks=pytest.mark.slow),
+        pytest.param("vjp", {"soft_cap", "where classes"}, 10, marks=pytest.mark.slow),
         ("jvp", {"soft_cap", "where rows", "z_loss"}, 10),
     ],
 )

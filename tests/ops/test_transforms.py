@@ -47,9 +47,15 @@ def eager_case(name, classes):
     return args, value_and_gradient(pair.op, *args)
 
 
-@pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize(
-    ("transform", "classes"), [(under_scan, 10), (through_vmap_scan_and_checkpoint, 256)]
+    ("name", "transform", "classes"),
+    [
+        *(
+            pytest.param(n, under_scan, 10, marks=() if "labels" in n else pytest.mark.slow)
+            for n in PAIRS
+        ),
+        *((n, through_vmap_scan_and_checkpoint, 256) for n in PAIRS),
+    ],
 )
 def test_transform_gives_the_eager_result(name, transform, classes):
     args, expected = eager_case(name, classes)
