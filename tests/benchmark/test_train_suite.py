@@ -6,7 +6,7 @@ from jax_softmax import InputError, load_dataset
 from jax_softmax.benchmark import run_case, train_suite
 from jax_softmax.benchmark.cases import Context
 from jax_softmax.benchmark.train_epochs import epoch_case
-from jax_softmax.benchmark.train_race import Race, run_race
+from jax_softmax.benchmark.train_race import KEPT, Race, run_race
 from jax_softmax.benchmark.train_suite import task_of
 from tests.benchmark.shared import MACHINE, assert_timed
 
@@ -70,3 +70,12 @@ def test_mnist_that_is_nowhere_is_skipped(monkeypatch, tmp_path):
     assert "Place these files in data/mnist" in record.skipped
     with pytest.raises(InputError, match="Place these files"):
         train_suite.steps(Context(MACHINE, quick=True, raw_dir=tmp_path))
+
+
+@pytest.mark.slow
+def test_a_race_with_programs_that_an_earlier_process_compiled(digits):
+    race = Race("digits", task_of(digits, 32), 0.8, {"jax_softmax": 50, KEPT: 50}, 1)
+    whole, kept, *_ = run_race(race)
+    assert (whole.contender, kept.contender) == ("jax_softmax", "jax_softmax, programs kept")
+    assert kept.ours and kept.skipped == "" and kept.seconds_median > 0
+    assert (kept.test_accuracy, kept.epochs) == (whole.test_accuracy, whole.epochs)
