@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from jax_softmax.ops import _statistics as statistics
 from jax_softmax.ops._options import Options, exclude, read, spread, through_cap
-from jax_softmax.ops._rules import build_rules, drop_rows, with_zeros
+from jax_softmax.ops._rules import Outputs, build_rules, drop_rows, with_zeros
 from jax_softmax.ops._statistics import RowStatistics
 
 
@@ -71,7 +71,9 @@ def _targets(q: jax.Array, constants: Constants, options: Options) -> jax.Array:
     return (1 - options.label_smoothing) * t + each
 
 
-def _forward(options: Options, arrays: tuple[jax.Array, jax.Array], constants: Constants):
+def _forward(
+    options: Options, arrays: tuple[jax.Array, jax.Array], constants: Constants
+) -> tuple[Outputs, Numbers]:
     """`(loss,)`, or `(loss, logsumexp, label_log_prob, entropy)`, and the numbers."""
     logits, labels = arrays
     logits = exclude(logits, constants.mask)

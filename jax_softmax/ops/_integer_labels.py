@@ -36,7 +36,7 @@ import jax.numpy as jnp
 
 from jax_softmax.ops import _statistics as statistics
 from jax_softmax.ops._options import Options, exclude, read, spread, through_cap
-from jax_softmax.ops._rules import build_rules, drop_rows, multiply, with_zeros
+from jax_softmax.ops._rules import Outputs, build_rules, drop_rows, multiply, with_zeros
 from jax_softmax.ops._slices import Slices, whole
 from jax_softmax.ops._statistics import RowStatistics
 
@@ -94,14 +94,16 @@ def on_label(constants: Constants, options: Options) -> jax.Array | float:
     return share if constants.label_weight is None else share * constants.label_weight
 
 
-def _forward(options: Options, arrays: tuple[jax.Array], constants: Constants):
+def _forward(
+    options: Options, arrays: tuple[jax.Array], constants: Constants
+) -> tuple[Outputs, Numbers]:
     (logits,) = arrays
     logits = exclude(logits, constants.mask)
     outputs, numbers = forward(options, whole(logits, constants), constants)
     return outputs, numbers._replace(argmax=None)
 
 
-def forward(options: Options, slices: Slices, constants: Constants):
+def forward(options: Options, slices: Slices, constants: Constants) -> tuple[Outputs, Numbers]:
     """`(loss,)`, or `(loss, logsumexp, label_log_prob, entropy)`, and the numbers."""
     reader = partial(read, options=options)
     share = slices.share(lambda logits, at: statistics.row_share(logits, reader, at.label_column))
@@ -113,7 +115,7 @@ def forward(options: Options, slices: Slices, constants: Constants):
     total_spread = None
     if options.label_smoothing:
 
-        def smoothing(logits, at):
+        def smoothing(logits: jax.Array, at: Constants) -> jax.Array:
             z = reader(logits)
             each = spread(z, at.mask, at.class_weights, options)
             return statistics.weighted_surprisal(z, rows.shift, log_total, each)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +120,7 @@ class Product(NamedTuple):
         """`total + features.T @ gradient`, in the kernel's layout."""
         rows = tuple(range(gradient.ndim - 1))
 
-        def at_once(total, gradient, features):
+        def at_once(total: jax.Array, gradient: jax.Array, features: jax.Array) -> jax.Array:
             pair = (features, gradient) if self.layout == "dv" else (gradient, features)
             product = lax.dot_general(
                 *pair,
@@ -130,15 +130,15 @@ class Product(NamedTuple):
             )
             return total + (product if scale is None else product * scale)
 
-        def in_pieces(total, gradient, features):
+        def in_pieces(total: jax.Array, gradient: jax.Array, features: jax.Array) -> jax.Array:
             classes = gradient.shape[-1]
             width = max(1, min(classes, _PIECE // max(1, features.shape[-1])))
 
-            def add(total, piece):
+            def add(total: jax.Array, piece: Piece) -> jax.Array:
                 return piece.update(
                     total,
                     self.classes_axis,
-                    lambda old: at_once(old, piece.cut(gradient, -1), features),
+                    lambda old: at_once(old, cast("jax.Array", piece.cut(gradient, -1)), features),
                 )
 
             return fold_pieces(classes, width, add, total)

@@ -18,18 +18,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jax_softmax.ops._integer_labels import Constants
+from jax_softmax.ops._integer_labels import Constants, Numbers
 from jax_softmax.ops._linear_products import Linear, Parts
 from jax_softmax.ops._linear_sweeps import Static, forward_sweep, gradient_sweep, tangent_sweep
-from jax_softmax.ops._rules import multiply
+from jax_softmax.ops._rules import Outputs, multiply
 from jax_softmax.ops._varying import sum_over_missing, vary, varying_axes
+
+# Their leaves are jax.custom_derivatives.CustomVJPPrimal, whatever the tree.
+Primals = Any
+# Their leaves are arrays or SymbolicZero, whatever the tree.
+Tangents = Any
+
+RowResiduals = tuple[Linear, Constants, Numbers, Parts]
+StatsResiduals = tuple[Linear, Constants, jax.Array, Numbers, Parts]
+TotalResiduals = tuple[Parts, jax.Array, Linear, StatsResiduals | None]
 
 
 def _wanted(linear: Linear | Parts, is_wanted: Callable[[Any], bool]) -> Parts:
@@ -53,7 +62,9 @@ def total_vjp(
     return jnp.sum(multiply(weights, loss)), *stats
 
 
-def _total_fwd(static, linear, constants, weights):
+def _total_fwd(
+    static: Static, linear: Primals, constants: Primals, weights: Primals
+) -> tuple[Outputs, TotalResiduals]:
     wanted = _wanted(linear, lambda primal: primal.perturbed)
     linear, constants, weights = jax.tree.map(
         lambda primal: primal.value, (linear, constants, weights)
@@ -69,11 +80,13 @@ def _total_fwd(static, linear, constants, weights):
     return (total, *stats), (gradients, loss, like, rest)
 
 
-def _total_bwd(static, residuals, cotangents):
+def _total_bwd(
+    static: Static, residuals: TotalResiduals, cotangents: Tangents
+) -> tuple[Linear, None, jax.Array | None]:
     gradients, loss, like, rest = residuals
     g, *of_stats = (None if _is_zero(g) else g for g in cotangents[:4])
     if g is None or any(x is not None for x in of_stats):
-        linear, constants, weights, numbers, wanted = rest
+        linear, constants, weights, numbers, wanted = cast("StatsResiduals", rest)
         of_rows = [None if g is None else g * weights, *of_stats]
         rows = (linear, constants, numbers, wanted)
         found, _ = _rows_bwd(static, rows, of_rows)
@@ -106,7 +119,7 @@ def _scaled_features(
     high, low = parts
     take, put = static.blocks.take, static.blocks.put
 
-    def block(i, high):
+    def block(i: jax.Array, high: jax.Array) -> jax.Array:
         total = take(high, i).astype(g.dtype) + take(low, i).astype(g.dtype)
         return put(high, i, (g * total).astype(kind))
 
@@ -126,7 +139,11 @@ def total_jvp(
     return total
 
 
-def _total_jvp(static, primals, tangents):
+def _total_jvp(
+    static: Static,
+    primals: tuple[Linear, Constants, jax.Array],
+    tangents: tuple[Tangents, Tangents, Tangents],
+) -> tuple[jax.Array, jax.Array]:
     linear, constants, weights = primals
     dots, _, weights_dot = tangents
     wanted = _wanted(dots, lambda dot: not _is_zero(dot))
@@ -155,14 +172,14 @@ def rows_vjp(static: Static, linear: Linear, constants: Constants) -> tuple[jax.
     return forward_sweep(static, linear, constants)[0]
 
 
-def _rows_fwd(static, linear, constants):
+def _rows_fwd(static: Static, linear: Primals, constants: Primals) -> tuple[Outputs, RowResiduals]:
     wanted = _wanted(linear, lambda primal: primal.perturbed)
     linear, constants = jax.tree.map(lambda primal: primal.value, (linear, constants))
     outputs, numbers = forward_sweep(static, linear, constants)
     return outputs, (linear, constants, numbers, wanted)
 
 
-def _rows_bwd(static, residuals, cotangents):
+def _rows_bwd(static: Static, residuals: RowResiduals, cotangents: Tangents) -> tuple[Linear, None]:
     linear, constants, numbers, wanted = residuals
     used = [None if _is_zero(g) else g for g in cotangents[:4]]
     _, _, gradients = gradient_sweep(static, linear, constants, used, wanted, numbers)
@@ -180,7 +197,9 @@ def rows_jvp(static: Static, linear: Linear, constants: Constants) -> tuple[jax.
     return rows_vjp(static, linear, constants)
 
 
-def _rows_jvp(static, primals, tangents):
+def _rows_jvp(
+    static: Static, primals: tuple[Linear, Constants], tangents: tuple[Tangents, Tangents]
+) -> tuple[Outputs, Tangents]:
     linear, constants = primals
     outputs, numbers = forward_sweep(static, linear, constants)
     # In the dtype of the statistics, so that in reverse the blocks' shares are summed in it.
@@ -188,7 +207,9 @@ def _rows_jvp(static, primals, tangents):
     dots = Parts(
         *(None if dot is None or _is_zero(dot) else dot.astype(wide) for dot in tangents[0])
     )
-    along = tangent_sweep(static, linear, constants, numbers, dots)
+    along: tuple[jax.Array | SymbolicZero, ...] = tangent_sweep(
+        static, linear, constants, numbers, dots
+    )
     if static.options.stats:
         along = (*along, SymbolicZero(jax.typeof(outputs[-1]).to_tangent_aval()))
     return outputs, along

@@ -7,8 +7,8 @@ summed over the blocks, those of the features put where the block's rows are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,18 @@ from jax import lax
 
 from jax_softmax.ops import _integer_labels
 from jax_softmax.ops._class_pieces import Piece, each_piece, fold_pieces
-from jax_softmax.ops._integer_labels import Constants
+from jax_softmax.ops._integer_labels import Constants, Numbers
 from jax_softmax.ops._linear_products import Linear, Parts, Product, sums_dtype
 from jax_softmax.ops._options import Options, exclude
 from jax_softmax.ops._row_blocks import RowBlocks
+from jax_softmax.ops._rules import Cotangents, Outputs
 from jax_softmax.ops._slices import AxisName, Slices, sum_slices
 from jax_softmax.ops._varying import sum_over_missing, zeros_varying
 
 # Of more blocks, each sum over rows is taken in two levels: of 128 one level errs by 1.4 eps.
 _MOST_IN_A_SUM = 128
+
+Results = TypeVar("Results")
 
 
 class Static(NamedTuple):
@@ -66,16 +69,28 @@ class _Rows(NamedTuple):
     numbers: Any
 
 
-def _rows(static: Static, constants: Constants, cotangents=(), numbers=None) -> _Rows:
+def _rows(
+    static: Static,
+    constants: Constants,
+    cotangents: Sequence[jax.Array | None] = (),
+    numbers: Numbers | None = None,
+) -> _Rows:
     kept = constants.kept
     if static.blocks.padded and kept is None:
         kept = jnp.ones(static.blocks.shape, bool)
     rowwise = (constants.label_column, constants.valid, constants.label_weight, kept)
     rowwise, cotangents = jax.tree.map(static.blocks.split, (rowwise, tuple(cotangents)))
-    return _Rows(jnp.arange(static.blocks.number), rowwise, cotangents, numbers)
+    return _Rows(
+        jnp.arange(static.blocks.number),
+        rowwise,
+        cast("tuple[jax.Array | None, ...]", cotangents),
+        numbers,
+    )
 
 
-def _of_block(static: Static, linear: Linear, constants: Constants, rows: _Rows):
+def _of_block(
+    static: Static, linear: Linear, constants: Constants, rows: _Rows
+) -> tuple[Linear, Constants]:
     """The layer, given with a view of the features, and the constants as a block sees them."""
     label_column, valid, label_weight, kept = rows.constants
     features = static.blocks.take(linear.features, rows.i)
@@ -88,11 +103,11 @@ def _of_block(static: Static, linear: Linear, constants: Constants, rows: _Rows)
     return linear._replace(features=features), at
 
 
-def forward_sweep(static: Static, linear: Linear, constants: Constants):
+def forward_sweep(static: Static, linear: Linear, constants: Constants) -> tuple[Outputs, Numbers]:
     """The outputs of all rows, and their numbers as the blocks left them."""
     linear = linear._replace(features=static.blocks.view(linear.features))
 
-    def block(_, rows):
+    def block(_: jax.Array | None, rows: _Rows) -> tuple[None, tuple[Outputs, Numbers]]:
         outputs, numbers, _ = _forward(static, *_of_block(static, linear, constants, rows))
         return None, (outputs, numbers)
 
@@ -100,7 +115,36 @@ def forward_sweep(static: Static, linear: Linear, constants: Constants):
     return jax.tree.map(static.blocks.join, outputs), numbers
 
 
-def gradient_sweep(static, linear, constants, cotangents, wanted, numbers=None):
+@overload
+def gradient_sweep(
+    static: Static,
+    linear: Linear,
+    constants: Constants,
+    cotangents: Cotangents,
+    wanted: Parts,
+    numbers: None = None,
+) -> tuple[Outputs, Numbers, Parts]: ...
+
+
+@overload
+def gradient_sweep(
+    static: Static,
+    linear: Linear,
+    constants: Constants,
+    cotangents: Cotangents,
+    wanted: Parts,
+    numbers: Numbers,
+) -> tuple[None, None, Parts]: ...
+
+
+def gradient_sweep(
+    static: Static,
+    linear: Linear,
+    constants: Constants,
+    cotangents: Cotangents,
+    wanted: Parts,
+    numbers: Numbers | None = None,
+) -> tuple[Outputs | None, Numbers | None, Parts]:
     """Outputs and numbers (None where numbers are given), and gradients before they are rounded.
 
     The gradient of the features is a tuple of views that sum to it; where numbers are given, and
@@ -111,7 +155,7 @@ def gradient_sweep(static, linear, constants, cotangents, wanted, numbers=None):
     kinds = _part_dtypes(kind, wide) if numbers is None else (kind,)
     linear = linear._replace(features=static.blocks.view(linear.features))
 
-    def block(sums, rows):
+    def block(sums: Parts, rows: _Rows) -> tuple[Parts, tuple[Outputs | None, Numbers | None]]:
         here, at = _of_block(static, linear, constants, rows)
         outputs, logits, numbers = None, None, rows.numbers
         if numbers is None:
@@ -134,7 +178,9 @@ def gradient_sweep(static, linear, constants, cotangents, wanted, numbers=None):
         if wanted.features is None
         else tuple(zeros_varying(linear.features, part) for part in kinds),
         None if wanted.kernel is None else zeros_varying(linear.kernel, wide, linear.features),
-        None if wanted.bias is None else zeros_varying(linear.bias, wide, *linear[:2]),
+        None
+        if wanted.bias is None
+        else zeros_varying(cast("jax.Array", linear.bias), wide, *linear[:2]),
     )
     rows = _rows(static, constants, cotangents, numbers)
     sums, (outputs, found) = _scan_in_groups(jax.checkpoint(block), start, rows)
@@ -168,14 +214,16 @@ def _scan_in_groups(block: Block, start: Parts, rows: _Rows) -> tuple[Parts, Any
     return sums, jax.tree.map(lambda *parts: jnp.concatenate(parts), found, last)
 
 
-def tangent_sweep(static, linear, constants, numbers, dots):
+def tangent_sweep(
+    static: Static, linear: Linear, constants: Constants, numbers: Numbers, dots: Parts
+) -> Outputs:
     """The tangents of the differentiable outputs."""
     view = static.blocks.view
     linear = linear._replace(features=view(linear.features))
     if dots.features is not None:
         dots = dots._replace(features=view(dots.features))
 
-    def block(_, rows):
+    def block(_: None, rows: _Rows) -> tuple[None, Outputs]:
         here, at = _of_block(static, linear, constants, rows)
         here_dots = dots
         if dots.features is not None:
@@ -189,7 +237,9 @@ def tangent_sweep(static, linear, constants, numbers, dots):
 # A block of rows, all of its classes or a piece of them at a time
 
 
-def _of_piece(static: Static, linear: Linear, constants: Constants, piece: Piece):
+def _of_piece(
+    static: Static, linear: Linear, constants: Constants, piece: Piece
+) -> tuple[Linear, Constants]:
     """The layer and the constants as a piece of the classes sees them."""
     if piece.width is None:
         return linear, constants
@@ -203,12 +253,14 @@ def _of_piece(static: Static, linear: Linear, constants: Constants, piece: Piece
     return static.product.cut(linear, piece), at
 
 
-def _forward(static: Static, linear: Linear, constants: Constants):
+def _forward(
+    static: Static, linear: Linear, constants: Constants
+) -> tuple[Outputs, Numbers, jax.Array | None]:
     """A block's outputs and numbers, and its logits where they were made whole."""
     whole_logits = static.product.logits(linear) if static.class_block is None else None
 
-    def each(f):
-        def of_piece(piece):
+    def each(f: Callable[[jax.Array, Constants], Results]) -> Results:
+        def of_piece(piece: Piece) -> Results:
             here, at = _of_piece(static, linear, constants, piece)
             logits = static.product.logits(here) if whole_logits is None else whole_logits
             return f(exclude(logits, at.mask), at)
@@ -218,11 +270,20 @@ def _forward(static: Static, linear: Linear, constants: Constants):
     slices = Slices(each, static.axis_name)
     outputs, numbers = _integer_labels.forward(static.options, slices, constants)
     if static.options.stats:
-        outputs = (*outputs, numbers.argmax)
+        outputs = (*outputs, cast("jax.Array", numbers.argmax))
     return outputs, numbers._replace(argmax=None), whole_logits
 
 
-def _add_gradients(static, linear, constants, numbers, cotangents, wanted, sums, whole_logits):
+def _add_gradients(
+    static: Static,
+    linear: Linear,
+    constants: Constants,
+    numbers: Numbers,
+    cotangents: Cotangents,
+    wanted: Parts,
+    sums: Parts,
+    whole_logits: jax.Array | None,
+) -> Parts:
     """What the sums become with a block's gradients, in the dtype of the statistics."""
 
     def add(sums: Parts, piece: Piece) -> Parts:
@@ -238,12 +299,14 @@ def _add_gradients(static, linear, constants, numbers, cotangents, wanted, sums,
     return fold_pieces(static.product.classes(linear), static.class_block, add, start)
 
 
-def _tangents(static, linear, constants, numbers, dots) -> tuple[jax.Array, ...]:
+def _tangents(
+    static: Static, linear: Linear, constants: Constants, numbers: Numbers, dots: Parts
+) -> tuple[jax.Array, ...]:
     """A block's tangents: the sums over the classes of gradient times the logits' tangent."""
     count = 4 if static.options.stats else 1
     one = jnp.ones(linear.features.shape[:-1], sums_dtype(linear))
 
-    def of_piece(piece):
+    def of_piece(piece: Piece) -> jax.Array:
         here, at = _of_piece(static, linear, constants, piece)
         logits = static.product.logits(here)
         logits_dot = static.product.logits_tangent(here, static.product.cut(dots, piece))

@@ -15,13 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jax_softmax.ops._cpu_blocks import in_row_blocks
+from jax_softmax.ops._options import Options
+
+Arrays = TypeVar("Arrays", bound=tuple[jax.Array, ...])
+Constants = TypeVar("Constants")
+Numbers = TypeVar("Numbers")
+
+Outputs = tuple[jax.Array, ...]
+Cotangents = list[jax.Array | None]
+Forward = Callable[[Options, Arrays, Constants], tuple[Outputs, Numbers]]
+Gradients = Callable[[Options, Arrays, Constants, Numbers, Cotangents], Arrays]
 
 
 class Rules(NamedTuple):
@@ -32,30 +42,46 @@ class Rules(NamedTuple):
     total_jvp: Callable[..., jax.Array]
 
 
-def build_rules(forward: Callable[..., Any], gradients: Callable[..., Any]) -> Rules:
+def build_rules(
+    forward: Forward[Arrays, Constants, Numbers], gradients: Gradients[Arrays, Constants, Numbers]
+) -> Rules:
     """The three differentiable functions of one forward pass and its gradient."""
 
-    def blockwise(options, arrays, constants):
+    def blockwise(
+        options: Options, arrays: Arrays, constants: Constants
+    ) -> tuple[Outputs, Numbers]:
         return in_row_blocks(
             lambda inputs: forward(options, *inputs), (arrays, constants), arrays[0].shape[:-1]
         )
 
-    return Rules(*(build(blockwise, gradients) for build in (_rows_vjp, _rows_jvp, _total_jvp)))
+    return Rules(
+        _rows_vjp(blockwise, gradients),
+        _rows_jvp(blockwise, gradients),
+        _total_jvp(blockwise, gradients),
+    )
 
 
-def _rows_vjp(forward, gradients):
+def _rows_vjp(
+    forward: Forward[Arrays, Constants, Numbers], gradients: Gradients[Arrays, Constants, Numbers]
+) -> Callable[..., Outputs]:
     """Reverse mode: keeps the residuals; an output that is not used costs nothing."""
 
     @partial(jax.custom_vjp, nondiff_argnums=(0,))
-    def rows(options, arrays, constants):
+    def rows(options: Options, arrays: Arrays, constants: Constants) -> Outputs:
         return forward(options, arrays, constants)[0]
 
-    def fwd(options, arrays, constants):
+    def fwd(
+        options: Options, arrays: Any, constants: Any
+    ) -> tuple[Outputs, tuple[Arrays, Constants, Numbers]]:
         arrays, constants = jax.tree.map(lambda primal: primal.value, (arrays, constants))
         outputs, numbers = forward(options, arrays, constants)
         return outputs, (arrays, constants, numbers)
 
-    def bwd(options, residuals, cotangents):
+    def bwd(
+        options: Options,
+        residuals: tuple[Arrays, Constants, Numbers],
+        cotangents: tuple[jax.Array | SymbolicZero, ...],
+    ) -> tuple[tuple[jax.Array, ...], None]:
         used = [None if isinstance(g, SymbolicZero) else g for g in cotangents]
         wide = gradients(options, *residuals, used)
         arrays = residuals[0]
@@ -65,7 +91,9 @@ def _rows_vjp(forward, gradients):
     return rows
 
 
-def _rows_jvp(forward, gradients):
+def _rows_jvp(
+    forward: Forward[Arrays, Constants, Numbers], gradients: Gradients[Arrays, Constants, Numbers]
+) -> Callable[..., Outputs]:
     """Both modes: the tangent of a row is its gradient times the arrays' tangents.
 
     The gradient is rematerialised when the tangent is transposed, so reverse mode keeps no more
@@ -73,18 +101,24 @@ def _rows_jvp(forward, gradients):
     """
 
     @partial(jax.custom_jvp, nondiff_argnums=(0,))
-    def rows(options, arrays, constants):
+    def rows(options: Options, arrays: Arrays, constants: Constants) -> Outputs:
         return forward(options, arrays, constants)[0]
 
-    def jvp(options, primals, tangents):
+    def jvp(
+        options: Options,
+        primals: tuple[Arrays, Constants],
+        tangents: tuple[tuple[jax.Array | SymbolicZero, ...], Any],
+    ) -> tuple[Outputs, Outputs]:
         outputs, numbers = forward(options, *primals)
         # An array that is not differentiated has no tangent: zeros would be kept, as large as it.
         # Widened here, once, so that in reverse the outputs' shares are summed before they round.
         wide = outputs[0].dtype
         dots = [None if isinstance(dot, SymbolicZero) else dot.astype(wide) for dot in tangents[0]]
 
-        def tangent(i, arrays, constants, numbers, dots):
-            one = [None] * len(outputs)
+        def tangent(
+            i: int, arrays: Arrays, constants: Constants, numbers: Numbers, dots: Cotangents
+        ) -> jax.Array:
+            one: Cotangents = [None] * len(outputs)
             one[i] = jnp.ones_like(outputs[i])
             pairs = zip(gradients(options, arrays, constants, numbers, one), dots, strict=True)
             return sum(
@@ -102,15 +136,23 @@ def _rows_jvp(forward, gradients):
     return rows
 
 
-def _total_jvp(forward, gradients):
+def _total_jvp(
+    forward: Forward[Arrays, Constants, Numbers], gradients: Gradients[Arrays, Constants, Numbers]
+) -> Callable[..., jax.Array]:
     """Both modes, for a scalar: the gradient is computed once and kept, being what is asked for."""
 
     @partial(jax.custom_jvp, nondiff_argnums=(0,))
-    def total(options, arrays, constants, weights):
+    def total(
+        options: Options, arrays: Arrays, constants: Constants, weights: jax.Array
+    ) -> jax.Array:
         return jnp.sum(multiply(weights, forward(options, arrays, constants)[0][0]))
 
     @total.defjvp
-    def jvp(options, primals, tangents):
+    def jvp(
+        options: Options,
+        primals: tuple[Arrays, Constants, jax.Array],
+        tangents: tuple[tuple[jax.Array, ...], Any, jax.Array],
+    ) -> tuple[jax.Array, jax.Array]:
         arrays, constants, weights = primals
         (loss,), numbers = forward(options, arrays, constants)
         computed = gradients(options, arrays, constants, numbers, [weights])
@@ -129,7 +171,9 @@ def multiply(weight: jax.Array | float, x: jax.Array) -> jax.Array:
     return jnp.where(weight == 0, 0, weight * x)
 
 
-def drop_rows(kept, logits, numbers, cotangents):
+def drop_rows(
+    kept: jax.Array, logits: jax.Array, numbers: Numbers, cotangents: Cotangents
+) -> tuple[jax.Array, Numbers, Cotangents]:
     """The gradient's inputs with rows that do not count read as others and weighed by 0.
 
     Whatever such a row holds would meet a cotangent of 0, and 0 * NaN is NaN.
@@ -141,7 +185,7 @@ def drop_rows(kept, logits, numbers, cotangents):
     )
 
 
-def with_zeros(cotangents, like: jax.Array):
+def with_zeros(cotangents: Cotangents, like: jax.Array) -> list[jax.Array]:
     """Four cotangents, zeros where one is None or missing."""
     padded = [*cotangents, None, None, None][:4]
     return [jnp.zeros_like(like) if g is None else g for g in padded]

@@ -51,7 +51,7 @@ class Slices(NamedTuple):
     def most_likely(self) -> jax.Array:
         """The first class of the largest logit, `[...]` int32, among all classes."""
 
-        def candidate(logits, constants):
+        def candidate(logits: jax.Array, constants: Any) -> tuple[jax.Array, jax.Array]:
             logits = lax.stop_gradient(logits)
             index = most_likely(logits)
             if constants.first is not None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ _CHUNK = 128
 _CHUNKS_THAT_DO = range(16, 4097)
 
 Read = Callable[[jax.Array], jax.Array]
+Results = TypeVar("Results")
 
 
 class RowStatistics(NamedTuple):
@@ -221,11 +222,15 @@ def weighted_surprisal(
         z, shift, log_total = map(unshared, (z, shift, log_total))
         return weights * jnp.sum((shift[..., None] - z) + log_total[..., None], -1)
 
-    def selected(z, shift, log_total, weights):
+    def selected(
+        z: jax.Array, shift: jax.Array, log_total: jax.Array, weights: jax.Array
+    ) -> jax.Array:
         surprisal = (shift[..., None] - z) + log_total[..., None]
         return jnp.sum(jnp.where(weights == 0, 0, weights * surprisal), -1)
 
-    def arithmetic(z, shift, log_total, weights):
+    def arithmetic(
+        z: jax.Array, shift: jax.Array, log_total: jax.Array, weights: jax.Array
+    ) -> jax.Array:
         # The same without a compare-and-select, and of arrays that no other reduction shares.
         z, shift, log_total, weights = map(unshared, (z, shift, log_total, weights))
         far = _far(z)
@@ -360,12 +365,14 @@ def _sum_exp_others(
       shift: `[...]`.
     """
 
-    def masked(z, own, index, shift):
+    def masked(
+        z: jax.Array, own: jax.Array | None, index: jax.Array, shift: jax.Array
+    ) -> jax.Array:
         # Masked before the exponential, which may overflow: autodiff would multiply infinity by 0.
         left = jnp.where(is_class(index, z.shape[-1]), -jnp.inf, z)
         return jnp.sum(jnp.exp(left - shift[..., None]), -1)
 
-    def chunked(z, own, index, shift):
+    def chunked(z: jax.Array, own: jax.Array, index: jax.Array, shift: jax.Array) -> jax.Array:
         chunk = own.shape[-1]
         at = _chunk_index(index, z.shape[-1], chunk)
         z = _chunks(z, chunk)
@@ -379,7 +386,9 @@ def _sum_exp_others(
     return _by_platform(chunked, masked, z, own, index, shift)
 
 
-def _by_platform(chunked, masked, *operands):
+def _by_platform(
+    chunked: Callable[..., Results], masked: Callable[..., Results], *operands: jax.Array
+) -> Results:
     """`chunked` on a CPU, `masked` elsewhere: the same values.
 
     XLA:CPU does not fuse a compare-and-select into a row reduction; it writes the masked terms out

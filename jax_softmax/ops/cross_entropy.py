@@ -25,8 +25,8 @@ from jax_softmax.ops._arguments import (
     mask_classes_last,
     statistics_dtype,
 )
-from jax_softmax.ops._options import Rule, check_options, check_rule, exclude
-from jax_softmax.ops._rules import multiply
+from jax_softmax.ops._options import Options, Rule, check_options, check_rule, exclude
+from jax_softmax.ops._rules import Rules, multiply
 from jax_softmax.ops._statistics import class_index, most_likely
 
 
@@ -47,6 +47,9 @@ class SoftmaxStats(NamedTuple):
     label_log_prob: jax.Array
     entropy: jax.Array
     argmax: jax.Array
+
+
+Loss = jax.Array | tuple[jax.Array, SoftmaxStats]
 
 
 def softmax_cross_entropy(
@@ -223,7 +226,15 @@ class _Rows(NamedTuple):
     sample_weight: jax.Array | None
 
 
-def _check_rows(logits, axis, where, class_weights, sample_weight, rule, reduction) -> _Rows:
+def _check_rows(
+    logits: jax.typing.ArrayLike,
+    axis: Axis,
+    where: jax.typing.ArrayLike | None,
+    class_weights: jax.typing.ArrayLike | None,
+    sample_weight: jax.typing.ArrayLike | None,
+    rule: Rule,
+    reduction: Reduction,
+) -> _Rows:
     check_rule(rule)
     check_reduction(reduction)
     logits = jnp.asarray(logits)
@@ -251,7 +262,14 @@ def _check_rows(logits, axis, where, class_weights, sample_weight, rule, reducti
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _integer(options, rule, reduction, ignore_index, rows, labels):
+def _integer(
+    options: Options,
+    rule: Rule,
+    reduction: Reduction,
+    ignore_index: int | None,
+    rows: _Rows,
+    labels: jax.Array,
+) -> Loss:
     ignored = None if ignore_index is None else labels == ignore_index
     kept = _kept_rows(rows, ignored)
     # What a row that does not count is labelled must not matter, not even by 0 * NaN.
@@ -265,7 +283,9 @@ def _integer(options, rule, reduction, ignore_index, rows, labels):
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _soft(options, rule, reduction, rows, labels):
+def _soft(
+    options: Options, rule: Rule, reduction: Reduction, rows: _Rows, labels: jax.Array
+) -> Loss:
     constants = _class_probabilities.Constants(rows.mask, _kept_rows(rows), rows.class_weights)
     arrays = (rows.logits, labels)
     return _reduced(
@@ -290,7 +310,16 @@ def _kept_rows(rows: _Rows, ignored: jax.Array | None = None) -> jax.Array | Non
     return kept
 
 
-def _reduced(rules, options, rule, reduction, rows, arrays, constants, label_weight):
+def _reduced(
+    rules: Rules,
+    options: Options,
+    rule: Rule,
+    reduction: Reduction,
+    rows: _Rows,
+    arrays: tuple[jax.Array, ...],
+    constants: _integer_labels.Constants | _class_probabilities.Constants,
+    label_weight: jax.Array | None,
+) -> Loss:
     """The rule's losses, weighted and reduced, with the statistics if asked for.
 
     `label_weight` is None or what a row counts for in the mean's divisor beside its

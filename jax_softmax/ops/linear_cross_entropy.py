@@ -34,7 +34,7 @@ from jax_softmax.ops._rules import multiply
 from jax_softmax.ops._slices import AxisName, axis_names
 from jax_softmax.ops._statistics import class_index
 from jax_softmax.ops._varying import all_axes_manual, explicit_axes, vary, varying_axes
-from jax_softmax.ops.cross_entropy import SoftmaxStats
+from jax_softmax.ops.cross_entropy import Loss, SoftmaxStats
 
 
 def linear_softmax_cross_entropy(
@@ -99,8 +99,8 @@ def linear_softmax_cross_entropy(
         `bias` and `class_weights` are this device's slice of them, in the order of the devices.
       data_axis_name: inside `jax.shard_map`, the mesh axis over which the rows are spread: a total
         is then that of all of them, and not of this device's.
-      num_classes: how many classes there are where the slices are padded: later columns do not
-        count. None for as many as all slices have.
+      num_classes: how many classes there are where the slices are padded: later columns, of finite
+        numbers, do not count. None for as many as all slices have.
 
     Returns:
       `[...]` losses (natural log), or a scalar, in the dtype of the logits (float32 for half
@@ -182,7 +182,13 @@ def _placed(call: _Call, linear: Linear) -> Callable[..., Any]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _loss(call, linear, labels, class_weights, sample_weight):
+def _loss(
+    call: _Call,
+    linear: Linear,
+    labels: jax.Array,
+    class_weights: jax.Array | None,
+    sample_weight: jax.Array | None,
+) -> Loss:
     dtype = sums_dtype(linear)
     kept = None if call.ignore_index is None else labels != call.ignore_index
     if sample_weight is not None:
@@ -223,7 +229,13 @@ def _loss(call, linear, labels, class_weights, sample_weight):
     return loss, SoftmaxStats(*stats)
 
 
-def _constants(call, linear, labels, kept, class_weights) -> Constants:
+def _constants(
+    call: _Call,
+    linear: Linear,
+    labels: jax.Array,
+    kept: jax.Array | None,
+    class_weights: jax.Array | None,
+) -> Constants:
     """What is said of rows and classes, for the classes that are held here."""
     index, valid = class_index(labels, call.classes)
     held = call.product.classes(linear)
@@ -242,7 +254,7 @@ def _constants(call, linear, labels, kept, class_weights) -> Constants:
     return Constants(column, valid, weight, kept, mask, class_weights, first)
 
 
-def _static(call, linear) -> Static:
+def _static(call: _Call, linear: Linear) -> Static:
     rows, held = linear.features.shape[:-1], call.product.classes(linear)
     itemsize = sums_dtype(linear).itemsize
     block = call.block or choose_block_size(math.prod(rows), held, itemsize)
@@ -259,7 +271,9 @@ def _over(axis_name: AxisName, x: jax.Array) -> jax.Array:
     return x if axis_name is None else lax.psum(x, axis_name)
 
 
-def _varying(call, linear, constants, weight):
+def _varying(
+    call: _Call, linear: Linear, constants: Constants, weight: jax.Array
+) -> tuple[Linear, Constants, jax.Array]:
     """The arguments, marked as varying over every mesh axis that any of them varies over.
 
     All but the kernel and the bias: what is the same on several devices has the sum of their
@@ -277,7 +291,13 @@ def _varying(call, linear, constants, weight):
 # Checks
 
 
-def check_arrays(features, kernel, bias, kernel_layout, labels) -> tuple[Linear, jax.Array]:
+def check_arrays(
+    features: jax.typing.ArrayLike,
+    kernel: jax.typing.ArrayLike,
+    bias: jax.typing.ArrayLike | None,
+    kernel_layout: KernelLayout,
+    labels: jax.typing.ArrayLike,
+) -> tuple[Linear, jax.Array]:
     """The layer and the labels as arrays; raises if their shapes or dtypes do not fit."""
     if kernel_layout not in get_args(KernelLayout):
         raise ValueError(f"kernel_layout: expected 'dv' or 'vd', got {kernel_layout!r}.")
@@ -363,7 +383,13 @@ def check_distinct(axis_name: AxisName, data_axis_name: AxisName) -> None:
         )
 
 
-def _check_weights(class_weights, sample_weight, held, rows, dtype):
+def _check_weights(
+    class_weights: jax.typing.ArrayLike | None,
+    sample_weight: jax.typing.ArrayLike | None,
+    held: int,
+    rows: tuple[int, ...],
+    dtype: jnp.dtype,
+) -> tuple[jax.Array | None, jax.Array | None]:
     """Both weights in the dtype of the statistics, `[V]` and `[...]`."""
     if class_weights is not None:
         class_weights = lax.stop_gradient(jnp.asarray(class_weights, dtype))

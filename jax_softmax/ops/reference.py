@@ -9,8 +9,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+Axis = int | tuple[int, ...] | None
 
-def log_softmax(x, axis=-1, where=None):
+
+def log_softmax(
+    x: jax.Array, axis: Axis = -1, where: jax.typing.ArrayLike | None = None
+) -> jax.Array:
     """`x_i - log(sum_j exp(x_j))`, shifted by the maximum, `-inf` where `where` is False.
 
     Args:
@@ -28,12 +32,17 @@ def log_softmax(x, axis=-1, where=None):
     return x - largest - jnp.log(jnp.sum(jnp.exp(x - largest), axis, keepdims=True))
 
 
-def softmax(x, axis=-1, where=None):
+def softmax(x: jax.Array, axis: Axis = -1, where: jax.typing.ArrayLike | None = None) -> jax.Array:
     """`exp(x_i) / sum_j exp(x_j)`; arguments and result as for `log_softmax`."""
     return jnp.exp(log_softmax(x, axis, where))
 
 
-def softmax_cross_entropy(logits, labels, axis=-1, where=None):
+def softmax_cross_entropy(
+    logits: jax.Array,
+    labels: jax.typing.ArrayLike,
+    axis: Axis = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
     """`-sum_j labels_j log_softmax(logits)_j`, with `0 log 0 = 0`.
 
     Args:
@@ -50,7 +59,12 @@ def softmax_cross_entropy(logits, labels, axis=-1, where=None):
     return -jnp.sum(jnp.where(labels == 0, 0, labels * log_probs), axis)
 
 
-def softmax_cross_entropy_with_integer_labels(logits, labels, axis=-1, where=None):
+def softmax_cross_entropy_with_integer_labels(
+    logits: jax.Array,
+    labels: jax.typing.ArrayLike,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
     """`-log_softmax(logits)_y`.
 
     Args:

@@ -15,7 +15,7 @@ from jax_softmax.ops._arguments import Reduction, broadcast_rows
 from jax_softmax.ops._linear_products import KernelLayout, sums_dtype
 from jax_softmax.ops._slices import AxisName, axis_names
 from jax_softmax.ops._varying import explicit_axes, explicit_context
-from jax_softmax.ops.cross_entropy import SoftmaxStats
+from jax_softmax.ops.cross_entropy import Loss, SoftmaxStats
 from jax_softmax.ops.linear_cross_entropy import (
     check_arrays,
     check_distinct,
@@ -95,7 +95,14 @@ def sharded_linear_softmax_cross_entropy(
     of_rows, of_classes = P(data_axis_name), P(axis_name)
     kernel_spec = P(*[axis_name if axis == over_classes else None for axis in range(2)])
 
-    def on_device(features, labels, sample_weight, kernel, bias, class_weights):
+    def on_device(
+        features: jax.Array,
+        labels: jax.Array,
+        sample_weight: jax.Array | None,
+        kernel: jax.Array,
+        bias: jax.Array | None,
+        class_weights: jax.Array | None,
+    ) -> Loss:
         return linear_softmax_cross_entropy(
             features,
             kernel,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -17,9 +18,12 @@ from jax_softmax.ops._arguments import (
 )
 from jax_softmax.ops._cpu_blocks import in_row_blocks
 from jax_softmax.ops._options import Options, exclude, read
-from jax_softmax.ops._statistics import difference, normalizer, shifted_exp
+from jax_softmax.ops._statistics import Likeliest, difference, normalizer, shifted_exp
 
 _READ = partial(read, options=Options())
+
+RowFunction = Callable[[jax.Array, jax.Array | None], jax.Array]
+Residuals = tuple[jax.Array, jax.Array | None, jax.Array, jax.Array]
 
 
 def softmax(
@@ -86,7 +90,12 @@ def log_softmax(
     return _along_classes(_log_softmax, x, axis, where)
 
 
-def _along_classes(rule, x, axis, where):
+def _along_classes(
+    rule: RowFunction,
+    x: jax.typing.ArrayLike,
+    axis: Axis,
+    where: jax.typing.ArrayLike | None,
+) -> jax.Array:
     x = jnp.asarray(x)
     check_floating("x", x)
     axes = canonical_axes(axis, x.ndim)
@@ -99,11 +108,11 @@ def _along_classes(rule, x, axis, where):
 
 
 @partial(jax.jit, static_argnums=0)
-def _jitted(rule, x, mask):
+def _jitted(rule: RowFunction, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     return rule(x, mask)
 
 
-def _normalizer(x, mask):
+def _normalizer(x: jax.Array, mask: jax.Array | None) -> Likeliest:
     return in_row_blocks(lambda rows: normalizer(exclude(*rows), _READ), (x, mask), x.shape[:-1])
 
 
@@ -114,11 +123,11 @@ def _normalizer(x, mask):
 
 
 @jax.custom_vjp
-def _softmax(x, mask):
+def _softmax(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     return _softmax_fwd(x, mask)[0]
 
 
-def _softmax_fwd(x, mask):
+def _softmax_fwd(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, Residuals]:
     rows = _normalizer(x, mask).rows
     z = _READ(exclude(x, mask))
     return _probabilities(z, rows.shift, rows.total).astype(x.dtype), (
@@ -129,14 +138,16 @@ def _softmax_fwd(x, mask):
     )
 
 
-def _probabilities(z, shift, total):
+def _probabilities(z: jax.Array, shift: jax.Array, total: jax.Array) -> jax.Array:
     return shifted_exp(z, shift[..., None]) / total[..., None]
 
 
-def _sums(term, g, residuals):
+def _sums(
+    term: Callable[[jax.Array, jax.Array], jax.Array], g: jax.Array, residuals: Residuals
+) -> jax.Array:
     """`sum_i term(g_i, p_i)`, `[...]`."""
 
-    def of_rows(inputs):
+    def of_rows(inputs: tuple[jax.Array, Residuals]) -> jax.Array:
         g, (x, mask, shift, total) = inputs
         p = _probabilities(_READ(exclude(x, mask)), shift, total)
         return jnp.sum(term(g.astype(p.dtype), p), -1)
@@ -144,7 +155,7 @@ def _sums(term, g, residuals):
     return in_row_blocks(of_rows, (g, residuals), g.shape[:-1])
 
 
-def _softmax_bwd(residuals, g):
+def _softmax_bwd(residuals: Residuals, g: jax.Array) -> tuple[jax.Array, None]:
     x, mask, shift, total = residuals
     mean = _sums(lambda g, p: g * p, g, residuals)
     p = _probabilities(_READ(exclude(x, mask)), shift, total)
@@ -162,11 +173,11 @@ _softmax.defvjp(_softmax_fwd, _softmax_bwd)
 
 
 @jax.custom_vjp
-def _log_softmax(x, mask):
+def _log_softmax(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     return _log_softmax_fwd(x, mask)[0]
 
 
-def _log_softmax_fwd(x, mask):
+def _log_softmax_fwd(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, Residuals]:
     top = _normalizer(x, mask)
     z = _READ(exclude(x, mask))
     distance, error = difference(z, top.rows.shift[..., None])
@@ -174,7 +185,7 @@ def _log_softmax_fwd(x, mask):
     return value.astype(x.dtype), (x, mask, top.rows.shift, top.rows.total)
 
 
-def _log_softmax_bwd(residuals, g):
+def _log_softmax_bwd(residuals: Residuals, g: jax.Array) -> tuple[jax.Array, None]:
     x, mask, shift, total = residuals
     z = _READ(exclude(x, mask))
     p = _probabilities(z, shift, total)

@@ -144,7 +144,15 @@ def _check_types(train: object, config: object, optimizer: object) -> None:
 class _Run:
     """The data on the device and the state that moves, as one `fit` needs them."""
 
-    def __init__(self, config, optimizer, params, features, labels, train):
+    def __init__(
+        self,
+        config: TrainConfig,
+        optimizer: optax.GradientTransformation | None,
+        params: Params,
+        features: np.ndarray,
+        labels: np.ndarray,
+        train: Examples,
+    ) -> None:
         self.config = config
         self.dtype = params["kernel"].dtype
         self.feature_shape = np.shape(train.features)[1:]

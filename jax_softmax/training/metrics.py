@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from jax_softmax.ops import softmax, softmax_cross_entropy_with_integer_labels
 from jax_softmax.training.examples import Examples, check_features, check_labels, fit_dtype
 from jax_softmax.training.model import SoftmaxModel
-from jax_softmax.training.step import logits_of
+from jax_softmax.training.step import Params, logits_of
 
 # Features or logits in a block of examples: 32 MB once they are float32.
 _NUMBERS_PER_BLOCK = 2**23
@@ -117,23 +118,27 @@ def predict_proba(model: SoftmaxModel, features: Any) -> np.ndarray:
 
 
 @jax.jit
-def _losses_and_predictions(params, scale, features, labels):
+def _losses_and_predictions(
+    params: Params, scale: jax.Array, features: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     logits = logits_of(params, features, scale)
     losses = softmax_cross_entropy_with_integer_labels(logits, labels)
     return losses, jnp.argmax(logits, -1).astype(jnp.int32)
 
 
 @jax.jit
-def _likeliest(params, scale, features):
+def _likeliest(params: Params, scale: jax.Array, features: jax.Array) -> tuple[jax.Array]:
     return (jnp.argmax(logits_of(params, features, scale), -1).astype(jnp.int32),)
 
 
 @jax.jit
-def _probabilities(params, scale, features):
+def _probabilities(params: Params, scale: jax.Array, features: jax.Array) -> tuple[jax.Array]:
     return (softmax(logits_of(params, features, scale)),)
 
 
-def _in_blocks(compiled, model: SoftmaxModel, *arrays: np.ndarray) -> list[np.ndarray]:
+def _in_blocks(
+    compiled: Callable[..., tuple[jax.Array, ...]], model: SoftmaxModel, *arrays: np.ndarray
+) -> list[np.ndarray]:
     """`compiled(params, scale, *block)` over blocks of rows, its results joined.
 
     The last block is filled up with copies of its last row and cut again: one program serves all.

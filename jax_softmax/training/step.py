@@ -73,7 +73,9 @@ def loss_and_gradients(params: Params, batch: Batches) -> tuple[jax.Array, Param
     else:
         pieces, rest = divmod(examples, rows)
 
-        def add(sums, first, count):
+        def add(
+            sums: tuple[jax.Array, Params], first: jax.Array | int, count: int
+        ) -> tuple[jax.Array, Params]:
             features, labels = (
                 lax.dynamic_slice_in_dim(x, first, count) for x in (batch.features, batch.labels)
             )
@@ -176,7 +178,7 @@ def run_epochs(
         order = _shuffled(jax.random.fold_in(key, epoch), examples)
         whole = examples // size * size
 
-        def on_rows(state, rows):
+        def on_rows(state: TrainState, rows: jax.Array) -> tuple[TrainState, jax.Array]:
             # Row numbers of a permutation are in bounds; saying so saves a select over the batch.
             features = data.features.at[rows].get(mode="promise_in_bounds")
             labels = data.labels.at[rows].get(mode="promise_in_bounds")
@@ -193,7 +195,7 @@ def run_epochs(
 
     an_epoch = full_batch if size == examples else mini_batches
 
-    def body(i, carry):
+    def body(i: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
         state, losses = carry
         state, loss = an_epoch(state, first + i)
         return state, losses.at[i].set(loss)

@@ -50,7 +50,15 @@ def finite_difference_results(
     return list(_results(case, rows, classes, errors, bounds, actual, slopes))
 
 
-def _results(case, rows, classes, errors, bounds, actual, slopes) -> Iterator[CheckResult]:
+def _results(
+    case: Case,
+    rows: np.ndarray,
+    classes: np.ndarray,
+    errors: np.ndarray,
+    bounds: np.ndarray,
+    actual: np.ndarray,
+    slopes: np.ndarray,
+) -> Iterator[CheckResult]:
     per_regime = len(rows) // len(REGIMES)
     for i, regime in enumerate(REGIMES):
         part = slice(i * per_regime, (i + 1) * per_regime)
@@ -89,7 +97,9 @@ def _perturbed(case: Case, rows: np.ndarray, classes: np.ndarray, step: float) -
     return logits
 
 
-def _values(quantities, case: Case, rows: np.ndarray, logits: np.ndarray) -> np.ndarray:
+def _values(
+    quantities: Callable[..., Arrays], case: Case, rows: np.ndarray, logits: np.ndarray
+) -> np.ndarray:
     """The op's outputs at `rows` with other `logits`, times their cotangents: `[len(rows)]`."""
     count = len(case.logits)
     batches = [np.resize(np.arange(i, min(i + count, len(rows))), count)

@@ -14,6 +14,10 @@ import jax.numpy as jnp
 import optax
 
 from jax_softmax.ops import SoftmaxStats, reference
+from jax_softmax.ops._arguments import Axis, Reduction
+from jax_softmax.ops._linear_products import KernelLayout
+from jax_softmax.ops._options import Rule
+from jax_softmax.ops.cross_entropy import Loss
 from jax_softmax.verification.options import Option
 from jax_softmax.verification.selection import LOSSES
 from jax_softmax.verification.under_test import OpsUnderTest
@@ -30,10 +34,24 @@ class Peer:
 def composed(softmax: Callable[..., Any], log_softmax: Callable[..., Any]) -> OpsUnderTest:
     """The losses as the textbook has them, differentiated by JAX, from a `log_softmax`."""
 
-    def soft(logits, labels, axis=-1, where=None, **options):
+    def soft(
+        logits: jax.Array,
+        labels: jax.Array,
+        axis: Axis = -1,
+        where: jax.Array | None = None,
+        **options: Any,
+    ) -> Loss:
         return _textbook(log_softmax, logits, labels, where, **options)
 
-    def integer(logits, labels, axis=-1, where=None, *, ignore_index=None, **options):
+    def integer(
+        logits: jax.Array,
+        labels: jax.Array,
+        axis: Axis = -1,
+        where: jax.Array | None = None,
+        *,
+        ignore_index: int | None = None,
+        **options: Any,
+    ) -> Loss:
         kept = None if ignore_index is None else labels != ignore_index
         one_hot = jnp.arange(logits.shape[-1]) == labels[:, None]
         if kept is not None:
@@ -48,17 +66,17 @@ def on_logits(loss: Callable[..., Any]) -> Callable[..., Any]:
     """The loss of a linear layer that hands all logits, `[N, V]`, to a `loss` of those."""
 
     def linear(
-        features,
-        kernel,
-        labels,
+        features: jax.Array,
+        kernel: jax.Array,
+        labels: jax.Array,
         *,
-        bias,
-        sample_weight=None,
-        kernel_layout="dv",
-        block_size=None,
-        precision=None,
-        **options,
-    ):
+        bias: jax.Array,
+        sample_weight: jax.Array | None = None,
+        kernel_layout: KernelLayout = "dv",
+        block_size: int | tuple[int, int] | None = None,
+        precision: jax.lax.PrecisionLike = None,
+        **options: Any,
+    ) -> Loss:
         kernel = kernel if kernel_layout == "dv" else kernel.T
         features = features.reshape(-1, features.shape[-1])
         logits = jnp.matmul(features, kernel, precision=precision) + bias
@@ -70,22 +88,22 @@ def on_logits(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _textbook(
-    log_softmax,
-    logits,
-    labels,
-    where,
+    log_softmax: Callable[..., jax.Array],
+    logits: jax.Array,
+    labels: jax.Array,
+    where: jax.Array | None,
     *,
-    kept=None,
-    by_index=False,
-    class_weights=None,
-    sample_weight=None,
-    label_smoothing=0.0,
-    z_loss=0.0,
-    soft_cap=None,
-    return_stats=False,
-    rule="vjp",
-    reduction="none",
-):
+    kept: jax.Array | None = None,
+    by_index: bool = False,
+    class_weights: jax.Array | None = None,
+    sample_weight: jax.Array | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    soft_cap: float | None = None,
+    return_stats: bool = False,
+    rule: Rule = "vjp",
+    reduction: Reduction = "none",
+) -> Loss:
     """`v (-sum_j t_j log p_j + c lse^2)` as it is written, `[N]`; ignored rows multiplied by 0.
 
     A mean is over the weights of rows, and of their labels where `by_index` says that they are one
@@ -122,13 +140,29 @@ def _textbook(
     return loss, SoftmaxStats(*(jnp.where(counts, value, 0) for value in stats))
 
 
-def _optax_soft(logits, labels, axis=-1, where=None, *, label_smoothing=0.0, **options):
+def _optax_soft(
+    logits: jax.Array,
+    labels: jax.Array,
+    axis: Axis = -1,
+    where: jax.Array | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    **options: Any,
+) -> jax.Array:
     if label_smoothing:
         labels = optax.smooth_labels(labels, label_smoothing)
     return _weighted(optax.softmax_cross_entropy(logits, labels, axis, where), **options)
 
 
-def _optax_integer(logits, labels, axis=-1, where=None, *, label_smoothing=0.0, **options):
+def _optax_integer(
+    logits: jax.Array,
+    labels: jax.Array,
+    axis: int | tuple[int, ...] = -1,
+    where: jax.Array | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    **options: Any,
+) -> jax.Array:
     if label_smoothing:
         one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
         return _optax_soft(logits, one_hot, label_smoothing=label_smoothing, **options)
@@ -136,7 +170,14 @@ def _optax_integer(logits, labels, axis=-1, where=None, *, label_smoothing=0.0, 
     return _weighted(losses, **options)
 
 
-def _weighted(losses, *, class_weights=None, sample_weight=None, rule="vjp", reduction="none"):
+def _weighted(
+    losses: jax.Array,
+    *,
+    class_weights: None = None,
+    sample_weight: jax.Array | None = None,
+    rule: Rule = "vjp",
+    reduction: Reduction = "none",
+) -> jax.Array:
     if sample_weight is not None:
         losses = losses * sample_weight
     return jnp.mean(losses) if reduction == "mean" else losses
@@ -148,11 +189,11 @@ def _optax_has(op: str, option: Option) -> bool:
     return op in LOSSES and option.name in of_losses + of_layer
 
 
-def _jax_nn_softmax(x, axis=-1, where=None):
+def _jax_nn_softmax(x: jax.Array, axis: Axis = -1, where: jax.Array | None = None) -> jax.Array:
     return jax.nn.softmax(x, axis, where=where)
 
 
-def _jax_nn_log_softmax(x, axis=-1, where=None):
+def _jax_nn_log_softmax(x: jax.Array, axis: Axis = -1, where: jax.Array | None = None) -> jax.Array:
     return jax.nn.log_softmax(x, axis, where=where)
 
 

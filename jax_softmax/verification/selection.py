@@ -50,7 +50,7 @@ class Selection:
     ops: Sequence[str] = ()
     dtypes: Sequence[str] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in self.ops:
             _check_name("op", name, OPS)
         for name in self.dtypes:
