@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Axis = int | tuple[int, ...] | None
 Reduction = Literal["none", "sum", "mean"]
@@ -14,9 +16,9 @@ Reduction = Literal["none", "sum", "mean"]
 
 def check_floating(name: str, x: jax.Array) -> None:
     """Raises TypeError unless `x` is a floating array."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize < 2:
         raise TypeError(
-            f"{name}: expected a floating dtype, got {x.dtype}; "
+            f"{name}: expected a floating dtype of 16 bits or more, got {x.dtype}; "
             f"convert first, e.g. {name}.astype(jnp.float32)."
         )
 
@@ -32,7 +34,7 @@ def check_ignore_index(ignore_index: int | None, dtype: jnp.dtype) -> None:
     """Raises unless `ignore_index` is None or a number that labels of `dtype` can hold."""
     if ignore_index is None:
         return
-    if isinstance(ignore_index, jax.core.Tracer) or not isinstance(ignore_index, int):
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index: expected None or a Python integer, got {ignore_index!r}.")
     held = jnp.iinfo(dtype)
     if not held.min <= ignore_index <= held.max:
@@ -40,6 +42,19 @@ def check_ignore_index(ignore_index: int | None, dtype: jnp.dtype) -> None:
             f"ignore_index: expected a number that labels of dtype {dtype} can hold, got "
             f"{ignore_index}; convert the labels, e.g. labels.astype(jnp.int32)."
         )
+
+
+def label_array(labels: jax.typing.ArrayLike, ignore_index: int | None) -> jax.Array:
+    """Labels as JAX's array, in which a NumPy label too wide for its dtype is still no class.
+
+    Without x64 `jnp.asarray` would wrap 2**32 to class 0.
+    """
+    if isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer):
+        held = jnp.iinfo(jax.dtypes.canonicalize_dtype(labels.dtype))
+        outside = (labels < held.min) | (labels > held.max)
+        if outside.any():
+            labels = np.where(outside, held.max - (ignore_index == held.max), labels)
+    return jnp.asarray(labels)
 
 
 def broadcast_rows(
@@ -69,11 +84,18 @@ def canonical_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """The class axes in the order given, as non-negative, distinct integers.
 
     Raises:
+      TypeError: if an axis is no integer.
       ValueError: if an axis is out of range or named twice.
     """
     if axis is None:
         return tuple(range(ndim))
     axes = axis if isinstance(axis, tuple) else (axis,)
+    try:
+        axes = tuple(map(operator.index, axes))
+    except TypeError as error:
+        raise TypeError(
+            f"axis: expected an integer, a tuple of integers or None, got {axis!r}."
+        ) from error
     for a in axes:
         if not -ndim <= a < ndim:
             raise ValueError(

@@ -42,6 +42,8 @@ def in_row_blocks(
     """
     leaves = jax.tree.leaves(arrays)
     classes = max(x.shape[-1] for x in leaves if x.ndim > len(shape))
+    if not all(isinstance(n, int) for n in (*shape, classes)):
+        return f(arrays)  # exported for any size
     size = _rows_of_block(classes)
     worthwhile = classes >= _FEWEST_CLASSES and math.prod(shape) >= _FEWEST_BLOCKS * size
     if not worthwhile or not _on_one_device(leaves):

@@ -110,7 +110,8 @@ def forward(options: Options, slices: Slices, constants: Constants) -> tuple[Out
     rows = statistics.row_statistics(share, constants.valid)
     log_total = statistics.log_total(rows)
     gap, error = statistics.difference(rows.shift, rows.label_logit)
-    nll = gap + (error + log_total)
+    # total carries the NaN of a label that is no class.
+    nll = jnp.where(jnp.isnan(rows.total), jnp.nan, gap + (error + log_total))
     loss = multiply(on_label(constants, options), nll)
     total_spread = None
     if options.label_smoothing:
@@ -127,7 +128,7 @@ def forward(options: Options, slices: Slices, constants: Constants) -> tuple[Out
     lse = rows.shift + log_total if options.z_loss else None
     if lse is not None:
         loss += options.z_loss * jnp.square(lse)
-    # total carries the NaN of a label that is no class.
+    # Again, for a weight of 0 drops nll.
     loss = jnp.where(jnp.isnan(rows.total), jnp.nan, loss)
     if not options.stats:
         return (loss,), Numbers(rows, lse, total_spread)

@@ -65,7 +65,7 @@ class _Rows(NamedTuple):
 
     i: jax.Array
     constants: tuple[Any, ...]
-    cotangents: tuple[jax.Array | None, ...]
+    cotangents: Sequence[jax.Array | None]
     numbers: Any
 
 
@@ -80,12 +80,7 @@ def _rows(
         kept = jnp.ones(static.blocks.shape, bool)
     rowwise = (constants.label_column, constants.valid, constants.label_weight, kept)
     rowwise, cotangents = jax.tree.map(static.blocks.split, (rowwise, tuple(cotangents)))
-    return _Rows(
-        jnp.arange(static.blocks.number),
-        rowwise,
-        cast("tuple[jax.Array | None, ...]", cotangents),
-        numbers,
-    )
+    return _Rows(jnp.arange(static.blocks.number), rowwise, cotangents, numbers)
 
 
 def _of_block(

@@ -49,8 +49,10 @@ def check_options(
         raise ValueError(f"z_loss: expected a finite number, got {z_loss}.")
     if soft_cap is not None:
         soft_cap = _number("soft_cap", soft_cap)
-        if not (math.isfinite(soft_cap) and soft_cap > 0):
-            raise ValueError(f"soft_cap: expected None or a number above 0, got {soft_cap}.")
+        if not 1e-30 <= soft_cap <= 1e30:
+            raise ValueError(
+                f"soft_cap: expected None or a number in [1e-30, 1e30], got {soft_cap}."
+            )
     return Options(alpha, z_loss, soft_cap, bool(stats))
 
 

@@ -233,14 +233,14 @@ def weighted_surprisal(
     ) -> jax.Array:
         # The same without a compare-and-select, and of arrays that no other reduction shares.
         z, shift, log_total, weights = map(unshared, (z, shift, log_total, weights))
-        far = _far(z)
+        far, most = _far(z), float(jnp.finfo(z.dtype).max)
         surprisal = (shift[..., None] - z) + log_total[..., None]
-        finite = jnp.minimum(surprisal, far)
+        finite = jnp.minimum(surprisal, most)
         # far where it is infinite, else 0. (Not a clip, which XLA:CPU does not fuse either.)
-        beyond = jnp.minimum(surprisal, 2 * far) - finite
-        charged = jnp.minimum(jnp.abs(weights) * far, 1)  # 0 at a weight of 0
+        beyond = jnp.minimum(surprisal / 4, 2 * far) - jnp.minimum(surprisal / 4, far)
+        charged = 4 * jnp.minimum(jnp.abs(weights) * far, 1)  # 0 at a weight of 0
         total = jnp.sum(weights * finite + lax.stop_gradient(beyond * charged), -1)
-        return jnp.where(total > far / 2, jnp.inf, total)
+        return jnp.where(total > 3 * far, jnp.inf, total)
 
     weights = weights.reshape((1,) * (z.ndim - weights.ndim) + weights.shape)
     return lax.platform_dependent(z, shift, log_total, weights, cpu=arithmetic, default=selected)
@@ -349,7 +349,7 @@ def _largest_other(z: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def _far(z: jax.Array) -> float:
-    """A distance that no two logits have, and that twice is still a number."""
+    """A quarter of the largest number, `exp` of minus which is 0."""
     return float(jnp.finfo(z.dtype).max) / 4
 
 

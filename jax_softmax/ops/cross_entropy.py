@@ -22,12 +22,14 @@ from jax_softmax.ops._arguments import (
     check_ignore_index,
     check_reduction,
     classes_last,
+    label_array,
     mask_classes_last,
     statistics_dtype,
 )
 from jax_softmax.ops._options import Options, Rule, check_options, check_rule, exclude
 from jax_softmax.ops._rules import Rules, multiply
 from jax_softmax.ops._statistics import class_index, most_likely
+from jax_softmax.ops._varying import vary, varying_axes
 
 
 class SoftmaxStats(NamedTuple):
@@ -201,7 +203,7 @@ def softmax_cross_entropy_with_integer_labels(
     """
     options = check_options(label_smoothing, z_loss, soft_cap, return_stats)
     rows = _check_rows(logits, axis, where, class_weights, sample_weight, rule, reduction)
-    labels = jnp.asarray(labels)
+    labels = label_array(labels, ignore_index)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"labels: expected an integer dtype, got {labels.dtype}; for class probabilities use "
@@ -275,7 +277,10 @@ def _integer(
     # What a row that does not count is labelled must not matter, not even by 0 * NaN.
     labels = labels if kept is None else jnp.where(kept, labels, 0)
     index, valid = class_index(labels, rows.logits.shape[-1])
-    weight = None if rows.class_weights is None else rows.class_weights.reshape(-1)[index]
+    weight = None
+    if rows.class_weights is not None:
+        # NaN where there is no class: a mean would divide by it.
+        weight = jnp.where(valid, rows.class_weights.reshape(-1)[index], jnp.nan)
     constants = _integer_labels.Constants(index, valid, weight, kept, rows.mask, rows.class_weights)
     return _reduced(
         _integer_labels.RULES, options, rule, reduction, rows, (rows.logits,), constants, weight
@@ -333,16 +338,18 @@ def _reduced(
         weight = jnp.where(kept, weight, 0)
     if reduction == "mean":
         divisor = jnp.sum(weight if label_weight is None else weight * label_weight)
-        if kept is not None or label_weight is not None:
-            # With a divisor of 0 no row counts, whatever it holds.
+        if not options.stats and (kept is not None or label_weight is not None):
+            # With a divisor of 0 no row counts, whatever it holds. (Its statistics do.)
             kept = (divisor != 0) & (jnp.ones(shape, bool) if kept is None else kept)
             constants = constants._replace(kept=kept)
         weight = jnp.where(divisor == 0, 0, weight / jnp.where(divisor == 0, 1, divisor))
+    axes = varying_axes(*arrays, *jax.tree.leaves(constants), weight)
+    arrays = tuple(vary(x, axes) for x in arrays)
     if rule == "jvp" and reduction != "none" and not options.stats:
         return rules.total_jvp(options, arrays, constants, weight)
     by_rows = rules.rows_vjp if rule == "vjp" else rules.rows_jvp
     loss, *stats = by_rows(options, arrays, constants)
-    loss = multiply(weight, loss) if kept is not None else weight * loss
+    loss = multiply(weight, loss)
     if reduction != "none":
         loss = jnp.sum(loss)
     if not options.stats:

@@ -23,6 +23,7 @@ from jax_softmax.ops._arguments import (
     check_floating,
     check_ignore_index,
     check_reduction,
+    label_array,
 )
 from jax_softmax.ops._integer_labels import Constants
 from jax_softmax.ops._linear_products import KernelLayout, Linear, Product, sums_dtype
@@ -124,7 +125,7 @@ def linear_softmax_cross_entropy(
     options = check_options(label_smoothing, z_loss, soft_cap, return_stats)
     check_rule(rule)
     check_reduction(reduction)
-    linear, labels = check_arrays(features, kernel, bias, kernel_layout, labels)
+    linear, labels = check_arrays(features, kernel, bias, kernel_layout, labels, ignore_index)
     check_ignore_index(ignore_index, labels.dtype)
     block = check_block_size(block_size)
     held = linear.kernel.shape[kernel_layout.index("v")]
@@ -205,8 +206,8 @@ def _loss(
     if call.reduction == "mean":
         by_label = 1 if constants.label_weight is None else constants.label_weight
         divisor = _over(call.data_axis_name, jnp.sum(weight * by_label))
-        if kept is not None or class_weights is not None:
-            # With a divisor of 0 no row counts, whatever it holds.
+        if not call.options.stats and (kept is not None or class_weights is not None):
+            # With a divisor of 0 no row counts, whatever it holds. (Its statistics do.)
             kept = (divisor != 0) & (jnp.ones(labels.shape, bool) if kept is None else kept)
             constants = constants._replace(kept=kept)
         weight = jnp.where(divisor == 0, 0, weight / jnp.where(divisor == 0, 1, divisor))
@@ -218,7 +219,7 @@ def _loss(
     else:
         by_rows = rows_vjp if call.rule == "vjp" else rows_jvp
         loss, *stats = by_rows(static, linear, constants)
-        loss = multiply(weight, loss) if kept is not None else weight * loss
+        loss = multiply(weight, loss)
         loss = loss if call.reduction == "none" else jnp.sum(loss)
     if call.reduction != "none":
         loss = _over(call.data_axis_name, loss)
@@ -249,7 +250,8 @@ def _constants(
     if class_weights is not None:
         here = (column >= 0) & (column < held)
         weight = jnp.where(here, class_weights[jnp.clip(column, 0, held - 1)], 0)
-        weight = _over(call.axis_name, weight)
+        # NaN where there is no class: a mean would divide by it.
+        weight = jnp.where(valid, _over(call.axis_name, weight), jnp.nan)
         class_weights = class_weights.reshape(*ones, held)
     return Constants(column, valid, weight, kept, mask, class_weights, first)
 
@@ -297,11 +299,13 @@ def check_arrays(
     bias: jax.typing.ArrayLike | None,
     kernel_layout: KernelLayout,
     labels: jax.typing.ArrayLike,
+    ignore_index: int | None,
 ) -> tuple[Linear, jax.Array]:
     """The layer and the labels as arrays; raises if their shapes or dtypes do not fit."""
     if kernel_layout not in get_args(KernelLayout):
         raise ValueError(f"kernel_layout: expected 'dv' or 'vd', got {kernel_layout!r}.")
-    features, kernel, labels = map(jnp.asarray, (features, kernel, labels))
+    features, kernel = map(jnp.asarray, (features, kernel))
+    labels = label_array(labels, ignore_index)
     bias = None if bias is None else jnp.asarray(bias)
     for name, x in (("features", features), ("kernel", kernel), ("bias", bias)):
         if x is not None:

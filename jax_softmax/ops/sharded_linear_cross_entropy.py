@@ -71,7 +71,8 @@ def sharded_linear_softmax_cross_entropy(
     """
     _check_axes(mesh, axis_name=axis_name, data_axis_name=data_axis_name)
     check_distinct(axis_name, data_axis_name)
-    linear, labels = check_arrays(features, kernel, bias, kernel_layout, labels)
+    ignore_index = options.get("ignore_index")
+    linear, labels = check_arrays(features, kernel, bias, kernel_layout, labels, ignore_index)
     features, kernel, bias = linear
     if features.ndim < 2:
         raise ValueError(

@@ -19,6 +19,7 @@ from jax_softmax.ops._arguments import (
 from jax_softmax.ops._cpu_blocks import in_row_blocks
 from jax_softmax.ops._options import Options, exclude, read
 from jax_softmax.ops._statistics import Likeliest, difference, normalizer, shifted_exp
+from jax_softmax.ops._varying import vary, varying_axes
 
 _READ = partial(read, options=Options())
 
@@ -109,7 +110,7 @@ def _along_classes(
 
 @partial(jax.jit, static_argnums=0)
 def _jitted(rule: RowFunction, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return rule(x, mask)
+    return rule(vary(x, varying_axes(x, mask)), mask)
 
 
 def _normalizer(x: jax.Array, mask: jax.Array | None) -> Likeliest:
