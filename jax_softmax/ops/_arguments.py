@@ -15,10 +15,10 @@ Reduction = Literal["none", "sum", "mean"]
 
 
 def check_floating(name: str, x: jax.Array) -> None:
-    """Raises TypeError unless `x` is a floating array."""
+    """Raises TypeError unless `x` is a floating array of 16 bits a number or more."""
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize < 2:
         raise TypeError(
-            f"{name}: expected a floating dtype of 16 bits or more, got {x.dtype}; "
+            f"{name}: expected a floating dtype, got {x.dtype}; "
             f"convert first, e.g. {name}.astype(jnp.float32)."
         )
 

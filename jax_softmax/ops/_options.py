@@ -51,7 +51,7 @@ def check_options(
         soft_cap = _number("soft_cap", soft_cap)
         if not 1e-30 <= soft_cap <= 1e30:
             raise ValueError(
-                f"soft_cap: expected None or a number in [1e-30, 1e30], got {soft_cap}."
+                f"soft_cap: expected None or a number from 1e-30 to 1e30, got {soft_cap}."
             )
     return Options(alpha, z_loss, soft_cap, bool(stats))
 

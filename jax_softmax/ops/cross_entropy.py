@@ -349,7 +349,8 @@ def _reduced(
         return rules.total_jvp(options, arrays, constants, weight)
     by_rows = rules.rows_vjp if rule == "vjp" else rules.rows_jvp
     loss, *stats = by_rows(options, arrays, constants)
-    loss = multiply(weight, loss)
+    dropped = kept is not None or label_weight is not None
+    loss = multiply(weight, loss) if dropped else weight * loss
     if reduction != "none":
         loss = jnp.sum(loss)
     if not options.stats:

@@ -219,7 +219,8 @@ def _loss(
     else:
         by_rows = rows_vjp if call.rule == "vjp" else rows_jvp
         loss, *stats = by_rows(static, linear, constants)
-        loss = multiply(weight, loss)
+        dropped = kept is not None or class_weights is not None
+        loss = multiply(weight, loss) if dropped else weight * loss
         loss = loss if call.reduction == "none" else jnp.sum(loss)
     if call.reduction != "none":
         loss = _over(call.data_axis_name, loss)

@@ -90,7 +90,7 @@ def test_sample_weight_must_broadcast_to_the_rows(shape):
         ("rule", "jacobian", "rule: expected 'vjp' or 'jvp', got 'jacobian'"),
         ("label_smoothing", 1.1, r"label_smoothing: expected a number in \[0, 1\], got 1.1"),
         ("z_loss", np.nan, "z_loss: expected a finite number, got nan"),
-        ("soft_cap", 0, "soft_cap: expected None or a number above 0, got 0"),
+        ("soft_cap", 0, "soft_cap: expected None or a number from 1e-30 to 1e30, got 0"),
         ("ignore_index", 2**31, "ignore_index: expected a number that labels of dtype int32 can"),
         ("block_size", 0, "block_size: expected at least 1, got 0"),
         ("block_size", (4, -1), r"block_size: expected at least 1, got \(4, -1\)"),

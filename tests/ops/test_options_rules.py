@@ -409,9 +409,9 @@ def test_traced_ignore_index_raises():
         ("label_smoothing", NAN, r"label_smoothing: expected a number in \[0, 1\], got nan"),
         ("z_loss", INF, "z_loss: expected a finite number, got inf"),
         ("z_loss", NAN, "z_loss: expected a finite number, got nan"),
-        ("soft_cap", 0, "soft_cap: expected None or a number above 0, got 0"),
-        ("soft_cap", -3.0, "soft_cap: expected None or a number above 0, got -3"),
-        ("soft_cap", INF, "soft_cap: expected None or a number above 0, got inf"),
+        ("soft_cap", 0, "soft_cap: expected None or a number from 1e-30 to 1e30, got 0"),
+        ("soft_cap", -3.0, "soft_cap: expected None or a number from 1e-30 to 1e30, got -3"),
+        ("soft_cap", INF, "soft_cap: expected None or a number from 1e-30 to 1e30, got inf"),
         ("rule", "jacobian", "rule: expected 'vjp' or 'jvp', got 'jacobian'"),
     ],
 )
