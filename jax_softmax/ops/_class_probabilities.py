@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from jax_softmax.ops import _statistics as statistics
 from jax_softmax.ops._options import Options, exclude, read, spread, through_cap
+from jax_softmax.ops._row_sums import row_sum
 from jax_softmax.ops._rules import Outputs, build_rules, drop_rows, with_zeros
 from jax_softmax.ops._statistics import RowStatistics
 
@@ -90,13 +91,13 @@ def _forward(
     loss = jnp.where(jnp.isnan(rows.total), jnp.nan, loss)
     # Of labels read anew: a sum that shares them would have XLA:CPU write the targets out.
     again = _labels(statistics.unshared(labels), constants, z.dtype)
-    target_sum = jnp.sum(_targets(again, constants, options), -1)
+    target_sum = row_sum(_targets(again, constants, options))
     if not options.stats:
         return (loss,), Numbers(rows, top.column, log_total, target_sum)
     entropy = statistics.entropy(logits, reader, top)
     label_log_prob = -statistics.weighted_surprisal(z, rows.shift, log_total, q)
     outputs = (loss, statistics.logsumexp(rows, log_total), label_log_prob, entropy)
-    return outputs, Numbers(rows, top.column, log_total, target_sum, jnp.sum(again, -1), entropy)
+    return outputs, Numbers(rows, top.column, log_total, target_sum, row_sum(again), entropy)
 
 
 def _gradients(

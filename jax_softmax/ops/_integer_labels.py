@@ -36,6 +36,7 @@ import jax.numpy as jnp
 
 from jax_softmax.ops import _statistics as statistics
 from jax_softmax.ops._options import Options, exclude, read, spread, through_cap
+from jax_softmax.ops._row_sums import row_sum
 from jax_softmax.ops._rules import Outputs, build_rules, drop_rows, multiply, with_zeros
 from jax_softmax.ops._slices import Slices, whole
 from jax_softmax.ops._statistics import RowStatistics
@@ -149,7 +150,8 @@ def forward(options: Options, slices: Slices, constants: Constants) -> tuple[Out
 def _spread_sum(options: Options, logits: jax.Array, constants: Constants) -> jax.Array:
     # Of a mask read anew: a sum that shares it would have XLA:CPU write the spread out.
     mask = None if constants.mask is None else statistics.unshared(constants.mask)
-    return jnp.sum(spread(read(logits, options), mask, constants.class_weights, options), -1)
+    each = spread(read(logits, options), mask, constants.class_weights, options)
+    return row_sum(jnp.asarray(each))
 
 
 def gradients(

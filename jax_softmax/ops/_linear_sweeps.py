@@ -20,6 +20,7 @@ from jax_softmax.ops._integer_labels import Constants, Numbers
 from jax_softmax.ops._linear_products import Linear, Parts, Product, sums_dtype
 from jax_softmax.ops._options import Options, exclude
 from jax_softmax.ops._row_blocks import RowBlocks
+from jax_softmax.ops._row_sums import row_sum
 from jax_softmax.ops._rules import Cotangents, Outputs
 from jax_softmax.ops._slices import AxisName, Slices, sum_slices
 from jax_softmax.ops._varying import sum_over_missing, zeros_varying
@@ -311,7 +312,7 @@ def _tangents(
             (gradient,) = _integer_labels.gradients(
                 static.options, (logits,), at, numbers, cotangents
             )
-            tangents.append(jnp.sum(gradient * logits_dot, -1))
+            tangents.append(row_sum(gradient * logits_dot))
         return jnp.stack(tangents)
 
     shares = each_piece(static.product.classes(linear), static.class_block, of_piece)

@@ -23,6 +23,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jax_softmax.ops._cpu_blocks import in_row_blocks
 from jax_softmax.ops._options import Options
+from jax_softmax.ops._row_sums import row_sum
 
 Arrays = TypeVar("Arrays", bound=tuple[jax.Array, ...])
 Constants = TypeVar("Constants")
@@ -122,7 +123,7 @@ def _rows_jvp(
             one[i] = jnp.ones_like(outputs[i])
             pairs = zip(gradients(options, arrays, constants, numbers, one), dots, strict=True)
             return sum(
-                (jnp.sum(g * dot, -1) for g, dot in pairs if dot is not None),
+                (row_sum(g * dot) for g, dot in pairs if dot is not None),
                 start=jnp.zeros_like(outputs[i]),
             )
 

@@ -27,6 +27,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jax_softmax.ops._row_sums import chunk_sum, row_sum
+
 # About how many classes to a chunk of the sum on a CPU, and what will do.
 _CHUNK = 128
 _CHUNKS_THAT_DO = range(16, 4097)
@@ -191,7 +193,7 @@ def entropy_share(logits: jax.Array, read: Read, top: Likeliest) -> jax.Array:
     # Both factors are finite, for the likeliest class (whose distance is 0) may lead by any
     # exponent, and one that cannot happen is at any distance. Only these two feel it.
     terms = jnp.exp(jnp.minimum(z - near[..., None], 1))
-    return jnp.sum(terms * jnp.minimum(shift[..., None] - z, _far(z)), -1)
+    return row_sum(terms * jnp.minimum(shift[..., None] - z, _far(z)))
 
 
 def entropy_of(share: jax.Array, top: Likeliest) -> jax.Array:
@@ -220,13 +222,13 @@ def weighted_surprisal(
     """`sum_j w_j (-log p_j)`, `[...]`, with `0 * inf = 0`, for weights that broadcast to `z`."""
     if isinstance(weights, float):
         z, shift, log_total = map(unshared, (z, shift, log_total))
-        return weights * jnp.sum((shift[..., None] - z) + log_total[..., None], -1)
+        return weights * row_sum((shift[..., None] - z) + log_total[..., None])
 
     def selected(
         z: jax.Array, shift: jax.Array, log_total: jax.Array, weights: jax.Array
     ) -> jax.Array:
         surprisal = (shift[..., None] - z) + log_total[..., None]
-        return jnp.sum(jnp.where(weights == 0, 0, weights * surprisal), -1)
+        return row_sum(jnp.where(weights == 0, 0, weights * surprisal))
 
     def arithmetic(
         z: jax.Array, shift: jax.Array, log_total: jax.Array, weights: jax.Array
@@ -239,7 +241,7 @@ def weighted_surprisal(
         # far where it is infinite, else 0. (Not a clip, which XLA:CPU does not fuse either.)
         beyond = jnp.minimum(surprisal / 4, 2 * far) - jnp.minimum(surprisal / 4, far)
         charged = 4 * jnp.minimum(jnp.abs(weights) * far, 1)  # 0 at a weight of 0
-        total = jnp.sum(weights * finite + lax.stop_gradient(beyond * charged), -1)
+        total = row_sum(weights * finite + lax.stop_gradient(beyond * charged))
         return jnp.where(total > 3 * far, jnp.inf, total)
 
     weights = weights.reshape((1,) * (z.ndim - weights.ndim) + weights.shape)
@@ -370,7 +372,7 @@ def _sum_exp_others(
     ) -> jax.Array:
         # Masked before the exponential, which may overflow: autodiff would multiply infinity by 0.
         left = jnp.where(is_class(index, z.shape[-1]), -jnp.inf, z)
-        return jnp.sum(jnp.exp(left - shift[..., None]), -1)
+        return row_sum(jnp.exp(left - shift[..., None]))
 
     def chunked(z: jax.Array, own: jax.Array, index: jax.Array, shift: jax.Array) -> jax.Array:
         chunk = own.shape[-1]
@@ -378,7 +380,7 @@ def _sum_exp_others(
         z = _chunks(z, chunk)
         # The label's chunk is summed to 0 here, by a distance of -inf, for the same reason.
         shifts = jnp.where(is_class(at, z.shape[-2]), jnp.inf, shift[..., None])
-        rest = jnp.sum(jnp.sum(jnp.exp(z - shifts[..., None]), -1), -1)
+        rest = chunk_sum(jnp.exp(z - shifts[..., None]))
         return rest + masked(own, None, index - at * chunk, shift)
 
     if own is None:

@@ -18,6 +18,7 @@ from jax_softmax.ops._arguments import (
 )
 from jax_softmax.ops._cpu_blocks import in_row_blocks
 from jax_softmax.ops._options import Options, exclude, read
+from jax_softmax.ops._row_sums import row_sum
 from jax_softmax.ops._statistics import Likeliest, difference, normalizer, shifted_exp
 from jax_softmax.ops._varying import vary, varying_axes
 
@@ -151,7 +152,7 @@ def _sums(
     def of_rows(inputs: tuple[jax.Array, Residuals]) -> jax.Array:
         g, (x, mask, shift, total) = inputs
         p = _probabilities(_READ(exclude(x, mask)), shift, total)
-        return jnp.sum(term(g.astype(p.dtype), p), -1)
+        return row_sum(term(g.astype(p.dtype), p))
 
     return in_row_blocks(of_rows, (g, residuals), g.shape[:-1])
 

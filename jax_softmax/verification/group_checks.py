@@ -17,6 +17,7 @@ from jax_softmax.verification.bounds import (
 )
 from jax_softmax.verification.cases import Case, make_case
 from jax_softmax.verification.compare import check_results, errors_in_eps, worst_errors
+from jax_softmax.verification.exact_layer import with_product_error
 from jax_softmax.verification.exact_rows import Exact
 from jax_softmax.verification.finite_differences import finite_difference_results
 from jax_softmax.verification.oracle import exact, exact_tangent, has_oracle
@@ -46,6 +47,8 @@ def verify_rules(
     reference = _reference(plain, compiled_reference)
     results: list[CheckResult] = []
     with jax.enable_x64(plain.group.dtype == "float64"):
+        if plain.group.op == LINEAR:
+            expected = with_product_error(plain, expected)
         peers = _peer_errors(plain, expected) if with_peers else {}
         for group in groups:
             case = dataclasses.replace(plain, group=group)
