@@ -26,6 +26,8 @@ from jax_softmax.training.step import (
     Batches,
     Params,
     TrainState,
+    epoch_orders,
+    is_full_batch,
     run_epochs,
     sgd,
     steps_per_epoch,
@@ -34,6 +36,8 @@ from jax_softmax.training.step import (
 # Numbers read in one compiled call: long enough that the call costs nothing beside it, short enough
 # (a third of a second on a small CPU) that progress is seen and a diverged run stops soon.
 _NUMBERS_PER_CALL = 2**27
+# Row numbers of shuffled examples handed to one call: 64 MB.
+_ORDERS_PER_CALL = 2**24
 # Looks at the validation examples over a run, at most: a curve needs no more points.
 _LOOKS = 50
 
@@ -94,12 +98,14 @@ def fit(
     epochs_per_call = max(1, min(config.epochs, _NUMBERS_PER_CALL // features.size))
     if watched:
         epochs_per_call = min(epochs_per_call, -(-config.epochs // _LOOKS))
-    compile_seconds, _ = run.advance(0, 0, epochs_per_call)  # no epochs: compiles and no more
+    if not run.full_batch:
+        epochs_per_call = min(epochs_per_call, max(1, _ORDERS_PER_CALL // len(labels)))
+    compile_seconds, _ = run.advance(0, epochs_per_call)  # no epochs: compiles and no more
     train_seconds = 0.0
     while len(history) < config.epochs:
         first = len(history)
         count = min(epochs_per_call, config.epochs - first)
-        seconds, losses = run.advance(first, count, epochs_per_call)
+        seconds, losses = run.advance(count, epochs_per_call)
         train_seconds += seconds
         finite = np.isfinite(losses)
         if not finite.all():
@@ -162,7 +168,8 @@ class _Run:
         self.learning_rate = config.learning_rate if optimizer is None else 1.0
         self.optimizer = _sgd(config, len(labels)) if optimizer is None else optimizer
         self.state = TrainState(params, self.optimizer.init(params))
-        self.key = jax.random.key(config.seed)
+        self.full_batch = is_full_batch(config.batch_size, len(labels))
+        self.rng = np.random.default_rng(config.seed)
         features = fit_dtype(features, self.dtype)
         if np.issubdtype(features.dtype, np.floating):
             features = features.astype(self.dtype)
@@ -170,15 +177,16 @@ class _Run:
             jnp.asarray(features), jnp.asarray(labels), np.asarray(self.feature_scale, self.dtype)
         )
 
-    def advance(self, first: int, count: int, calls_epochs: int) -> tuple[float, np.ndarray]:
-        """Runs epochs `first` to `first + count`; seconds and their `[count]` losses."""
+    def advance(self, count: int, calls_epochs: int) -> tuple[float, np.ndarray]:
+        """Runs the next `count` epochs; seconds and their `[count]` losses."""
         started = time.perf_counter()
+        examples = len(self.data.labels)
+        orders = None if self.full_batch else epoch_orders(self.rng, examples, count, calls_epochs)
         self.state, losses = run_epochs(
             self.state,
             self.data,
-            self.key,
+            orders,
             # Numbers of NumPy, for each of JAX costs a dispatch: a fifth of a short run.
-            np.int32(first),
             np.int32(count),
             np.asarray(self.learning_rate, self.dtype),
             optimizer=self.optimizer,

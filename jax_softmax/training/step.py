@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -49,15 +50,25 @@ class TrainState(NamedTuple):
 def logits_of(params: Params, features: jax.Array, scale: jax.Array) -> jax.Array:
     """`[N, V]` logits `(features * scale) @ kernel.T + bias`, in the dtype of the parameters."""
     kernel = params["kernel"]
-    scaled = features.astype(kernel.dtype) * scale.astype(kernel.dtype)
-    return scaled @ kernel.T + params["bias"][None, :]
+    return _scaled(features, scale, kernel.dtype) @ kernel.T + params["bias"][None, :]
 
 
-def _tiny_logits(params: Params, features: jax.Array, scale: jax.Array) -> jax.Array:
-    """`[V, N]`, as sums that fuse with what follows instead of products that do not."""
+def _logits_by_class(params: Params, features: jax.Array, scale: jax.Array) -> jax.Array:
+    """The same as `[V, N]`, in which a CPU takes a step faster.
+
+    An epoch of MNIST in batches of 128 takes 0.76 to 0.84 of its time with `[N, V]`: XLA:CPU's
+    product takes half as long (34 us against 75), and what follows runs along the examples. A tiny
+    kernel's logits are sums, which fuse with what follows where a product does not.
+    """
     kernel = params["kernel"]
-    scaled = features.astype(kernel.dtype) * scale.astype(kernel.dtype)
-    return jnp.sum(kernel[:, None, :] * scaled[None], -1) + params["bias"][:, None]
+    scaled = _scaled(features, scale, kernel.dtype)
+    tiny = kernel.size <= _TINY
+    product = jnp.sum(kernel[:, None, :] * scaled[None], -1) if tiny else kernel @ scaled.T
+    return product + params["bias"][:, None]
+
+
+def _scaled(features: jax.Array, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return features.astype(dtype) * scale.astype(dtype)
 
 
 def loss_and_gradients(params: Params, batch: Batches) -> tuple[jax.Array, Params]:
@@ -90,12 +101,11 @@ def loss_and_gradients(params: Params, batch: Batches) -> tuple[jax.Array, Param
 
 def _sums(params: Params, batch: Batches) -> tuple[jax.Array, Params]:
     """The sum of the examples' cross-entropies, and its gradients."""
-    tiny = params["kernel"].size <= _TINY
 
     def total(params: Params) -> jax.Array:
-        logits = (_tiny_logits if tiny else logits_of)(params, batch.features, batch.scale)
+        logits = _logits_by_class(params, batch.features, batch.scale)
         return softmax_cross_entropy_with_integer_labels(
-            logits, batch.labels, axis=0 if tiny else -1, reduction="sum"
+            logits, batch.labels, axis=0, reduction="sum"
         )
 
     return jax.value_and_grad(total)(params)
@@ -129,6 +139,24 @@ def steps_per_epoch(examples: int, config: TrainConfig) -> int:
     return 1 if config.batch_size is None else -(-examples // config.batch_size)
 
 
+def is_full_batch(batch_size: int | None, examples: int) -> bool:
+    """Whether a step takes all examples, in the order in which they are."""
+    return batch_size is None or batch_size >= examples
+
+
+def epoch_orders(
+    rng: np.random.Generator, examples: int, count: int, calls_epochs: int
+) -> np.ndarray:
+    """`[calls_epochs, N]` int32, in whose first `count` rows are the numbers 0 to N - 1, shuffled.
+
+    By NumPy: 0.7 ms for 60,000, where XLA:CPU's sorts take `jax.random.permutation` 43.
+    """
+    orders = np.zeros((calls_epochs, examples), np.int32)
+    for order in orders[:count]:
+        order[:] = rng.permutation(examples)
+    return orders
+
+
 @functools.partial(
     jax.jit,
     static_argnames=("optimizer", "batch_size", "calls_epochs"),
@@ -136,8 +164,7 @@ def steps_per_epoch(examples: int, config: TrainConfig) -> int:
 def run_epochs(
     state: TrainState,
     data: Batches,
-    key: jax.Array,
-    first: jax.Array,
+    orders: Any,
     count: jax.Array,
     learning_rate: jax.Array,
     *,
@@ -150,8 +177,7 @@ def run_epochs(
     Args:
       state: what to start from.
       data: all training examples.
-      key: epoch `e` shuffles with `fold_in(key, e)`.
-      first: the number of the first epoch, counted over the whole run.
+      orders: `[calls_epochs, N]`, what `epoch_orders` says; None for the full batch.
       count: epochs to run, at most `calls_epochs`. An argument of the program, so that the last,
         shorter call does not compile again.
       learning_rate: multiplies the optimiser's updates.
@@ -163,7 +189,8 @@ def run_epochs(
       The state after the last epoch, and `[calls_epochs]` mean losses, an epoch each.
     """
     examples = data.labels.shape[0]
-    size = examples if batch_size is None else min(batch_size, examples)
+    full = is_full_batch(batch_size, examples)
+    size = examples if full else cast("int", batch_size)
 
     def step(state: TrainState, batch: Batches) -> tuple[TrainState, jax.Array]:
         loss, gradients = loss_and_gradients(state.params, batch)
@@ -171,11 +198,11 @@ def run_epochs(
         updates = jax.tree.map(lambda u: u * learning_rate.astype(u.dtype), updates)
         return TrainState(optax.apply_updates(state.params, updates), optimizer_state), loss
 
-    def full_batch(state: TrainState, _epoch: jax.Array) -> tuple[TrainState, jax.Array]:
+    def full_batch(state: TrainState, _i: jax.Array) -> tuple[TrainState, jax.Array]:
         return step(state, data)
 
-    def mini_batches(state: TrainState, epoch: jax.Array) -> tuple[TrainState, jax.Array]:
-        order = _shuffled(jax.random.fold_in(key, epoch), examples)
+    def mini_batches(state: TrainState, i: jax.Array) -> tuple[TrainState, jax.Array]:
+        order = orders[i]
         whole = examples // size * size
 
         def on_rows(state: TrainState, rows: jax.Array) -> tuple[TrainState, jax.Array]:
@@ -193,31 +220,12 @@ def run_epochs(
             total += last
         return state, total / examples
 
-    an_epoch = full_batch if size == examples else mini_batches
+    an_epoch = full_batch if full else mini_batches
 
     def body(i: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
         state, losses = carry
-        state, loss = an_epoch(state, first + i)
+        state, loss = an_epoch(state, i)
         return state, losses.at[i].set(loss)
 
     losses = jnp.zeros(calls_epochs, state.params["kernel"].dtype)
     return lax.fori_loop(0, count, body, (state, losses))
-
-
-def _shuffled(key: jax.Array, examples: int) -> jax.Array:
-    """`[N]` row numbers in random order: sorted by 32 random bits each.
-
-    A radix sort whose rounds pack some of the bits above the position in one uint32, for XLA:CPU
-    sorts single numbers 6 times as fast as numbers with a payload (2.9 against 17 ms for 60,000).
-    """
-    places = max(1, (examples - 1).bit_length())
-    positions = lax.iota(jnp.uint32, examples)
-    order = lax.iota(jnp.int32, examples)
-
-    def reordered(i: jax.Array, order: jax.Array) -> jax.Array:
-        random = jax.random.bits(jax.random.fold_in(key, i), (examples,)) << places
-        found = jnp.sort(random | positions) & jnp.uint32(2**places - 1)
-        return order.at[found.astype(jnp.int32)].get(mode="promise_in_bounds")
-
-    # A loop, so that the sort is compiled once.
-    return lax.fori_loop(0, -(-32 // (32 - places)), reordered, order)

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_softmax.training.step import _shuffled
-
 
 def tutorial_step(features, labels, kernel, bias, learning_rate):
     """The tutorial's update, in place; returns the loss before it."""
@@ -33,12 +31,11 @@ def tutorial_train(features, labels, kernel, bias, learning_rate, epochs):
     return {"kernel": kernel, "bias": bias}
 
 
-def epoch_batches(seed, epoch, examples, batch_size):
-    """The row numbers of each batch of an epoch, in `fit`'s order."""
+def epoch_batches(rng, examples, batch_size):
+    """The row numbers of each batch of the next epoch, in `fit`'s order."""
     if batch_size is None or batch_size >= examples:
         return [np.arange(examples)]
-    key = jax.random.fold_in(jax.random.key(seed), epoch)
-    order = np.asarray(_shuffled(key, examples))
+    order = rng.permutation(examples)
     return [order[first : first + batch_size] for first in range(0, examples, batch_size)]
 
 
@@ -53,8 +50,9 @@ def optax_train(features, labels, params, optimizer, config):
     """A step at a time with `optimizer`; the gradient is JAX's own, of the textbook's formula."""
     params = jax.tree.map(jnp.asarray, params)
     state = optimizer.init(params)
-    for epoch in range(config.epochs):
-        for rows in epoch_batches(config.seed, epoch, len(labels), config.batch_size):
+    rng = np.random.default_rng(config.seed)
+    for _ in range(config.epochs):
+        for rows in epoch_batches(rng, len(labels), config.batch_size):
             gradients = _gradients(params, features[rows], labels[rows])
             gradients["kernel"] += config.weight_decay * params["kernel"]
             updates, state = optimizer.update(gradients, state, params)
