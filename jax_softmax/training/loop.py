@@ -173,9 +173,8 @@ class _Run:
         features = fit_dtype(features, self.dtype)
         if np.issubdtype(features.dtype, np.floating):
             features = features.astype(self.dtype)
-        self.data = Batches(
-            jnp.asarray(features), jnp.asarray(labels), np.asarray(self.feature_scale, self.dtype)
-        )
+        scale = np.asarray(self.feature_scale, self.dtype)
+        self.data = Batches(jax.device_put(features), jax.device_put(labels), scale)
 
     def advance(self, count: int, calls_epochs: int) -> tuple[float, np.ndarray]:
         """Runs the next `count` epochs; seconds and their `[count]` losses."""
@@ -226,7 +225,9 @@ def _starting_params(
     if params is None:
         wide = features.dtype == np.float64
         dtype = jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
-        return {"kernel": jnp.zeros((classes, width), dtype), "bias": jnp.zeros(classes, dtype)}
+        # Of NumPy: zeros of JAX are two more programs to compile.
+        zeros = {"kernel": np.zeros((classes, width), dtype), "bias": np.zeros(classes, dtype)}
+        return jax.device_put(zeros)
     expected = {"kernel": (width, classes), "bias": (classes,)}
     got = {name: np.shape(value) for name, value in params.items()}
     if got != expected:

@@ -18,6 +18,8 @@ from jax_softmax.training.step import Params, logits_of
 
 # Features or logits in a block of examples: 32 MB once they are float32.
 _NUMBERS_PER_BLOCK = 2**23
+# Blocks of few examples have a multiple of so many, and several such sets share a program.
+_FEW = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -121,19 +123,24 @@ def predict_proba(model: SoftmaxModel, features: Any) -> np.ndarray:
 def _losses_and_predictions(
     params: Params, scale: jax.Array, features: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    logits = logits_of(params, features, scale)
+    logits = _logits(params, features, scale)
     losses = softmax_cross_entropy_with_integer_labels(logits, labels)
     return losses, jnp.argmax(logits, -1).astype(jnp.int32)
 
 
 @jax.jit
 def _likeliest(params: Params, scale: jax.Array, features: jax.Array) -> tuple[jax.Array]:
-    return (jnp.argmax(logits_of(params, features, scale), -1).astype(jnp.int32),)
+    return (jnp.argmax(_logits(params, features, scale), -1).astype(jnp.int32),)
 
 
 @jax.jit
 def _probabilities(params: Params, scale: jax.Array, features: jax.Array) -> tuple[jax.Array]:
-    return (softmax(logits_of(params, features, scale)),)
+    return (softmax(_logits(params, features, scale)),)
+
+
+def _logits(params: Params, features: jax.Array, scale: jax.Array) -> jax.Array:
+    """`[N, V]` of parameters in their public layout."""
+    return logits_of(params | {"kernel": params["kernel"].T}, features, scale)
 
 
 def _in_blocks(
@@ -143,12 +150,12 @@ def _in_blocks(
 
     The last block is filled up with copies of its last row and cut again: one program serves all.
     """
-    params = {"kernel": jnp.asarray(model.params["kernel"]).T, "bias": model.params["bias"]}
-    scale = jnp.asarray(model.feature_scale, params["kernel"].dtype)
+    params: dict[str, Any] = dict(model.params)
+    scale = np.asarray(model.feature_scale, jnp.result_type(params["kernel"]))
     arrays = (fit_dtype(arrays[0], scale.dtype), *arrays[1:])
     examples, width = arrays[0].shape
     widest = max(width, len(model.class_names))
-    block = min(examples, max(1, _NUMBERS_PER_BLOCK // widest))
+    block = min(-(-examples // _FEW) * _FEW, max(1, _NUMBERS_PER_BLOCK // widest))
     run = functools.partial(compiled, params, scale)
     results = []
     for first in range(0, examples, block):
