@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_softmax.ops._varying import all_axes_manual, explicit_axes
+from jax_softmax.ops._varying import on_one_device
 
 # Bytes of a block's logits in float32, for each processor.
 _BLOCK_BYTES = 2**21
@@ -46,7 +46,7 @@ def in_row_blocks(
         return f(arrays)  # exported for any size
     size = _rows_of_block(classes)
     worthwhile = classes >= _FEWEST_CLASSES and math.prod(shape) >= _FEWEST_BLOCKS * size
-    if not worthwhile or not _on_one_device(leaves):
+    if not worthwhile or not on_one_device(*leaves):
         return f(arrays)
     return lax.platform_dependent(
         arrays, cpu=lambda arrays: _in_blocks(f, arrays, shape, size), default=f
@@ -55,10 +55,6 @@ def in_row_blocks(
 
 def _rows_of_block(classes: int) -> int:
     return max(1, _BLOCK_BYTES * (os.cpu_count() or 1) // (4 * max(1, classes)))
-
-
-def _on_one_device(arrays: list[jax.Array]) -> bool:
-    return all_axes_manual() or (jax.device_count() == 1 and not explicit_axes(*arrays))
 
 
 def _in_blocks(

@@ -44,13 +44,20 @@ class Rules(NamedTuple):
 
 
 def build_rules(
-    forward: Forward[Arrays, Constants, Numbers], gradients: Gradients[Arrays, Constants, Numbers]
+    forward: Forward[Arrays, Constants, Numbers],
+    gradients: Gradients[Arrays, Constants, Numbers],
+    fuses: Callable[[Options, Arrays], bool] = lambda options, arrays: False,
 ) -> Rules:
-    """The three differentiable functions of one forward pass and its gradient."""
+    """The three differentiable functions of one forward pass and its gradient.
+
+    `fuses` says whether XLA:CPU fuses all of the forward pass into reductions, at once.
+    """
 
     def blockwise(
         options: Options, arrays: Arrays, constants: Constants
     ) -> tuple[Outputs, Numbers]:
+        if fuses(options, arrays):
+            return forward(options, arrays, constants)
         return in_row_blocks(
             lambda inputs: forward(options, *inputs), (arrays, constants), arrays[0].shape[:-1]
         )

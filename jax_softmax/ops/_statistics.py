@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_softmax.ops._row_sums import chunk_sum, row_sum
+from jax_softmax.ops._varying import on_one_device
 
 # About how many classes to a chunk of the sum on a CPU, and what will do.
 _CHUNK = 128
@@ -273,6 +274,36 @@ def is_class(index: jax.Array, classes: int) -> jax.Array:
     return lax.broadcasted_iota(jnp.int32, (*index.shape, classes), index.ndim) == index[..., None]
 
 
+def selected(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
+    """`x [..., V]` with `value [...]` at `index [...]`, where that is a class of `x`."""
+    return jnp.where(is_class(index, x.shape[-1]), value[..., None], x)
+
+
+def put(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
+    """The same, written on a CPU over what is in memory.
+
+    There a select costs every element a third of its time (72 ms against 40 for a pass over
+    4096 x 32768 exponentials), and writing 4096 numbers nothing. Where rows may be over several
+    devices, and elsewhere than on a CPU, it is a select, which fuses.
+    """
+    static = all(isinstance(size, int) for size in x.shape)
+    if not static or not on_one_device(x, index, value):
+        return selected(x, index, value)
+
+    def written(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
+        classes = x.shape[-1]
+        flat, index, value = x.reshape(-1, classes), index.reshape(-1), value.reshape(-1)
+        # A negative index would count from the end.
+        index = jnp.where(index < 0, classes, index)
+        rows = lax.iota(jnp.int32, len(flat))
+        at = flat.at[rows, index]
+        # Each row once, in order.
+        done = at.set(value, mode="drop", unique_indices=True, indices_are_sorted=True)
+        return done.reshape(x.shape)
+
+    return lax.platform_dependent(x, index, value, cpu=written, default=selected)
+
+
 def most_likely(z: jax.Array) -> jax.Array:
     """`[...]` int32, the first class of each row's largest logit in `z [..., V]`.
 
@@ -286,6 +317,11 @@ def most_likely(z: jax.Array) -> jax.Array:
     own = _chunk_of(z, first)
     assert own is not None
     return first + jnp.argmax(own, -1).astype(jnp.int32)
+
+
+def in_chunks(classes: int) -> bool:
+    """Whether rows of so many classes are summed in chunks on a CPU, a mask nowhere but in one."""
+    return _chunk_size(classes) is not None
 
 
 def _finite_shift(shift: jax.Array) -> jax.Array:

@@ -54,6 +54,11 @@ def explicit_axes(*arrays: jax.Array) -> frozenset[str]:
     )
 
 
+def on_one_device(*arrays: jax.Array) -> bool:
+    """Whether each device has its own arrays, whole; False where the compiler may spread them."""
+    return all_axes_manual() or (jax.device_count() == 1 and not explicit_axes(*arrays))
+
+
 def explicit_context() -> bool:
     """Whether this is inside a `jax.set_mesh` whose shardings are part of arrays' types."""
     kinds = jax.sharding.get_abstract_mesh().axis_types or ()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jax_softmax import ops
-from jax_softmax.ops import _cpu_blocks
+from jax_softmax.ops import _cpu_blocks, _statistics
 from jax_softmax.ops.cross_entropy import _integer, _soft
 from jax_softmax.ops.softmax import _jitted
 from tests.ops.options import LOSSES, NAMES, case, integer_loss, soft_loss
@@ -28,7 +28,8 @@ def blocks(monkeypatch):
     def of(rows):
         forget_traces()  # which do not know
         monkeypatch.setattr(_cpu_blocks, "_rows_of_block", lambda classes: rows)
-        monkeypatch.setattr(_cpu_blocks, "_on_one_device", lambda arrays: True)
+        for module in (_cpu_blocks, _statistics):
+            monkeypatch.setattr(module, "on_one_device", lambda *arrays: True)
 
     yield of
     forget_traces()
