@@ -77,7 +77,8 @@ def broadcast_rows(
 
 def statistics_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype of row statistics and losses: float32 for half precision, else the input's own."""
-    return jnp.promote_types(dtype, jnp.float32)
+    # Not promote_types, which raises where a user has JAX's strict promotion on.
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
 def canonical_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
