@@ -42,6 +42,7 @@ from jax_softmax.ops._rules import Outputs, build_rules, drop_rows, multiply, wi
 from jax_softmax.ops._slices import Slices, whole
 from jax_softmax.ops._statistics import RowStatistics
 
+# Classes of a row, of which a CPU takes many at once rather than in blocks.
 _LONG_ROW = 4096
 
 
@@ -189,7 +190,8 @@ def gradients(
 
     terms = statistics.shifted_exp(z, rows.shift[..., None])
     gradient = ((on_nll + on_all) / rows.total)[..., None] * terms
-    place = statistics.put if _is_last(options, logits, cotangents) else statistics.selected
+    last = _label_comes_last(options, logits, cotangents)
+    place = statistics.put_at_label if last else statistics.select_at_label
     gradient = place(gradient, constants.label_column, at_label)
     if options.label_smoothing:
         gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * each)
@@ -198,27 +200,33 @@ def gradients(
     return (through_cap(gradient, logits, options),)
 
 
-def _is_last(options: Options, logits: jax.Array, cotangents: list[jax.Array | None]) -> bool:
-    """Whether nothing is left to do to the gradient once its label's element is in place."""
-    more = (
-        options.label_smoothing
-        or options.soft_cap is not None
-        or any(g is not None for g in cotangents[3:])
-    )
-    return not more and logits.dtype == statistics_dtype(logits.dtype)
+def _is_wide(logits: jax.Array) -> bool:
+    """Whether the logits are in the dtype of the statistics."""
+    return logits.dtype == statistics_dtype(logits.dtype)
 
 
-def _fuses(options: Options, arrays: tuple[jax.Array]) -> bool:
+def _label_comes_last(
+    options: Options, logits: jax.Array, cotangents: list[jax.Array | None]
+) -> bool:
+    """Whether the gradient is done once its label's element is in place: it may be written there.
+
+    More arithmetic, or a cast, would be one more pass over the array.
+    """
+    more = options.label_smoothing or options.soft_cap is not None
+    more = more or any(g is not None for g in cotangents[3:])
+    return not more and _is_wide(logits)
+
+
+def _fuses(options: Options, arrays: tuple[jax.Array], constants: Constants) -> bool:
     """Whether XLA:CPU needs no blocks of rows, which cost time where nothing is written out.
 
     Of 4096 x 32768 float32 logits the loss takes 87 ms at once and 92 to 118 in blocks. Of shorter
     rows a label's own chunk is too much of the work to leave the cache for.
     """
     (logits,) = arrays
-    wide = logits.dtype == statistics_dtype(logits.dtype)
-    plain = options.soft_cap is None and not options.stats
+    plain = options.soft_cap is None and not options.stats and constants.mask is None
     classes = logits.shape[-1]
-    return wide and plain and classes >= _LONG_ROW and statistics.in_chunks(classes)
+    return plain and _is_wide(logits) and classes >= _LONG_ROW and statistics.in_chunks(classes)
 
 
 RULES = build_rules(_forward, gradients, _fuses)

@@ -46,7 +46,7 @@ class Rules(NamedTuple):
 def build_rules(
     forward: Forward[Arrays, Constants, Numbers],
     gradients: Gradients[Arrays, Constants, Numbers],
-    fuses: Callable[[Options, Arrays], bool] = lambda options, arrays: False,
+    fuses: Callable[[Options, Arrays, Constants], bool] = lambda *inputs: False,
 ) -> Rules:
     """The three differentiable functions of one forward pass and its gradient.
 
@@ -56,7 +56,7 @@ def build_rules(
     def blockwise(
         options: Options, arrays: Arrays, constants: Constants
     ) -> tuple[Outputs, Numbers]:
-        if fuses(options, arrays):
+        if fuses(options, arrays, constants):
             return forward(options, arrays, constants)
         return in_row_blocks(
             lambda inputs: forward(options, *inputs), (arrays, constants), arrays[0].shape[:-1]

@@ -174,7 +174,10 @@ class _Run:
         if np.issubdtype(features.dtype, np.floating):
             features = features.astype(self.dtype)
         scale = np.asarray(self.feature_scale, self.dtype)
-        self.data = Batches(jax.device_put(features), jax.device_put(labels), scale)
+        # A copy of its own, for the caller may write to the examples meanwhile.
+        self.data = Batches(
+            *(jax.device_put(x, may_alias=False) for x in (features, labels)), scale
+        )
 
     def advance(self, count: int, calls_epochs: int) -> tuple[float, np.ndarray]:
         """Runs the next `count` epochs; seconds and their `[count]` losses."""

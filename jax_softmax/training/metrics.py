@@ -14,12 +14,13 @@ import numpy as np
 from jax_softmax.ops import softmax, softmax_cross_entropy_with_integer_labels
 from jax_softmax.training.examples import Examples, check_features, check_labels, fit_dtype
 from jax_softmax.training.model import SoftmaxModel
-from jax_softmax.training.step import Params, logits_of
+from jax_softmax.training.step import Params
 
 # Features or logits in a block of examples: 32 MB once they are float32.
 _NUMBERS_PER_BLOCK = 2**23
-# Blocks of few examples have a multiple of so many, and several such sets share a program.
-_FEW = 256
+# Small sets of examples are filled up to a multiple of as many as have so many numbers, or of 256:
+# several sets share a program.
+_NUMBERS_TO_FILL = 2**16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,8 +140,10 @@ def _probabilities(params: Params, scale: jax.Array, features: jax.Array) -> tup
 
 
 def _logits(params: Params, features: jax.Array, scale: jax.Array) -> jax.Array:
-    """`[N, V]` of parameters in their public layout."""
-    return logits_of(params | {"kernel": params["kernel"].T}, features, scale)
+    """`[N, V]` logits `(features * scale) @ kernel + bias`, in the parameters' dtype."""
+    kernel = params["kernel"]
+    scaled = features.astype(kernel.dtype) * scale.astype(kernel.dtype)
+    return scaled @ kernel + params["bias"][None, :]
 
 
 def _in_blocks(
@@ -150,12 +153,13 @@ def _in_blocks(
 
     The last block is filled up with copies of its last row and cut again: one program serves all.
     """
-    params: dict[str, Any] = dict(model.params)
-    scale = np.asarray(model.feature_scale, jnp.result_type(params["kernel"]))
+    params = jax.device_put(dict(model.params))
+    scale = np.asarray(model.feature_scale, params["kernel"].dtype)
     arrays = (fit_dtype(arrays[0], scale.dtype), *arrays[1:])
     examples, width = arrays[0].shape
     widest = max(width, len(model.class_names))
-    block = min(-(-examples // _FEW) * _FEW, max(1, _NUMBERS_PER_BLOCK // widest))
+    few = min(256, max(1, _NUMBERS_TO_FILL // widest))
+    block = min(-(-examples // few) * few, max(1, _NUMBERS_PER_BLOCK // widest))
     run = functools.partial(compiled, params, scale)
     results = []
     for first in range(0, examples, block):

@@ -30,6 +30,7 @@ def blocks(monkeypatch):
         monkeypatch.setattr(_cpu_blocks, "_rows_of_block", lambda classes: rows)
         for module in (_cpu_blocks, _statistics):
             monkeypatch.setattr(module, "on_one_device", lambda *arrays: True)
+        monkeypatch.setattr(_statistics, "_LARGE", 0)
 
     yield of
     forget_traces()
@@ -155,12 +156,33 @@ def test_rows_that_may_be_over_devices_are_not_taken_in_blocks(monkeypatch):
     assert not loops(lambda z: integer_loss(z, labels), logits)
 
 
+def test_long_rows_are_taken_at_once_where_they_fuse(blocks):
+    blocks(3)
+    labels = np.zeros(24, np.int32)
+
+    def loop(classes, dtype=np.float32, mask=None, **options):
+        return loops(
+            lambda z: integer_loss(z, labels, where=mask, **options), np.zeros((24, classes), dtype)
+        )
+
+    assert not loop(4096) and not loop(4096, label_smoothing=0.1, z_loss=0.1)
+    assert loop(1024) and loop(4099)  # 4099 is prime: there are no chunks
+    assert loop(4096, jnp.bfloat16) and loop(4096, soft_cap=30.0) and loop(4096, return_stats=True)
+    assert loop(4096, mask=np.ones((24, 4096), bool))
+
+
 ROWS, CLASSES = 512, 32768
 BLOCKS = 16
 
 
 def integer_case(**options):
     return lambda z: integer_loss(z, np.zeros(ROWS, np.int32), reduction="mean", **options)
+
+
+def masked_case(**options):
+    """The mask an argument: XLA folds a constant one away."""
+    labels = np.zeros(ROWS, np.int32)
+    return lambda z, mask: integer_loss(z, labels, where=mask, reduction="mean", **options)
 
 
 def of_statistics(z):
@@ -172,23 +194,26 @@ def soft_case(**options):
     return lambda z, q: soft_loss(z, q, reduction="mean", **options)
 
 
-# The loss, and by how many arrays of the logits' shape it is differentiated.
+# The loss, by how many arrays of the logits' shape it is differentiated, and the dtypes of others.
 WEIGHTS = np.ones(CLASSES, np.float32)
 CASES = {
-    "no option": (integer_case(), 1),
-    "smoothing and weights": (integer_case(label_smoothing=0.1, class_weights=WEIGHTS), 1),
-    "soft_cap and z_loss": (integer_case(soft_cap=30.0, z_loss=0.1), 1),
-    "where": (integer_case(where=WEIGHTS[None] > 0), 1),
-    "rule": (integer_case(ignore_index=0, rule="jvp"), 1),
-    "statistics": (of_statistics, 1),
-    "soft labels": (soft_case(label_smoothing=0.1, soft_cap=30.0), 2),
-    "softmax": (ops.softmax, 0),
-    "log_softmax": (ops.log_softmax, 0),
+    "no option": (integer_case(), 1, ()),
+    "smoothing and weights": (integer_case(label_smoothing=0.1, class_weights=WEIGHTS), 1, ()),
+    "soft_cap and z_loss": (integer_case(soft_cap=30.0, z_loss=0.1), 1, ()),
+    "where": (masked_case(), 1, (bool,)),
+    "where and smoothing": (masked_case(label_smoothing=0.1), 1, (bool,)),
+    "rule": (integer_case(ignore_index=0, rule="jvp"), 1, ()),
+    "statistics": (of_statistics, 1, ()),
+    "soft labels": (soft_case(label_smoothing=0.1, soft_cap=30.0), 2, ()),
+    "softmax": (ops.softmax, 0, ()),
+    "log_softmax": (ops.log_softmax, 0, ()),
 }
 
 
 FAST = [
+    ("no option", jnp.float32),
     ("no option", jnp.bfloat16),
+    ("where and smoothing", jnp.float32),
     ("soft_cap and z_loss", jnp.float32),
     ("soft labels", jnp.bfloat16),
 ]
@@ -212,12 +237,12 @@ def temporaries(f, dtypes):
 def test_no_temporaries_as_large_as_the_logits(name, dtype, blocks):
     """Those of a few blocks, in float32."""
     blocks(ROWS // BLOCKS)
-    f, count = CASES[name]
+    f, count, others = CASES[name]
     bound = 5 / BLOCKS * 4 / np.dtype(dtype).itemsize
     if count == 0:
         assert temporaries(f, [dtype]) < bound
         assert temporaries(lambda x, g: jax.vjp(f, x)[1](g)[0], [dtype, dtype]) < bound
         return
-    dtypes = [dtype, jnp.float32][:count]
+    dtypes = [*[dtype, jnp.float32][:count], *others]
     assert temporaries(f, dtypes) < bound
     assert temporaries(jax.value_and_grad(f, tuple(range(count))), dtypes) < bound

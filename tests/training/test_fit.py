@@ -123,6 +123,20 @@ def test_integers_stay_what_they_are_on_the_device(images, dtype, monkeypatch):
     assert len({data.features.unsafe_buffer_pointer() for data in seen}) == 1  # carried there once
 
 
+def test_examples_may_change_while_it_trains(images, monkeypatch):
+    monkeypatch.setattr(loop, "_NUMBERS_PER_CALL", 1)  # an epoch a call
+    expected = fit(images, MINI)
+    # Where 64 bytes divide its address, JAX would take an array for its own.
+    size = images.features.size
+    buffer = np.empty(size + 64, np.uint8)
+    first = -buffer.ctypes.data % 64
+    pixels = buffer[first : first + size].reshape(images.features.shape)
+    pixels[:] = images.features
+    changing = dataclasses.replace(images, features=pixels)
+    result = fit(changing, MINI, on_progress=lambda record: pixels.fill(0))
+    assert_params_equal(result.params, expected.params)
+
+
 def test_integers_wider_than_the_device_holds_do_not_wrap(table):
     shift = 2**33
     split = Split(np.array([[0], [shift]]), np.array([0, 1]), feature_scale=1 / shift)
