@@ -174,10 +174,9 @@ class _Run:
         if np.issubdtype(features.dtype, np.floating):
             features = features.astype(self.dtype)
         scale = np.asarray(self.feature_scale, self.dtype)
-        # A copy of its own, for the caller may write to the examples meanwhile.
-        self.data = Batches(
-            *(jax.device_put(x, may_alias=False) for x in (features, labels)), scale
-        )
+        # Copies, for the caller may write to the examples meanwhile. (Not jax.device_put, which may
+        # take an array's memory as it is, whether may_alias is False or not.)
+        self.data = Batches(jnp.array(features), jnp.array(labels), scale)
 
     def advance(self, count: int, calls_epochs: int) -> tuple[float, np.ndarray]:
         """Runs the next `count` epochs; seconds and their `[count]` losses."""
