@@ -25,7 +25,14 @@ import jax
 import jax.numpy as jnp
 
 from jax_softmax.ops import _statistics as statistics
-from jax_softmax.ops._options import Options, exclude, read, spread, through_cap
+from jax_softmax.ops._options import (
+    Options,
+    counted_classes,
+    exclude,
+    read,
+    spread,
+    through_cap,
+)
 from jax_softmax.ops._row_sums import row_sum
 from jax_softmax.ops._rules import Outputs, build_rules, drop_rows, with_zeros
 from jax_softmax.ops._statistics import RowStatistics
@@ -47,12 +54,16 @@ class Constants(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """What the gradient needs of a row, `[...]` each; the last two only with `stats`."""
+    """What the gradient needs of a row, `[...]` each; the last two only with `stats`.
+
+    `counted` with smoothing and a mask: how many classes count.
+    """
 
     rows: RowStatistics
     top: jax.Array
     log_total: jax.Array
     target_sum: jax.Array
+    counted: jax.Array | None
     label_sum: jax.Array | None = None
     entropy: jax.Array | None = None
 
@@ -62,13 +73,15 @@ def _labels(labels: jax.Array, constants: Constants, dtype: jnp.dtype) -> jax.Ar
     return q if constants.mask is None else jnp.where(constants.mask, q, 0)
 
 
-def _targets(q: jax.Array, constants: Constants, options: Options) -> jax.Array:
+def _targets(
+    q: jax.Array, constants: Constants, options: Options, count: jax.Array | None
+) -> jax.Array:
     """`t = w ((1 - alpha) q + alpha / n)`, `[..., V]`."""
     weights = 1 if constants.class_weights is None else constants.class_weights
     t = q if constants.class_weights is None else weights * q
     if not options.label_smoothing:
         return t
-    each = spread(q, constants.mask, constants.class_weights, options)
+    each = spread(q, constants.mask, constants.class_weights, options, count)
     return (1 - options.label_smoothing) * t + each
 
 
@@ -83,7 +96,8 @@ def _forward(
     top = statistics.normalizer(logits, reader)
     rows, log_total = top.rows, top.log_total
     q = _labels(labels, constants, z.dtype)
-    t = _targets(q, constants, options)
+    count = counted_classes(constants.mask, options, rows.total)
+    t = _targets(q, constants, options, count)
     loss = statistics.weighted_surprisal(z, rows.shift, log_total, t)
     if options.z_loss:
         loss += options.z_loss * jnp.square(rows.shift + log_total)
@@ -91,13 +105,13 @@ def _forward(
     loss = jnp.where(jnp.isnan(rows.total), jnp.nan, loss)
     # Of labels read anew: a sum that shares them would have XLA:CPU write the targets out.
     again = _labels(statistics.unshared(labels), constants, z.dtype)
-    target_sum = row_sum(_targets(again, constants, options))
+    target_sum = row_sum(_targets(again, constants, options, count))
     if not options.stats:
-        return (loss,), Numbers(rows, top.column, log_total, target_sum)
+        return (loss,), Numbers(rows, top.column, log_total, target_sum, count)
     entropy = statistics.entropy(logits, reader, top)
     label_log_prob = -statistics.weighted_surprisal(z, rows.shift, log_total, q)
     outputs = (loss, statistics.logsumexp(rows, log_total), label_log_prob, entropy)
-    return outputs, Numbers(rows, top.column, log_total, target_sum, row_sum(again), entropy)
+    return outputs, Numbers(rows, top.column, log_total, target_sum, count, row_sum(again), entropy)
 
 
 def _gradients(
@@ -113,12 +127,12 @@ def _gradients(
         kept = constants.kept
         logits, numbers, cotangents = drop_rows(kept, logits, numbers, cotangents)
         labels = jnp.where(kept[..., None], labels, 0)
-    rows, top, log_total, target_sum, label_sum, entropy = numbers
+    rows, top, log_total, target_sum, count, label_sum, entropy = numbers
     g, g_lse, g_log_prob, g_entropy = with_zeros(cotangents, rows.total)
     logits = exclude(logits, constants.mask)
     z = read(logits, options)
     q = _labels(labels, constants, z.dtype)
-    t = _targets(q, constants, options)
+    t = _targets(q, constants, options, count)
 
     terms = statistics.shifted_exp(z, rows.shift[..., None])
     p = terms / rows.total[..., None]

@@ -36,7 +36,14 @@ import jax.numpy as jnp
 
 from jax_softmax.ops import _statistics as statistics
 from jax_softmax.ops._arguments import statistics_dtype
-from jax_softmax.ops._options import Options, exclude, read, spread, through_cap
+from jax_softmax.ops._options import (
+    Options,
+    counted_classes,
+    exclude,
+    read,
+    spread,
+    through_cap,
+)
 from jax_softmax.ops._row_sums import row_sum
 from jax_softmax.ops._rules import Outputs, build_rules, drop_rows, multiply, with_zeros
 from jax_softmax.ops._slices import Slices, whole
@@ -82,6 +89,7 @@ class Numbers(NamedTuple):
       logsumexp: with a z-loss.
       spread_sum: with smoothing over classes that a mask or weights tell apart, the sum of what it
         adds to each.
+      counted: with smoothing and a mask, how many classes count.
       entropy: with statistics, the entropy and the `log(total)` it was computed with.
       argmax: with statistics, the likeliest class; the gradient does not need it.
     """
@@ -89,6 +97,7 @@ class Numbers(NamedTuple):
     rows: RowStatistics
     logsumexp: jax.Array | None = None
     spread_sum: jax.Array | None = None
+    counted: jax.Array | None = None
     entropy: tuple[jax.Array, jax.Array] | None = None
     argmax: jax.Array | None = None
 
@@ -119,16 +128,17 @@ def forward(options: Options, slices: Slices, constants: Constants) -> tuple[Out
     nll = jnp.where(jnp.isnan(rows.total), jnp.nan, gap + (error + log_total))
     loss = multiply(on_label(constants, options), nll)
     total_spread = None
+    count = counted_classes(constants.mask, options, rows.total)
     if options.label_smoothing:
 
         def smoothing(logits: jax.Array, at: Constants) -> jax.Array:
             z = reader(logits)
-            each = spread(z, at.mask, at.class_weights, options)
+            each = spread(z, at.mask, at.class_weights, options, count)
             return statistics.weighted_surprisal(z, rows.shift, log_total, each)
 
         loss += slices.sum(smoothing)
         if not (constants.mask is None and constants.class_weights is None):
-            total_spread = slices.sum(partial(_spread_sum, options))
+            total_spread = slices.sum(partial(_spread_sum, options, count))
             total_spread = jnp.broadcast_to(total_spread, rows.total.shape)
     lse = rows.shift + log_total if options.z_loss else None
     if lse is not None:
@@ -136,7 +146,7 @@ def forward(options: Options, slices: Slices, constants: Constants) -> tuple[Out
     # Again, for a weight of 0 drops nll.
     loss = jnp.where(jnp.isnan(rows.total), jnp.nan, loss)
     if not options.stats:
-        return (loss,), Numbers(rows, lse, total_spread)
+        return (loss,), Numbers(rows, lse, total_spread, count)
     # Set apart from the likeliest class now, so that the entropy of a confident row is exact when
     # its label is another class.
     index = slices.most_likely()
@@ -148,13 +158,15 @@ def forward(options: Options, slices: Slices, constants: Constants) -> tuple[Out
         slices.sum(lambda logits, at: statistics.entropy_share(logits, reader, top)), top
     )
     outputs = (loss, statistics.logsumexp(top.rows, top.log_total), -nll, entropy)
-    return outputs, Numbers(rows, lse, total_spread, (entropy, top.log_total), index)
+    return outputs, Numbers(rows, lse, total_spread, count, (entropy, top.log_total), index)
 
 
-def _spread_sum(options: Options, logits: jax.Array, constants: Constants) -> jax.Array:
+def _spread_sum(
+    options: Options, count: jax.Array | None, logits: jax.Array, constants: Constants
+) -> jax.Array:
     # Of a mask read anew: a sum that shares it would have XLA:CPU write the spread out.
     mask = None if constants.mask is None else statistics.unshared(constants.mask)
-    each = spread(read(logits, options), mask, constants.class_weights, options)
+    each = spread(read(logits, options), mask, constants.class_weights, options, count)
     return row_sum(jnp.asarray(each))
 
 
@@ -169,7 +181,7 @@ def gradients(
     (logits,) = arrays
     if constants.kept is not None:
         logits, numbers, cotangents = drop_rows(constants.kept, logits, numbers, cotangents)
-    rows, lse, total_spread, entropy, _ = numbers
+    rows, lse, total_spread, count, entropy, _ = numbers
     g, g_lse, g_log_prob, g_entropy = with_zeros(cotangents, rows.total)
     logits = exclude(logits, constants.mask)
     z = read(logits, options)
@@ -180,7 +192,7 @@ def gradients(
         on_all += 2 * options.z_loss * g * lse
     each: jax.Array | float = 0.0
     if options.label_smoothing:
-        each = spread(z, constants.mask, constants.class_weights, options)
+        each = spread(z, constants.mask, constants.class_weights, options, count)
         on_all += g * (options.label_smoothing if total_spread is None else total_spread)
 
     at_label = -(on_nll / rows.total) * rows.others

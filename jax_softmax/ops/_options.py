@@ -130,14 +130,32 @@ def _quotient(a: jax.Array, b: float) -> tuple[jax.Array, jax.Array]:
     return value, jax.lax.stop_gradient(remainder / b)
 
 
+def counted_classes(mask: jax.Array | None, options: Options, rows: jax.Array) -> jax.Array | None:
+    """What `spread` needs of a mask, `[...]` as `rows`: how many classes count, at least 1.
+
+    None where it needs nothing. Kept for the gradient, which is not taken in blocks: there XLA:CPU
+    would write all of the mask out as numbers to add up.
+    """
+    if mask is None or options.classes is not None or not options.label_smoothing:
+        return None
+    count = jnp.maximum(jnp.sum(mask, -1, dtype=rows.dtype), 1)
+    return jnp.broadcast_to(count, rows.shape)
+
+
 def spread(
-    z: jax.Array, mask: jax.Array | None, class_weights: jax.Array | None, options: Options
+    z: jax.Array,
+    mask: jax.Array | None,
+    class_weights: jax.Array | None,
+    options: Options,
+    count: jax.Array | None,
 ) -> jax.Array | float:
-    """What smoothing adds to each class of `z`, `alpha / n w_j`: a number, or `[..., V]`."""
-    if mask is None or options.classes is not None:
+    """What smoothing adds to each class of `z`, `alpha / n w_j`: a number, or `[..., V]`.
+
+    `count` is what `counted_classes` says.
+    """
+    if mask is None or count is None:
         each = options.label_smoothing / (options.classes or z.shape[-1])
         weighted = each if class_weights is None else each * class_weights
         return weighted if mask is None else jnp.where(mask, weighted, 0)
-    count = jnp.maximum(jnp.sum(mask, -1, keepdims=True, dtype=z.dtype), 1)
     weights = 1.0 if class_weights is None else class_weights
-    return jnp.where(mask, options.label_smoothing / count * weights, 0)
+    return jnp.where(mask, options.label_smoothing / count[..., None] * weights, 0)

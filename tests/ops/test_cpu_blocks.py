@@ -214,6 +214,7 @@ FAST = [
     ("no option", jnp.float32),
     ("no option", jnp.bfloat16),
     ("where and smoothing", jnp.float32),
+    ("where and smoothing", jnp.bfloat16),
     ("soft_cap and z_loss", jnp.float32),
     ("soft labels", jnp.bfloat16),
 ]
