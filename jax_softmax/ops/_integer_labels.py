@@ -176,8 +176,13 @@ def gradients(
     constants: Constants,
     numbers: Numbers,
     cotangents: list[jax.Array | None],
+    is_result: bool = False,
 ) -> tuple[jax.Array]:
-    """`dL/dz`, `[..., V]`; the formula is the module's."""
+    """`dL/dz`, `[..., V]`; the formula is the module's.
+
+    `is_result` says that it is what a caller asked for, which has memory of its own. Where it goes
+    on into products, a select leaves it to the compiler to put it into the logits' memory.
+    """
     (logits,) = arrays
     if constants.kept is not None:
         logits, numbers, cotangents = drop_rows(constants.kept, logits, numbers, cotangents)
@@ -202,7 +207,7 @@ def gradients(
 
     terms = statistics.shifted_exp(z, rows.shift[..., None])
     gradient = ((on_nll + on_all) / rows.total)[..., None] * terms
-    last = _label_comes_last(options, logits, cotangents)
+    last = is_result and _label_comes_last(options, logits, cotangents)
     place = statistics.put_at_label if last else statistics.select_at_label
     gradient = place(gradient, constants.label_column, at_label)
     if options.label_smoothing:
@@ -241,4 +246,4 @@ def _fuses(options: Options, arrays: tuple[jax.Array], constants: Constants) -> 
     return plain and _is_wide(logits) and classes >= _LONG_ROW and statistics.in_chunks(classes)
 
 
-RULES = build_rules(_forward, gradients, _fuses)
+RULES = build_rules(_forward, partial(gradients, is_result=True), _fuses)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_softmax.ops import _statistics
+from jax_softmax.ops import _statistics, linear_softmax_cross_entropy
 from jax_softmax.ops._statistics import put_at_label, select_at_label
 from jax_softmax.ops.cross_entropy import _integer
 from tests.ops.pairs import PAIRS
@@ -88,3 +88,9 @@ def test_gradient_and_hessian_with_it(shape, written, rng):
     # With more to do to the gradient it would be one more pass.
     assert not scatters(gradient_of(pair.op, label_smoothing=0.1), logits)
     assert not scatters(gradient_of(pair.op), logits.astype(jnp.bfloat16))
+
+
+def test_a_layer_leaves_its_gradient_in_the_memory_of_its_logits(written, rng):
+    features, kernel = (rng.standard_normal(s).astype(np.float32) for s in ((6, 4), (4, 40)))
+    labels = rng.integers(0, 40, 6)
+    assert not scatters(jax.grad(linear_softmax_cross_entropy), features, kernel, labels)
