@@ -35,12 +35,14 @@ def main() -> int:
             print(f"without jit, {name:14} {1e3 * (time.perf_counter() - started):10.3f} ms")
 
     # By the library: many runs in turns, each contender's result checked before its time is taken.
+    # A ratio is the median of those of the turns, and not that of the medians.
     report = run_suites(["jit"], quick=True)
     for record in report.records:
         if record.seconds_median is None:
             print(f"{record.case:26} {record.contender:30} differs: not timed")
             continue
         compiling = f"compiled in {record.compile_seconds:.2f} s" if record.compile_seconds else ""
+        compiling = compiling or record.note
         print(
             f"{record.case:26} {record.contender:30} {1e3 * record.seconds_median:10.3f} ms, "
             f"{record.ratio:8.2f} x NumPy's {compiling}"

@@ -13,9 +13,11 @@ _LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 def use_compilation_cache() -> None:
     """Has JAX, which is not imported yet, keep what it compiles in the user's cache folder.
 
-    A folder that JAX is told of already is used as it says; one that cannot be made is done
-    without.
+    A folder that JAX is told of already is used, and so is what it is told to keep; a folder that
+    cannot be made is done without.
     """
+    # JAX keeps what took a second; a small run is many programs of a tenth.
+    os.environ.setdefault(_LEAST_SECONDS, "0")
     if _FOLDER in os.environ:
         return
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -24,8 +26,6 @@ def use_compilation_cache() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             os.environ[_FOLDER] = str(folder)
-            # JAX keeps what took a second; a small run is many programs of a tenth.
-            os.environ.setdefault(_LEAST_SECONDS, "0")
 
 
 def use_no_compilation_cache() -> None:

@@ -34,8 +34,14 @@ def test_a_folder_that_jax_was_told_of_stays(monkeypatch, tmp_path):
     monkeypatch.setenv(FOLDER, "elsewhere")
     use_compilation_cache()
     assert os.environ[FOLDER] == "elsewhere"
-    assert LEAST not in os.environ
+    assert os.environ[LEAST] == "0"  # or it would keep next to nothing of a small run
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_jax_was_told_to_keep_stays(monkeypatch):
+    monkeypatch.setenv(LEAST, "5")
+    use_compilation_cache()
+    assert os.environ[LEAST] == "5"
 
 
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
