@@ -72,7 +72,9 @@ def test_every_epoch_takes_every_example_once_in_another_order(examples):
 def test_orders_too_many_for_one_call_change_nothing(table, monkeypatch):
     expected = fit(table, MINI)
     monkeypatch.setattr(loop, "_ORDERS_PER_CALL", 2 * 23)
+    seen = _spy_on_data(monkeypatch)
     assert_params_equal(fit(table, MINI).params, expected.params)
+    assert len(seen) == 3  # one that compiles, and two epochs a call
 
 
 @pytest.mark.parametrize("batch_size", [23, 10**9])
