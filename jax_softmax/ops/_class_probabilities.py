@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_softmax.ops import _statistics as statistics
+from jax_softmax.ops._exponentials import exponentials
 from jax_softmax.ops._options import (
     Options,
     counted_classes,
@@ -93,7 +94,7 @@ def _forward(
     logits = exclude(logits, constants.mask)
     reader = partial(read, options=options)
     z = reader(logits)
-    top = statistics.normalizer(logits, reader)
+    top = statistics.normalizer(logits, reader, options.in_cache)
     rows, log_total = top.rows, top.log_total
     q = _labels(labels, constants, z.dtype)
     count = counted_classes(constants.mask, options, rows.total)
@@ -134,7 +135,7 @@ def _gradients(
     q = _labels(labels, constants, z.dtype)
     t = _targets(q, constants, options, count)
 
-    terms = statistics.shifted_exp(z, rows.shift[..., None])
+    terms = exponentials(z, rows.shift)
     p = terms / rows.total[..., None]
     not_p = jnp.where(
         statistics.is_class(top, z.shape[-1]), (rows.others / rows.total)[..., None], 1 - p

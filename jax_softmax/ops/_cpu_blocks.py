@@ -22,34 +22,36 @@ from jax_softmax.ops._varying import on_one_device
 _BLOCK_BYTES = 2**21
 # Fewer blocks, or rows that short, and forward and backward pass better share what they compute.
 _FEWEST_BLOCKS = 8
-_FEWEST_CLASSES = 32
+_FEWEST_CLASSES = 2
 
 Arrays = TypeVar("Arrays")
 Results = TypeVar("Results")
 
 
 def in_row_blocks(
-    f: Callable[[Arrays], Results], arrays: Arrays, shape: tuple[int, ...]
+    f: Callable[[Arrays, bool], Results], arrays: Arrays, shape: tuple[int, ...]
 ) -> Results:
-    """`f(arrays)`, on a CPU computed a block of rows at a time.
+    """`f(arrays, in_cache)`, on a CPU computed a block of rows at a time.
 
     Rows that may be over several devices stay together: each device would need some of every block.
 
     Args:
       f: from arrays to arrays `[*shape]`, each row's numbers from that row of the arrays alone.
+        `in_cache` says that they are a block, on a CPU.
       arrays: a tree of arrays `[*shape]` and `[*shape, V]`, or that broadcast to it.
       shape: of the rows.
     """
     leaves = jax.tree.leaves(arrays)
     classes = max(x.shape[-1] for x in leaves if x.ndim > len(shape))
     if not all(isinstance(n, int) for n in (*shape, classes)):
-        return f(arrays)  # exported for any size
+        return f(arrays, False)  # exported for any size
     size = _rows_of_block(classes)
-    worthwhile = classes >= _FEWEST_CLASSES and math.prod(shape) >= _FEWEST_BLOCKS * size
-    if not worthwhile or not on_one_device(*leaves):
-        return f(arrays)
+    if math.prod(shape) < _FEWEST_BLOCKS * size or not on_one_device(*leaves):
+        return f(arrays, False)
     return lax.platform_dependent(
-        arrays, cpu=lambda arrays: _in_blocks(f, arrays, shape, size), default=f
+        arrays,
+        cpu=lambda arrays: _in_blocks(lambda block: f(block, True), arrays, shape, size),
+        default=lambda arrays: f(arrays, False),
     )
 
 

@@ -28,6 +28,7 @@ entropy H,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ import jax.numpy as jnp
 
 from jax_softmax.ops import _statistics as statistics
 from jax_softmax.ops._arguments import statistics_dtype
+from jax_softmax.ops._exponentials import difference, exponentials
 from jax_softmax.ops._options import (
     Options,
     counted_classes,
@@ -47,7 +49,7 @@ from jax_softmax.ops._options import (
 from jax_softmax.ops._row_sums import row_sum
 from jax_softmax.ops._rules import Outputs, build_rules, drop_rows, multiply, with_zeros
 from jax_softmax.ops._slices import Slices, whole
-from jax_softmax.ops._statistics import RowStatistics
+from jax_softmax.ops._statistics import RowShare, RowStatistics
 
 # Classes of a row, of which a CPU takes many at once rather than in blocks.
 _LONG_ROW = 4096
@@ -120,10 +122,16 @@ def _forward(
 def forward(options: Options, slices: Slices, constants: Constants) -> tuple[Outputs, Numbers]:
     """`(loss,)`, or `(loss, logsumexp, label_log_prob, entropy)`, and the numbers."""
     reader = partial(read, options=options)
-    share = slices.share(lambda logits, at: statistics.row_share(logits, reader, at.label_column))
+
+    def apart(index: Callable[[Constants], jax.Array]) -> RowShare:
+        return slices.share(
+            lambda logits, at: statistics.row_share(logits, reader, index(at), options.in_cache)
+        )
+
+    share = apart(lambda at: at.label_column)
     rows = statistics.row_statistics(share, constants.valid)
     log_total = statistics.log_total(rows)
-    gap, error = statistics.difference(rows.shift, rows.label_logit)
+    gap, error = difference(rows.shift, share.label_logit)
     # total carries the NaN of a label that is no class.
     nll = jnp.where(jnp.isnan(rows.total), jnp.nan, gap + (error + log_total))
     loss = multiply(on_label(constants, options), nll)
@@ -150,10 +158,7 @@ def forward(options: Options, slices: Slices, constants: Constants) -> tuple[Out
     # Set apart from the likeliest class now, so that the entropy of a confident row is exact when
     # its label is another class.
     index = slices.most_likely()
-    top = statistics.likeliest(
-        slices.share(lambda logits, at: statistics.row_share(logits, reader, at.column_of(index))),
-        index,
-    )
+    top = statistics.likeliest(apart(lambda at: at.column_of(index)), index)
     entropy = statistics.entropy_of(
         slices.sum(lambda logits, at: statistics.entropy_share(logits, reader, top)), top
     )
@@ -201,11 +206,9 @@ def gradients(
         on_all += g * (options.label_smoothing if total_spread is None else total_spread)
 
     at_label = -(on_nll / rows.total) * rows.others
-    at_label += on_all / rows.total * statistics.shifted_exp(rows.label_logit, rows.shift)
-    # 0 * total rather than 0: a row that is NaN is so at an impossible class too.
-    at_label = jnp.where(rows.label_logit == -jnp.inf, 0 * rows.total, at_label)
+    at_label += on_all / rows.total * rows.own
 
-    terms = statistics.shifted_exp(z, rows.shift[..., None])
+    terms = exponentials(z, rows.shift)
     gradient = ((on_nll + on_all) / rows.total)[..., None] * terms
     last = is_result and _label_comes_last(options, logits, cotangents)
     place = statistics.put_at_label if last else statistics.select_at_label

@@ -23,6 +23,7 @@ class Options(NamedTuple):
       stats: whether the statistics of `SoftmaxStats` are outputs too.
       classes: how many classes there are, where an array holds a slice of them; None where an array
         holds them all.
+      in_cache: whether the logits are a block of rows that a CPU has in its cache.
     """
 
     label_smoothing: float = 0.0
@@ -30,6 +31,7 @@ class Options(NamedTuple):
     soft_cap: float | None = None
     stats: bool = False
     classes: int | None = None
+    in_cache: bool = False
 
 
 def check_options(

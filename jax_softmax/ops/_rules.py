@@ -58,9 +58,11 @@ def build_rules(
     ) -> tuple[Outputs, Numbers]:
         if fuses(options, arrays, constants):
             return forward(options, arrays, constants)
-        return in_row_blocks(
-            lambda inputs: forward(options, *inputs), (arrays, constants), arrays[0].shape[:-1]
-        )
+
+        def of_rows(inputs: tuple[Arrays, Constants], in_cache: bool) -> tuple[Outputs, Numbers]:
+            return forward(options._replace(in_cache=in_cache), *inputs)
+
+        return in_row_blocks(of_rows, (arrays, constants), arrays[0].shape[:-1])
 
     return Rules(
         _rows_vjp(blockwise, gradients),

@@ -17,9 +17,10 @@ from jax_softmax.ops._arguments import (
     mask_classes_last,
 )
 from jax_softmax.ops._cpu_blocks import in_row_blocks
+from jax_softmax.ops._exponentials import difference, exponentials, shifted_exp
 from jax_softmax.ops._options import Options, exclude, read
 from jax_softmax.ops._row_sums import row_sum
-from jax_softmax.ops._statistics import Likeliest, difference, normalizer, shifted_exp
+from jax_softmax.ops._statistics import Likeliest, normalizer
 from jax_softmax.ops._varying import vary, varying_axes
 
 _READ = partial(read, options=Options())
@@ -115,7 +116,10 @@ def _jitted(rule: RowFunction, x: jax.Array, mask: jax.Array | None) -> jax.Arra
 
 
 def _normalizer(x: jax.Array, mask: jax.Array | None) -> Likeliest:
-    return in_row_blocks(lambda rows: normalizer(exclude(*rows), _READ), (x, mask), x.shape[:-1])
+    def of_rows(rows: tuple[jax.Array, jax.Array | None], in_cache: bool) -> Likeliest:
+        return normalizer(exclude(*rows), _READ, in_cache)
+
+    return in_row_blocks(of_rows, (x, mask), x.shape[:-1])
 
 
 # softmax
@@ -141,7 +145,7 @@ def _softmax_fwd(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, Resid
 
 
 def _probabilities(z: jax.Array, shift: jax.Array, total: jax.Array) -> jax.Array:
-    return shifted_exp(z, shift[..., None]) / total[..., None]
+    return exponentials(z, shift) / total[..., None]
 
 
 def _sums(
@@ -149,9 +153,9 @@ def _sums(
 ) -> jax.Array:
     """`sum_i term(g_i, p_i)`, `[...]`."""
 
-    def of_rows(inputs: tuple[jax.Array, Residuals]) -> jax.Array:
+    def of_rows(inputs: tuple[jax.Array, Residuals], in_cache: bool) -> jax.Array:
         g, (x, mask, shift, total) = inputs
-        p = _probabilities(_READ(exclude(x, mask)), shift, total)
+        p = shifted_exp(_READ(exclude(x, mask)), shift[..., None]) / total[..., None]
         return row_sum(term(g.astype(p.dtype), p))
 
     return in_row_blocks(of_rows, (g, residuals), g.shape[:-1])
