@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GAP, _CHARACTER = 0.042, 0.0125  # of a panel's height and width: a line of text, and a letter
+_FAR = 5  # times the base, above which the times have a log scale
 _CHIP_BYTES = 16 * 2**30
 
 
@@ -54,9 +55,11 @@ def _time_against_memory(axes: Axes, case: str, records: Sequence[Record]) -> No
     unknown = len(known) < len(shown)
     right = strip * 5 if unknown else strip
     ratios = [record.ratio or 1.0 for record in shown]
-    bottom = min(0.9, 0.95 * min(ratios, default=1.0))
-    top = max(1.1, *ratios, 1.1) + 0.12 * (max(1.1, *ratios, 1.1) - bottom)
-    axes.set(xscale="log", xlim=(left, right), ylim=(bottom, top))
+    bottom, most = min(0.9, 0.95 * min(ratios, default=1.0)), max(1.1, *ratios, 1.1)
+    far = most > _FAR
+    top = 1.3 * most if far else most + 0.12 * (most - bottom)
+    yscale = "log" if far else "linear"
+    axes.set(xscale="log", xlim=(left, right), yscale=yscale, ylim=(bottom, top))
     axes.axhline(1, color="gray", linewidth=0.8, linestyle=":")
     _note(axes, f" {base} (100 % of the logits)", (0, 1), xycoords=("axes fraction", "data"))
     if unknown:
@@ -88,8 +91,12 @@ def _time_against_memory(axes: Axes, case: str, records: Sequence[Record]) -> No
     axes.set_xlabel("temporaries, % of the logits")
     axes.set_ylabel(f"time over that of {base}")
     axes.set_title(case, fontsize=9, loc="left", weight="bold")
-    ticks = [n * 10**i for i in range(-2, 4) for n in (1, 2, 5) if left < n * 10**i < strip]
+    round_numbers = [n * 10**i for i in range(-2, 4) for n in (1, 2, 5)]
+    ticks = [n for n in round_numbers if left < n < strip]
     axes.set_xticks(ticks, [f"{n:g}" for n in ticks])
+    if far:
+        ticks = [n for n in round_numbers if bottom < n < top]
+        axes.set_yticks(ticks, [f"{n:g}" for n in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
