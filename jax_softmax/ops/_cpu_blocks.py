@@ -20,9 +20,8 @@ from jax_softmax.ops._varying import on_one_device
 
 # Bytes of a block's logits in float32, for each processor.
 _BLOCK_BYTES = 2**21
-# Fewer blocks, or rows that short, and forward and backward pass better share what they compute.
+# Fewer blocks, and forward and backward pass better share what they compute.
 _FEWEST_BLOCKS = 8
-_FEWEST_CLASSES = 2
 
 Arrays = TypeVar("Arrays")
 Results = TypeVar("Results")

@@ -88,8 +88,8 @@ def _exponentials_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     """The derivative of an exponential is itself.
 
-    Not that of the polynomial, which is off by 4e-6, and is what jax 0.10 takes for second
-    derivatives of a `scan`: there it drops a `custom_jvp` within, unlike 0.12.
+    Not that of the polynomial, which is off by 4e-6, and is what jax 0.10 takes for second and
+    higher derivatives of a `scan`: there it drops a `custom_jvp` within, unlike 0.12.
     """
     value = _exponentials(*primals)
     return value, value * tangents[0]

@@ -207,6 +207,10 @@ def gradients(
 
     at_label = -(on_nll / rows.total) * rows.others
     at_label += on_all / rows.total * rows.own
+    # Both are 0 at a label that cannot happen, whose infinite loss may send back an infinite
+    # cotangent. 0 * total rather than 0: a row that is NaN is so there too.
+    never = (rows.others == 0) & (rows.own == 0)
+    at_label = jnp.where(never, 0 * rows.total, at_label)
 
     terms = exponentials(z, rows.shift)
     gradient = ((on_nll + on_all) / rows.total)[..., None] * terms

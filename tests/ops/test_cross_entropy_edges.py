@@ -1,5 +1,7 @@
 """The losses' exact rules: `where`, -inf, NaN and +inf logits, labels that are no class."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -133,6 +135,20 @@ def test_impossible_classes(loss, classes):
     assert not np.any(np.isnan(gradient))
     assert_close(gradient[1, 0], 2 / (classes - 1), np.float32)
     np.testing.assert_array_equal(gradient[3], 0)
+
+
+@both_regimes
+def test_infinite_cotangent_of_an_infinite_loss_leaves_its_label_at_0(classes):
+    """As `jnp.square(loss)` sends back."""
+    logits = normal_rows(classes)
+    logits[1, LABELS[1]] = -INF
+
+    def squared(z):
+        return jnp.sum(jnp.square(integer_loss(z, LABELS)))
+
+    gradient = np.asarray(jax.jit(jax.grad(squared))(logits))
+    assert gradient[1, LABELS[1]] == 0
+    assert np.all(np.isfinite(np.delete(gradient, 1, 0)))
 
 
 @both_regimes
