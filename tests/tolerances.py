@@ -41,6 +41,8 @@ LOSS_EPS = 3.0
 GRADIENT_EPS = 5.0
 # Correctly rounded is half an epsilon; the statistics behind it are float32.
 HALF_GRADIENT_EPS = 0.51
+# Of a gradient's exponentials in float32; a correctly rounded one is 0.5, and these are 0.70.
+EXPONENTIAL_EPS = 0.75
 
 
 def gradient_eps(dtype) -> float:

@@ -179,7 +179,7 @@ def backward_operations(loss, logits, labels, used, **options):
 def test_unused_statistics_cost_nothing_in_the_backward_pass(loss, rng):
     logits, labels, _ = case(loss, set(), (ROWS, 10), np.float32, rng)
     plain = backward_operations(loss, jnp.asarray(logits), labels, (0,))
-    assert plain["exp"] + plain["bitcast_convert_type"] >= 1
+    assert plain["bitcast_convert_type"] >= 1  # the exponentials, written out
     unused = backward_operations(loss, jnp.asarray(logits), labels, (0,), return_stats=True)
     assert unused == plain
     entropy = backward_operations(loss, jnp.asarray(logits), labels, (0, 3), return_stats=True)
