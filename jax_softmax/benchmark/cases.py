@@ -31,6 +31,7 @@ class Prepared:
       temporary_bytes: what the compiled program holds beside arguments and results.
       block_rows: rows of a block of logits, where they are made in blocks.
       note: for the record.
+      dtype: what it computes in, where that is not the case's.
     """
 
     run: Callable[[], Any]
@@ -40,6 +41,7 @@ class Prepared:
     temporary_bytes: int | None = None
     block_rows: int | None = None
     note: str = ""
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def run_case(case: Case, budget_seconds: float) -> list[Record]:
             found,
             max_error=error,
             note=prepared.note,
+            dtype=prepared.dtype or found.dtype,
             compile_seconds=prepared.compile_seconds,
             temporary_bytes=prepared.temporary_bytes,
             block_rows=prepared.block_rows,

@@ -26,7 +26,7 @@ Variants = Sequence[tuple[Reduction, Rule]]
 _REDUCTIONS: Sequence[Reduction] = ("mean", "sum", "none")
 _RULES: Sequence[Rule] = ("vjp", "jvp")
 _ONE: Variants = (("mean", "vjp"),)
-_SOME: Variants = (*_ONE, ("none", "vjp"), ("mean", "jvp"))
+_SOME: Variants = (*_ONE, ("mean", "jvp"))
 _ALL: Variants = tuple((reduction, rule) for rule in _RULES for reduction in _REDUCTIONS)
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
-import numpy as np
-
-from jax_softmax.benchmark import peers, tutorial
+from jax_softmax.benchmark import peers
 from jax_softmax.benchmark.cases import Case, Contender, Prepared
 from jax_softmax.benchmark.compare import PARAMS_BOUND, params_error
 from jax_softmax.benchmark.results import OURS, Record
 from jax_softmax.benchmark.time_to_accuracy import COMPILE
-from jax_softmax.benchmark.train_task import Trained, Trainer, TrainTask
-from jax_softmax.benchmark.trainers import NUMPY, OPTAX, SKLEARN, TORCH, TRAINERS
+from jax_softmax.benchmark.train_task import Trained, TrainTask
+from jax_softmax.benchmark.trainers import (
+    NUMPY,
+    NUMPY_FLOAT64,
+    OPTAX,
+    SKLEARN,
+    TORCH,
+    TRAINERS,
+)
 
 
 def epoch_case(name: str, task: TrainTask, epochs: int, accuracy_bound: float) -> Case:
@@ -24,8 +27,9 @@ def epoch_case(name: str, task: TrainTask, epochs: int, accuracy_bound: float) -
     that the test accuracy is compared.
     """
     full_batch = task.batch_size is None
-    numpy = TRAINERS[NUMPY](task)
-    right = _full_batch_in_float64(task, epochs) if full_batch else numpy.train(epochs)
+    reference = NUMPY_FLOAT64 if full_batch else NUMPY
+    numpy = TRAINERS[reference](task)
+    right = numpy.train(epochs)
     right_accuracy = right.accuracy(task)
 
     def error(found: Trained) -> float:
@@ -55,23 +59,21 @@ def epoch_case(name: str, task: TrainTask, epochs: int, accuracy_bound: float) -
     def prepare(name: str) -> Prepared:
         if name == TORCH:
             peers.import_torch()
-        trainer = numpy if name == NUMPY else TRAINERS[name](task)
-        return _prepared(trainer, epochs, error, compiles=name in COMPILE)
+        trainer = numpy if name == reference else TRAINERS[name](task)
+        compile_seconds = trainer.train(epochs).compile_seconds if name in COMPILE else None
+        return Prepared(
+            functools.partial(trainer.train, epochs),
+            error,
+            compile_seconds,
+            share=epochs,
+            note=trainer.note,
+            dtype="float64" if name == NUMPY_FLOAT64 else None,
+        )
 
-    names = [name for name in TRAINERS if name != SKLEARN]  # whose steps are not epochs
+    without = {SKLEARN}  # whose steps are not epochs
+    if not full_batch:
+        without.add(NUMPY_FLOAT64)
+    names = [name for name in TRAINERS if name not in without]
     return Case(
         about, [Contender(name, functools.partial(prepare, name), name == OURS) for name in names]
     )
-
-
-def _full_batch_in_float64(task: TrainTask, epochs: int) -> Trained:
-    wide = task.scaled(np.float64)
-    return Trained(*tutorial.train(wide, task.labels, task.classes, task.learning_rate, epochs))
-
-
-def _prepared(
-    trainer: Trainer, epochs: int, error: Callable[[Any], float], *, compiles: bool
-) -> Prepared:
-    compile_seconds = trainer.train(epochs).compile_seconds if compiles else None
-    run = functools.partial(trainer.train, epochs)
-    return Prepared(run, error, compile_seconds, share=epochs, note=trainer.note)

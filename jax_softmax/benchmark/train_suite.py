@@ -63,7 +63,7 @@ _QUICK = {
         repeats=1,
     ),
     "mnist": replace(
-        _FULL["mnist"], batch_sizes={128: 1}, most_epochs={OURS: 20, KEPT: 20, TORCH: 20}, repeats=1
+        _FULL["mnist"], batch_sizes={128: 1}, most_epochs={OURS: 20, TORCH: 20}, repeats=1
     ),
 }
 

@@ -65,14 +65,15 @@ def loss_and_gradients(params: Params, batch: Batches) -> tuple[jax.Array, Param
     """The mean cross-entropy of the batch's examples, a scalar, and its gradients.
 
     A large batch is taken in pieces that stay in a CPU's cache when they are made floating: for the
-    60,000 images of MNIST at once 197 ms, in pieces of 1000 60 ms.
+    60,000 images of MNIST at once 197 ms, in pieces 60 ms. Two pieces to a turn of the loop, for
+    XLA:CPU runs what they do with few threads side by side: 0.87 of the time of one.
     """
-    examples, width = batch.features.shape
-    rows = max(1, _PIECE // width)
-    if examples < 2 * rows:
+    examples = len(batch.labels)
+    pieces = _pieces(*batch.features.shape)
+    if pieces == 1:
         loss, gradients = _sums(params, batch)
     else:
-        pieces, rest = divmod(examples, rows)
+        rows, rest = divmod(examples, pieces)
 
         def add(
             sums: tuple[jax.Array, Params], first: jax.Array | int, count: int
@@ -84,9 +85,18 @@ def loss_and_gradients(params: Params, batch: Batches) -> tuple[jax.Array, Param
             return jax.tree.map(jnp.add, sums, _sums(params, piece))
 
         zeros = jnp.zeros((), params["bias"].dtype), jax.tree.map(jnp.zeros_like, params)
-        total = lax.fori_loop(0, pieces, lambda i, sums: add(sums, i * rows, rows), zeros)
+        total = lax.fori_loop(0, pieces, lambda i, sums: add(sums, i * rows, rows), zeros, unroll=2)
         loss, gradients = add(total, examples - rest, rest) if rest else total
     return jax.tree.map(lambda x: x / examples, (loss, gradients))
+
+
+def _pieces(examples: int, width: int) -> int:
+    """Into how many pieces a batch is cut: an even number, and one that divides it if it can."""
+    fewest = examples * width // _PIECE
+    if fewest < 2:
+        return 1
+    fewest += fewest % 2
+    return next((k for k in range(fewest, 2 * fewest, 2) if examples % k == 0), fewest)
 
 
 def _sums(params: Params, batch: Batches) -> tuple[jax.Array, Params]:
