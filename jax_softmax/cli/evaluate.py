@@ -19,8 +19,14 @@ class Evaluate(DataOptions):
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
     """The run folder that `jax-softmax train` wrote."""
-    dataset: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="DATASET")] = None
-    """iris, mnist or digits; the one the model was trained on if not given."""
+    dataset: Annotated[
+        tyro.conf.Positional[str | None],
+        tyro.conf.arg(
+            metavar="[DATASET]",
+            help_behavior_hint="(default: the one it was trained on, from the same folder)",
+        ),
+    ] = None
+    """iris, mnist or digits."""
 
     def run(self) -> None:
         """Loads the run and the dataset and prints loss, accuracy and the table of classes."""

@@ -47,12 +47,26 @@ def _read_npy(path: Path, model: SoftmaxModel) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:  # as np.load has them
-        raise InputError(f"{path}: expected a NumPy array file ({error}).") from error
+        # NumPy takes what it does not know for pickled objects, and says how to run them.
+        why = "of numbers" if "pickle" in str(error) else str(error)
+        raise InputError(f"{path}: expected a NumPy array file ({why}).") from error
     if not isinstance(array, np.ndarray):  # a .npz by another name
         array.close()
         raise InputError(f"{path}: expected a NumPy array file, found an archive of several.")
+    if _looks_scaled(array, model):
+        print(
+            f"jax-softmax: {path}: no value is above 1, and the model was trained on values up to "
+            f"{1 / model.feature_scale:g}; were these scaled before?",
+            file=sys.stderr,
+        )
     single = array.shape == model.feature_shape
     return array[None] if single else array
+
+
+def _looks_scaled(array: np.ndarray, model: SoftmaxModel) -> bool:
+    """Whether pixels seem to run from 0 to 1 where the model takes them as they are stored."""
+    floating = np.issubdtype(array.dtype, np.floating) and array.size > 0
+    return floating and model.is_image and model.feature_scale < 1 and np.nanmax(array) <= 1
 
 
 def _read_csv(path: Path, model: SoftmaxModel) -> np.ndarray:
@@ -64,6 +78,8 @@ def _read_csv(path: Path, model: SoftmaxModel) -> np.ndarray:
             for line, cells in enumerate(csv.reader(file), start=1):
                 if not cells:
                     continue
+                if len(cells) == 1 and ";" in cells[0]:
+                    raise InputError(f"{path}, line {line}: expected commas, found semicolons.")
                 try:
                     row = [float(cell) for cell in cells]
                 except ValueError as error:
@@ -74,9 +90,10 @@ def _read_csv(path: Path, model: SoftmaxModel) -> np.ndarray:
                         continue
                     raise InputError(f"{path}, line {line}: expected numbers ({error}).") from error
                 if len(row) != width:
+                    extra = " Leave out the column of labels." if len(row) == width + 1 else ""
                     raise InputError(
                         f"{path}, line {line}: expected {width} numbers, as the model was trained "
-                        f"on, got {len(row)}."
+                        f"on, got {len(row)}.{extra}"
                     )
                 rows.append(row)
     except (UnicodeDecodeError, csv.Error) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Annotated, NoReturn, Protocol
 
 import tyro
@@ -51,15 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
       (said in one message on standard error; with `--debug` the exception passes), or 130 when
       interrupted.
     """
-    command: _Runs = tyro.cli(
-        Command,
-        prog="jax-softmax",
-        description="The softmax classifier for JAX: train it, measure it, use it.",
-        args=None if arguments is None else list(arguments),
-        # A flag is a flag: no --no-overwrite beside --overwrite.
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-    )
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = False
     try:
+        if given == ["--version"]:
+            print(f"jax-softmax {metadata.version('jax_softmax')}, jax {metadata.version('jax')}")
+            return 0
+        command = _parse(given)
+        debug = command.debug
         if arguments is None:  # as a process of its own
             if command.no_compilation_cache:
                 use_no_compilation_cache()
@@ -72,13 +72,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as a process that SIGPIPE ends: whether checks failed is not known
     except (InputError, OSError) as error:  # OSError: a full disk, a name too long, no permission
-        if command.debug:
+        if debug:
             raise
         print(f"jax-softmax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("jax-softmax: interrupted.", file=sys.stderr)
         return 130
+
+
+def _parse(arguments: Sequence[str]) -> _Runs:
+    return tyro.cli(
+        Command,
+        prog="jax-softmax",
+        description="The softmax classifier for JAX: train it, measure it, use it (--version).",
+        args=arguments,
+        # A flag is a flag: no --no-overwrite beside --overwrite.
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
 
 
 def entry() -> NoReturn:

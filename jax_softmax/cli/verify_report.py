@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jax_softmax.verification import CheckResult, Selection
 
-_SHORT = {
-    "softmax_cross_entropy": "cross_entropy",
-    "softmax_cross_entropy_with_integer_labels": "cross_entropy, int labels",
-    "linear_softmax_cross_entropy": "linear cross_entropy",
-}
 _VALUES = ("loss", "value", "logsumexp", "label_log_prob", "entropy")
 _PEERS = {"textbook": "textbook_eps", "jax.nn": "jax_nn_eps", "optax": "optax_eps"}
+_LEGEND = (
+    "textbook, jax.nn, optax: their errors on the same rows, by autodiff; – where they have no",
+    "such function or option, or were not asked. Errors are in eps of the dtype. Capping a logit",
+    "at c rounds it to c eps before anything is computed from it: the bound is wider by that.",
+)
 
 
 def header_lines(selection: Selection) -> list[str]:
@@ -30,7 +30,7 @@ def header_lines(selection: Selection) -> list[str]:
     dtypes = ", ".join(dict.fromkeys(group.dtype for group in groups))
     classes = ", ".join(f"{n:,}" for n in sorted({group.classes for group in groups}))
     return [
-        f"device      {device.platform}: {device.device_kind}",
+        f"device      {_device_name(device.platform, device.device_kind)}",
         f"versions    jax {jax.__version__}, jax_softmax {jax_softmax.__version__}",
         f"functions   {ops}",
         f"dtypes      {dtypes}",
@@ -40,25 +40,29 @@ def header_lines(selection: Selection) -> list[str]:
 
 
 def table_lines(results: Sequence[CheckResult]) -> list[str]:
-    """A row for each op, rule, dtype and kind of quantity: what came nearest to its bound.
+    """For each op a row to a rule, dtype and kind of quantity: what came nearest to its bound.
 
     The peers' errors are the worst of theirs on the same rows.
     """
     lines = [
         "worst errors in eps against exact values",
-        f"{'function':27}{'rule':5}{'dtype':10}{'of':10}{'error':>7}{'bound':>7}  "
+        f"  {'rule':5}{'dtype':10}{'of':10}{'error':>7}{'bound':>7}  "
         + "".join(f"{name:>10}" for name in _PEERS)
         + "  where",
     ]
+    last = None
     for key, group in _grouped(result for result in results if result.against == "oracle"):
         worst = max(group, key=_share_of_bound)
         op, rule, dtype, kind = key
+        if op != last:
+            lines.append(op)
+            last = op
         peers = "".join(f"{_peer(group, field):>10}" for field in _PEERS.values())
         lines.append(
-            f"{_SHORT.get(op, op):27}{rule:5}{dtype:10}{kind:10}{_eps(worst.error_eps):>7}"
+            f"  {rule:5}{dtype:10}{kind:10}{_eps(worst.error_eps):>7}"
             f"{worst.bound_eps:7.3g}  {peers}  {_where(worst)}"
         )
-    return [*lines, "", *_other_lines(results)]
+    return [*lines, "", *_LEGEND, "", *_other_lines(results)]
 
 
 def failure_lines(results: Sequence[CheckResult]) -> list[str]:
@@ -99,6 +103,10 @@ def json_records(results: Sequence[CheckResult]) -> list[dict[str, Any]]:
         "jax_softmax_version": jax_softmax.__version__,
     }
     return [result.record() | of_all for result in results]
+
+
+def _device_name(platform: str, kind: str) -> str:
+    return kind if kind == platform else f"{platform}: {kind}"
 
 
 def _grouped(results: Iterable[CheckResult]) -> list[tuple[tuple[str, ...], list[CheckResult]]]:

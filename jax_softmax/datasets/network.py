@@ -57,7 +57,8 @@ class Probe:
             with get(url, stream=True, timeout=self._seconds) as response:
                 self._reply.put("" if response.ok else f"HTTP status {response.status_code}")
         except (OSError, ValueError) as error:  # all that requests raises is one of the two
-            self._reply.put(f"{type(error).__name__}: {error}")
+            cause = getattr(next(iter(error.args), None), "reason", None) or error
+            self._reply.put(f"{type(cause).__name__}: {cause}")
 
 
 def is_cached(entry: Entry, data_dir: Path) -> bool:

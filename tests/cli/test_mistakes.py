@@ -27,6 +27,8 @@ def files(cwd, iris, digits, iris_rows):
     (cwd / "cut.npy").write_bytes(header[:-9])
     (cwd / "bad-header.npy").write_bytes(header.replace(b"(3, 4)", b"(3, 4("))
     (cwd / "none.npy").touch()
+    (cwd / "semicolons.csv").write_text("1;2;3;4\n")
+    (cwd / "labelled.csv").write_text("1,2,3,4,0\n")
     (cwd / "short.csv").write_text("1,2,3,4\n1,2,3\n")
     (cwd / "word.csv").write_text("a,b,c,d\n1,2,3,4\n1,2,x,4\n")
     (cwd / "gap.csv").write_text("1,2,3,4\n1,,3,4\n")
@@ -91,12 +93,14 @@ PREDICT = {
     "nan": ("predict {iris} nan.npy", "expected finite numbers, got nan in row 0, column 0"),
     "empty": ("predict {iris} empty.npy", "expected at least one example"),
     "words": ("predict {iris} words.npy", "expected real numbers, got dtype <U1"),
-    "pickle": ("predict {iris} pickle.npy", "pickle.npy: expected a NumPy array file .*pickle"),
+    "pickle": ("predict {iris} pickle.npy", "pickle.npy: expected a NumPy array file .of numbers."),
     "archive": ("predict {iris} archive.npy", "expected a NumPy array file, found an archive"),
     "cut array": ("predict {iris} cut.npy", "cut.npy: expected a NumPy array file"),
     "bad header": ("predict {iris} bad-header.npy", "bad-header.npy: expected a NumPy array"),
     "empty array": ("predict {iris} none.npy", "none.npy: expected a NumPy array file"),
     "short row": ("predict {iris} short.csv", "short.csv, line 2: expected 4 numbers.*got 3"),
+    "a label": ("predict {iris} labelled.csv", "4 numbers.*got 5. Leave out the column of labels"),
+    "semicolons": ("predict {iris} semicolons.csv", "line 1: expected commas, found semicolons"),
     "a word": ("predict {iris} word.csv", "word.csv, line 3: expected numbers .*'x'"),
     "a gap": ("predict {iris} gap.csv", "gap.csv, line 2: expected numbers"),
     "nan in a table": ("predict {iris} nan.csv", "got nan in row 1, column 1"),

@@ -53,6 +53,14 @@ def test_an_array_of_any_shape_with_that_width(shape, digits, digits_test, recor
     np.testing.assert_array_equal(_classes(records(digits.run, "digits.npy")), expected)
 
 
+def test_pixels_that_seem_scaled_before_are_pointed_out(digits, digits_test, command):
+    np.save("scaled.npy", digits_test.features[:5] / 16)
+    outcome = command("predict", digits.run, "scaled.npy")
+    assert outcome.code == 0 and "up to 16; were these scaled before?" in outcome.err
+    np.save("bytes.npy", np.minimum(digits_test.features[:5], 1).astype(np.uint8))
+    assert command("predict", digits.run, "bytes.npy").err == ""
+
+
 def test_an_array_that_is_one_example(digits, digits_test, records):
     np.save("digit.npy", digits_test.features[3])
     expected = predict(load_run(digits.run), digits_test.features[3:4])

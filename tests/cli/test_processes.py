@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+
+import jax_softmax
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,6 +55,12 @@ def test_a_mistake_in_a_process(process, cwd):
     assert failed.stderr.startswith("jax-softmax: mnist is not on this machine")
     assert "Traceback" not in failed.stderr
     assert list(cwd.iterdir()) == []
+
+
+def test_version_is_told(process):
+    told = process("--version")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout == f"jax-softmax {jax_softmax.__version__}, jax {jax.__version__}\n"
 
 
 def test_help_names_the_commands(process):

@@ -187,7 +187,7 @@ def test_probe_of_a_host_that_refuses(monkeypatch):
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         port = unheard.getsockname()[1]
-        assert Probe(f"http://127.0.0.1:{port}/").failure().startswith("ConnectionError")
+        assert Probe(f"http://127.0.0.1:{port}/").failure().startswith("NewConnectionError")
 
 
 def test_a_probe_that_hangs_delays_neither_the_caller_nor_the_exit():
