@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jax_softmax.cli.report import device_name
+
 if TYPE_CHECKING:
     from jax_softmax.benchmark import Machine, Record, Report
 
@@ -28,9 +30,9 @@ def header_lines(machine: Machine) -> list[str]:
         "tokamax": machine.tokamax_version,
     }
     peers = [f"{name} {version}" for name, version in versions.items() if version]
+    device = device_name(machine.platform, machine.device_kind)
     return [
-        f"device      {machine.platform}: {machine.device_kind}; processor {machine.processor}, "
-        f"{machine.cpu_count} threads",
+        f"device      {device}; processor {machine.processor}, {machine.cpu_count} threads",
         f"versions    jax {machine.jax_version}, jaxlib {machine.jaxlib_version}, "
         f"NumPy {machine.numpy_version}, Python {machine.python_version}, "
         f"jax_softmax {machine.jax_softmax_version}",
@@ -56,7 +58,7 @@ def closing_line(report: Report) -> str:
     timed = sum(record.seconds_median is not None for record in report.records)
     skipped = sum(bool(record.skipped) for record in report.records)
     refused = f"{differ} DIFFER and were not timed, " if differ else ""
-    return f"{timed} times, {refused}{skipped} skipped, in {report.seconds:.1f} s"
+    return f"{timed} timed, {refused}{skipped} skipped, in {report.seconds:.1f} s"
 
 
 def _case_lines(case: str, records: Sequence[Record]) -> list[str]:
@@ -64,7 +66,7 @@ def _case_lines(case: str, records: Sequence[Record]) -> list[str]:
     against = {record.compared_with for record in records if record.compared_with}
     bounds = {record.error_bound for record in records if record.error_bound is not None}
     if against:
-        heading += f" (checked against {'; '.join(sorted(against))}: {max(bounds):g} at most)"
+        heading += f" (checked against {'; '.join(sorted(against))}: bound {max(bounds):g})"
     exponents = {record.exponent for record in records if record.exponent is not None}
     if exponents:
         heading += f"\n  time grows as the size to the power of {exponents.pop():.2f}"

@@ -44,11 +44,20 @@ class Evaluate(DataOptions):
             )
         folders = {"raw_dir": self.raw_dir, "data_dir": self.data_dir}
         same = name.strip().lower() == trained.get("dataset")
-        if same and folders == {"raw_dir": None, "data_dir": None}:
+        remembered = same and folders == {"raw_dir": None, "data_dir": None}
+        if remembered:
             folders = {folder: trained.get(folder) for folder in folders}
         with note(f"loading {name}"):
             # The run's own split, whose test examples it has not seen.
-            dataset = load_dataset(name, **folders, seed=trained.get("split_seed", 0))
+            try:
+                dataset = load_dataset(name, **folders, seed=trained.get("split_seed", 0))
+            except InputError as error:
+                if not remembered:
+                    raise
+                raise InputError(
+                    f"{error}\nThe run was trained on what was there; give --raw-dir or --data-dir "
+                    f"if it is elsewhere now."
+                ) from error
         test = evaluate(model, dataset.test)
         self.write_json(
             [

@@ -53,20 +53,25 @@ def _read_npy(path: Path, model: SoftmaxModel) -> np.ndarray:
     if not isinstance(array, np.ndarray):  # a .npz by another name
         array.close()
         raise InputError(f"{path}: expected a NumPy array file, found an archive of several.")
-    if _looks_scaled(array, model):
-        print(
-            f"jax-softmax: {path}: no value is above 1, and the model was trained on values up to "
-            f"{1 / model.feature_scale:g}; were these scaled before?",
-            file=sys.stderr,
-        )
+    _warn_of_scale(path, array, model)
     single = array.shape == model.feature_shape
     return array[None] if single else array
 
 
-def _looks_scaled(array: np.ndarray, model: SoftmaxModel) -> bool:
-    """Whether pixels seem to run from 0 to 1 where the model takes them as they are stored."""
-    floating = np.issubdtype(array.dtype, np.floating) and array.size > 0
-    return floating and model.is_image and model.feature_scale < 1 and np.nanmax(array) <= 1
+def _warn_of_scale(path: Path, array: np.ndarray, model: SoftmaxModel) -> None:
+    """Says so where pixels seem to be scaled otherwise than those that the model was trained on."""
+    if not (model.is_image and model.feature_scale < 1 and array.size):
+        return
+    if not np.issubdtype(array.dtype, np.number):
+        return
+    least, most, whole = np.min(array), np.max(array), 1 / model.feature_scale
+    scaled_before = np.issubdtype(array.dtype, np.floating) and most <= 1
+    if scaled_before or least < 0 or most > whole:
+        print(
+            f"jax-softmax: {path}: values from {least:g} to {most:g}, where the model was trained "
+            f"on pixels from 0 to {whole:g}; are these scaled otherwise?",
+            file=sys.stderr,
+        )
 
 
 def _read_csv(path: Path, model: SoftmaxModel) -> np.ndarray:
@@ -80,20 +85,20 @@ def _read_csv(path: Path, model: SoftmaxModel) -> np.ndarray:
                     continue
                 if len(cells) == 1 and ";" in cells[0]:
                     raise InputError(f"{path}, line {line}: expected commas, found semicolons.")
+                row: list[float] = []
                 try:
                     row = [float(cell) for cell in cells]
+                    problem = "" if len(row) == width else f"got {len(row)}"
                 except ValueError as error:
-                    if line == 1:
-                        header = f"{path}, line 1: taken as a header ({error})."
-                        if any(map(_is_number, cells)):  # which may be a slip of the pen
-                            print(f"jax-softmax: {header}", file=sys.stderr)
+                    problem = str(error)
+                    if line == 1 and not any(map(_is_number, cells)):
+                        header = f"{path}, line 1: taken as a header ({problem})."
                         continue
-                    raise InputError(f"{path}, line {line}: expected numbers ({error}).") from error
-                if len(row) != width:
-                    extra = " Leave out the column of labels." if len(row) == width + 1 else ""
+                if problem:
+                    hint = " Leave out the column of labels." if len(cells) == width + 1 else ""
                     raise InputError(
                         f"{path}, line {line}: expected {width} numbers, as the model was trained "
-                        f"on, got {len(row)}.{extra}"
+                        f"on ({problem}).{hint}"
                     )
                 rows.append(row)
     except (UnicodeDecodeError, csv.Error) as error:

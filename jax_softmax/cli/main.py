@@ -76,9 +76,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"jax-softmax: {error}", file=sys.stderr)
         return 2
+    except (RuntimeError, AssertionError):
+        failure = "" if debug else _backend_failure()
+        if not failure:
+            raise
+        print(f"jax-softmax: {failure}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("jax-softmax: interrupted.", file=sys.stderr)
         return 130
+
+
+def _backend_failure() -> str:
+    """Why JAX has no device; "" if it has one."""
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        return (
+            f"JAX finds no device (JAX_PLATFORMS={platforms!r}; {error or 'no reason given'}): "
+            f"unset JAX_PLATFORMS, or install what it asks for."
+        )
+    return ""
 
 
 def _parse(arguments: Sequence[str]) -> _Runs:

@@ -38,6 +38,11 @@ class OutputOptions:
             raise InputError(
                 f"--json {self.json}: expected a file's path in a folder that is there."
             )
+        if self.json.is_file() and not _is_json_list(self.json):
+            raise InputError(
+                f"--json {self.json}: holds something else than such results, which would be lost; "
+                f"give another path."
+            )
 
     def write_json(self, records: Sequence[dict[str, Any]]) -> None:
         """Writes the records to `--json`, whole or not at all."""
@@ -75,6 +80,11 @@ class DataOptions(OutputOptions):
         Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: TFDS_DATA_DIR)")
     ] = None
     """Folder of prepared TFDS datasets."""
+
+
+def _is_json_list(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) in (b"", b"[")
 
 
 def _as_text(records: Sequence[dict[str, Any]]) -> str:

@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from jax_softmax.training import Evaluation, FitResult
 
 
+def device_name(platform: str, kind: str) -> str:
+    """A device of JAX in words.
+
+    >>> device_name("gpu", "NVIDIA H200"), device_name("cpu", "cpu")
+    ('gpu: NVIDIA H200', 'cpu')
+    """
+    return kind if kind == platform else f"{platform}: {kind}"
+
+
 def train_report(dataset: Dataset, result: FitResult) -> list[str]:
     """What was trained, on what, where, and how long it took."""
     config = result.config
@@ -34,7 +43,7 @@ def evaluation_lines(**evaluations: Evaluation) -> list[str]:
     """Loss and accuracy of each evaluation, then the table of classes of the last one."""
     lines = ["", f"{'':12}{'loss':>8}{'accuracy':>11}"]
     for name, seen in evaluations.items():
-        lines.append(f"{name:12}{seen.loss:8.4f}{seen.accuracy:11.4f}")
+        lines.append(f"{name:12}{_loss(seen.loss):>8}{seen.accuracy:11.4f}")
     records = list(evaluations.values())[-1].per_class()
     width = max(10, *(len(record["class_name"]) for record in records)) + 2
     lines += ["", f"{'class':{width}}{'precision':>9}{'recall':>9}{'f1':>9}{'examples':>10}"]
@@ -42,6 +51,10 @@ def evaluation_lines(**evaluations: Evaluation) -> list[str]:
         scores = "".join(f"{record[name]:9.3f}" for name in ("precision", "recall", "f1"))
         lines.append(f"{record['class_name']:{width}}{scores}{record['support']:10,}")
     return lines
+
+
+def _loss(loss: float) -> str:
+    return f"{loss:.4f}" if loss < 1000 else f"{loss:.1e}"
 
 
 def prediction_lines(records: Sequence[dict[str, Any]]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -84,6 +85,7 @@ class Train(DataOptions):
         times = {"compile_seconds": result.compile_seconds, "train_seconds": result.train_seconds}
         self.write_json([metrics | times | {"device": result.device, "run_dir": str(run_dir)}])
         print("\n".join(train_report(dataset, result)))
+        _warn_of_divergence(result)
         print("\n".join(evaluation_lines(train=train, test=test)))
         print(f"\nrun folder  {run_dir}")
 
@@ -102,6 +104,16 @@ class Train(DataOptions):
         if settings.get("batch_size") == "none":
             settings["batch_size"] = None
         return TrainConfig(**settings)
+
+
+def _warn_of_divergence(result: FitResult) -> None:
+    first, last = (result.history[i]["train_loss"] for i in (0, -1))
+    if last > first:
+        print(
+            f"jax-softmax: the training loss went up, from {first:.4g} to {last:.4g}; try a "
+            f"smaller --learning-rate.",
+            file=sys.stderr,
+        )
 
 
 def _new_run_dir(dataset: str) -> Path:

@@ -6,15 +6,21 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jax_softmax.cli.report import device_name
+
 if TYPE_CHECKING:
     from jax_softmax.verification import CheckResult, Selection
 
 _VALUES = ("loss", "value", "logsumexp", "label_log_prob", "entropy")
 _PEERS = {"textbook": "textbook_eps", "jax.nn": "jax_nn_eps", "optax": "optax_eps"}
 _LEGEND = (
-    "textbook, jax.nn, optax: their errors on the same rows, by autodiff; – where they have no",
-    "such function or option, or were not asked. Errors are in eps of the dtype. Capping a logit",
-    "at c rounds it to c eps before anything is computed from it: the bound is wider by that.",
+    "error, bound: in eps of the dtype. Capping a logit at c rounds it to c eps before anything is",
+    "  computed from it: with soft_cap errors are larger, and so is the bound.",
+    "of: value is of losses, statistics and probabilities, gradient of every derivative.",
+    "textbook, jax.nn, optax: the largest error of theirs, by autodiff, in any check of the line;",
+    "  inf is an infinite or NaN result, – no such function or option, or not asked.",
+    "where: the option (together is all at once), the logits (N(0, s); a label that leads by so",
+    "  much; rows shifted by a constant), and the place.",
 )
 
 
@@ -30,12 +36,12 @@ def header_lines(selection: Selection) -> list[str]:
     dtypes = ", ".join(dict.fromkeys(group.dtype for group in groups))
     classes = ", ".join(f"{n:,}" for n in sorted({group.classes for group in groups}))
     return [
-        f"device      {_device_name(device.platform, device.device_kind)}",
+        f"device      {device_name(device.platform, device.device_kind)}",
         f"versions    jax {jax.__version__}, jax_softmax {jax_softmax.__version__}",
         f"functions   {ops}",
         f"dtypes      {dtypes}",
         f"classes     {classes.replace(', ', '  ')}",
-        f"programs    {len(groups)} ({selection.grid}), 7 regimes of logits each",
+        f"programs    {len(groups)} ({selection.taken_grid}), 7 regimes of logits each",
     ]
 
 
@@ -45,7 +51,7 @@ def table_lines(results: Sequence[CheckResult]) -> list[str]:
     The peers' errors are the worst of theirs on the same rows.
     """
     lines = [
-        "worst errors in eps against exact values",
+        "against exact values, the check that came nearest to its bound:",
         f"  {'rule':5}{'dtype':10}{'of':10}{'error':>7}{'bound':>7}  "
         + "".join(f"{name:>10}" for name in _PEERS)
         + "  where",
@@ -103,10 +109,6 @@ def json_records(results: Sequence[CheckResult]) -> list[dict[str, Any]]:
         "jax_softmax_version": jax_softmax.__version__,
     }
     return [result.record() | of_all for result in results]
-
-
-def _device_name(platform: str, kind: str) -> str:
-    return kind if kind == platform else f"{platform}: {kind}"
 
 
 def _grouped(results: Iterable[CheckResult]) -> list[tuple[tuple[str, ...], list[CheckResult]]]:

@@ -31,6 +31,15 @@ class Examples(Protocol):
         """What a stored feature is multiplied by."""
 
 
+def check_examples(name: str, value: object, attributes: tuple[str, ...]) -> None:
+    """Raises InputError if `value` has not all of the attributes of examples that are read."""
+    if not all(hasattr(value, attribute) for attribute in attributes):
+        raise InputError(
+            f"{name}: expected examples such as Split(features, labels) or a dataset's .train, got "
+            f"{type(value).__name__}."
+        )
+
+
 def check_features(features: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """The features as a `[N, D]` array of their own dtype (float16 and wider, or integers).
 

@@ -15,6 +15,7 @@ from jax_softmax.errors import InputError
 from jax_softmax.training.config import TrainConfig
 from jax_softmax.training.examples import (
     Examples,
+    check_examples,
     check_features,
     check_labels,
     check_several_classes,
@@ -134,11 +135,7 @@ def fit(
 
 
 def _check_types(train: object, config: object, optimizer: object) -> None:
-    wanted = ("features", "labels", "class_names", "feature_scale")
-    if not all(hasattr(train, name) for name in wanted):
-        raise InputError(
-            f"train: expected examples such as Split(features, labels), got {type(train).__name__}."
-        )
+    check_examples("train", train, ("features", "labels", "class_names", "feature_scale"))
     if not isinstance(config, TrainConfig):
         raise InputError(f"config: expected a TrainConfig, got {type(config).__name__}.")
     if not (optimizer is None or hasattr(optimizer, "update")):

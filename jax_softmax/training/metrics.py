@@ -12,7 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_softmax.ops import softmax, softmax_cross_entropy_with_integer_labels
-from jax_softmax.training.examples import Examples, check_features, check_labels, fit_dtype
+from jax_softmax.training.examples import (
+    Examples,
+    check_examples,
+    check_features,
+    check_labels,
+    fit_dtype,
+)
 from jax_softmax.training.model import SoftmaxModel
 from jax_softmax.training.step import Params
 
@@ -86,6 +92,7 @@ def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
     >>> evaluate(fit(split, TrainConfig(learning_rate=1.0)), split).accuracy
     1.0
     """
+    check_examples("examples", examples, ("features", "labels"))
     features = check_features(examples.features, model.feature_shape)
     labels, _ = check_labels(examples.labels, len(features), len(model.class_names))
     losses, predictions = _in_blocks(_losses_and_predictions, model, features, labels)

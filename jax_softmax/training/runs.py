@@ -26,6 +26,8 @@ _MODEL = "model.safetensors"
 _CONFIG = "config.json"
 _METRICS = "metrics.json"
 _HISTORY = "history.jsonl"
+_CURVE, _CONFUSION, _WEIGHTS = "learning_curve.png", "confusion_matrix.png", "class_weights.png"
+_FILES = (_MODEL, _CONFIG, _METRICS, _HISTORY, _CURVE, _CONFUSION, _WEIGHTS)
 _MEASURED = ("compile_seconds", "train_seconds", "device")
 _FORMAT = "jax_softmax.classifier.1"
 
@@ -161,6 +163,12 @@ def check_run_dir(run_dir: str | os.PathLike[str], *, overwrite: bool) -> None:
             f"run folder {target}: holds files but no {_MODEL}, so it is no run and will not be "
             f"replaced; give another folder."
         )
+    others = sorted(path.name for path in target.iterdir() if path.name not in _FILES)
+    if others:
+        raise InputError(
+            f"run folder {target}: holds files of others ({', '.join(others[:5])}), which would be "
+            f"lost; give another folder."
+        )
     if not overwrite:
         raise InputError(
             f"run folder {target}: a run is there already; give another folder, or --overwrite "
@@ -223,11 +231,11 @@ def _write(
     _write_json(folder / _METRICS, own | dict(metrics))
     lines = "".join(json.dumps(record) + "\n" for record in result.history)
     (folder / _HISTORY).write_text(lines)
-    pictures.learning_curve(result.history).savefig(folder / "learning_curve.png")
+    pictures.learning_curve(result.history).savefig(folder / _CURVE)
     if evaluation is not None:
-        pictures.confusion_matrix(evaluation).savefig(folder / "confusion_matrix.png")
+        pictures.confusion_matrix(evaluation).savefig(folder / _CONFUSION)
     if result.is_image:
-        pictures.class_weights(result).savefig(folder / "class_weights.png")
+        pictures.class_weights(result).savefig(folder / _WEIGHTS)
 
 
 def versions() -> dict[str, str]:
@@ -245,7 +253,9 @@ def _write_json(path: Path, value: object) -> None:
 def _file(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
-        found = "no such folder" if not folder.is_dir() else f"no {name} in it"
+        found = f"no {name} in it" if folder.is_dir() else "no such folder"
+        if folder.is_file():
+            found = "a file"
         raise InputError(
             f"run folder {folder}: {found}; give the folder that `jax-softmax train` wrote."
         )

@@ -38,7 +38,7 @@ class Selection:
 
     Attributes:
       grid: "quick" compiles a few dozen programs, "default" some hundreds, "full" every
-        combination.
+        combination. Where "quick" has nothing of the ops and dtypes, "default" is taken.
       ops: names of `OPS`; empty takes all.
       dtypes: names of `DTYPES`; empty takes all.
 
@@ -58,14 +58,17 @@ class Selection:
 
     def groups(self) -> list[Group]:
         """The groups; those that differ only in their rule stand next to each other."""
+        return self._groups_of(self.taken_grid)
+
+    @property
+    def taken_grid(self) -> GridName:
+        """The grid that the groups are of."""
+        return self.grid if self._groups_of(self.grid) else "default"
+
+    def _groups_of(self, grid: GridName) -> list[Group]:
         ops, dtypes = self.ops or OPS, self.dtypes or DTYPES
-        grids = {"quick": _quick, "default": _default, "full": _full}
-        found: list[Group] = []
-        for name in [self.grid, "default"]:  # what the quick grid lacks can be asked for by name
-            found = found or [
-                g for g in dict.fromkeys(grids[name]()) if g.op in ops and g.dtype in dtypes
-            ]
-        return found
+        every = {"quick": _quick, "default": _default, "full": _full}[grid]()
+        return [g for g in dict.fromkeys(every) if g.op in ops and g.dtype in dtypes]
 
     def has_peers(self, group: Group) -> bool:
         """Whether the peers are measured beside the group: compiling them takes its time."""

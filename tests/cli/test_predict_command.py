@@ -53,10 +53,15 @@ def test_an_array_of_any_shape_with_that_width(shape, digits, digits_test, recor
     np.testing.assert_array_equal(_classes(records(digits.run, "digits.npy")), expected)
 
 
-def test_pixels_that_seem_scaled_before_are_pointed_out(digits, digits_test, command):
-    np.save("scaled.npy", digits_test.features[:5] / 16)
+@pytest.mark.parametrize("scale", [1 / 16, -1.0, 16.0])
+def test_pixels_that_seem_scaled_otherwise_are_pointed_out(scale, digits, digits_test, command):
+    np.save("scaled.npy", digits_test.features[:5] * scale)
     outcome = command("predict", digits.run, "scaled.npy")
-    assert outcome.code == 0 and "up to 16; were these scaled before?" in outcome.err
+    assert outcome.code == 0
+    assert "trained on pixels from 0 to 16; are these scaled otherwise?" in outcome.err
+
+
+def test_pixels_of_two_values_are_nothing_to_speak_of(digits, digits_test, command):
     np.save("bytes.npy", np.minimum(digits_test.features[:5], 1).astype(np.uint8))
     assert command("predict", digits.run, "bytes.npy").err == ""
 
@@ -132,17 +137,14 @@ def test_prediction_writes_nothing_of_its_own(iris, iris_rows, command, tree, cw
     assert (tree(cwd), tree(iris.run)) == before
 
 
-def test_a_first_line_with_a_slip_is_a_header_and_said_to_be_one(iris, command):
+@pytest.mark.parametrize("slip", ["4.9,3.0,1.4,O.2", "4.9,3.0,,0.2", "4.9,3.0,1.4,0.2,setosa"])
+def test_a_first_line_with_numbers_is_no_header(slip, iris, command):
     file = Path("flowers.csv")
-    file.write_text("4.9,3.0,1.4,O.2\n5.9,3.0,5.1,1.8\n")
-    outcome = command("predict", iris.run, file)
-    assert outcome.code == 0
-    assert "line 1: taken as a header (could not convert" in outcome.err
-    file.write_text("4.9,3.0,1.4,O.2\n")
+    file.write_text(f"{slip}\n5.9,3.0,5.1,1.8\n")
     outcome = command("predict", iris.run, file)
     assert outcome.code == 2
-    assert "at least one row of numbers, got none" in outcome.err
-    assert "'O.2'" in outcome.err
+    assert "flowers.csv, line 1: expected 4 numbers" in outcome.err
+    assert ("Leave out the column of labels" in outcome.err) == ("setosa" in slip)
 
 
 def test_an_image_of_16_bits_is_refused(digits, command):

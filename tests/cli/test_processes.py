@@ -29,9 +29,11 @@ def process(cwd):
         "no_proxy": "",
     }
 
-    def run(*arguments):
+    def run(*arguments, **variables):
         command = [sys.executable, "-m", "jax_softmax", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=cwd, env=environment | variables
+        )
 
     return run
 
@@ -68,3 +70,10 @@ def test_help_names_the_commands(process):
     assert (helped.returncode, helped.stderr) == (0, "")
     for command in ("train", "evaluate", "predict"):
         assert command in helped.stdout
+
+
+def test_a_platform_that_is_not_there_is_one_message(process):
+    failed = process("verify", "--quick", JAX_PLATFORMS="nowhere")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("jax-softmax: JAX finds no device (JAX_PLATFORMS='nowhere'")
+    assert "Traceback" not in failed.stderr

@@ -164,10 +164,23 @@ def test_json_through_a_link_goes_to_what_it_leads_to(command, cwd):
 
 
 def test_json_replaces_an_older_file(command, cwd):
-    (cwd / "out.json").write_text("old " * 10_000)
+    (cwd / "out.json").write_text("[" + "1, " * 10_000)
     assert command("train", "iris", *QUICK, "--run-dir", "run", "--json", "out.json").code == 0
     assert len(json.loads((cwd / "out.json").read_text())) == 1
     assert {path.name for path in cwd.iterdir()} == {"run", "out.json"}
+
+
+def test_json_does_not_replace_what_is_no_result(command, cwd):
+    (cwd / "notes.md").write_text("years")
+    done = command("train", "iris", *QUICK, "--json", "notes.md")
+    assert done.code == 2 and "--json notes.md: holds something else" in done.err
+    assert (cwd / "notes.md").read_text() == "years"
+
+
+def test_a_loss_that_went_up_is_pointed_out(command, cwd):
+    done = command("train", "iris", "--epochs", "50", "--learning-rate", "1e6")
+    assert done.code == 0
+    assert "the training loss went up, from 1.099 to " in done.err
 
 
 @pytest.mark.parametrize("flag", ["--raw-dir", "--data-dir", "--run-dir", "--json"])

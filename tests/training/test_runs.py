@@ -164,12 +164,18 @@ def test_a_run_is_not_replaced_unasked(run, image_result):
 
 
 def test_a_run_is_replaced_whole_when_asked(run, image_result):
-    (run / "notes.txt").write_text("of the old run")
     save_run(image_result, run, overwrite=True)
     assert {path.name for path in run.parent.iterdir()} == {"run"}
     expected = FILES - {"confusion_matrix.png"} | {"class_weights.png"}
     assert {path.name for path in run.iterdir()} == expected
     assert load_run(run).feature_shape == (6, 5)
+
+
+def test_a_run_with_files_of_others_is_not_replaced(run, image_result):
+    (run / "notes.txt").write_text("years")
+    with pytest.raises(InputError, match=r"holds files of others \(notes.txt\)"):
+        save_run(image_result, run, overwrite=True)
+    assert {path.name for path in run.iterdir()} == FILES | {"notes.txt"}
 
 
 def test_an_empty_folder_becomes_the_run(table_result, tmp_path):
