@@ -113,7 +113,8 @@ def fit(
             i = int(np.argmin(finite))
             raise _diverged(f"loss became {losses[i]}", first + i + 1, config, optimizer)
         history += [
-            {"epoch": first + i + 1, "train_loss": float(loss)} for i, loss in enumerate(losses)
+            {"epoch": epoch, "train_loss": loss}
+            for epoch, loss in enumerate(losses.tolist(), start=first + 1)
         ]
         if validation is not None:
             seen = evaluate(run.model(), validation)
