@@ -62,7 +62,7 @@ def _warn_of_scale(path: Path, array: np.ndarray, model: SoftmaxModel) -> None:
     """Says so where pixels seem to be scaled otherwise than those that the model was trained on."""
     if not (model.is_image and model.feature_scale < 1 and array.size):
         return
-    if not np.issubdtype(array.dtype, np.number):
+    if array.dtype.kind not in "iuf":
         return
     least, most, whole = np.min(array), np.max(array), 1 / model.feature_scale
     scaled_before = np.issubdtype(array.dtype, np.floating) and most <= 1
@@ -91,8 +91,10 @@ def _read_csv(path: Path, model: SoftmaxModel) -> np.ndarray:
                     problem = "" if len(row) == width else f"got {len(row)}"
                 except ValueError as error:
                     problem = str(error)
-                    if line == 1 and not any(map(_is_number, cells)):
+                    if line == 1:
                         header = f"{path}, line 1: taken as a header ({problem})."
+                        if any(map(_is_number, cells)):  # which may be a slip of the pen
+                            print(f"jax-softmax: {header}", file=sys.stderr)
                         continue
                 if problem:
                     hint = " Leave out the column of labels." if len(cells) == width + 1 else ""

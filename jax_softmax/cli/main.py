@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = False
     try:
-        if given == ["--version"]:
+        if given[:1] == ["--version"]:
             print(f"jax-softmax {metadata.version('jax_softmax')}, jax {metadata.version('jax')}")
             return 0
         command = _parse(given)

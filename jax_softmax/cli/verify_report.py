@@ -41,7 +41,7 @@ def header_lines(selection: Selection) -> list[str]:
         f"functions   {ops}",
         f"dtypes      {dtypes}",
         f"classes     {classes.replace(', ', '  ')}",
-        f"programs    {len(groups)} ({selection.taken_grid}), 7 regimes of logits each",
+        f"programs    {len(groups)} ({selection.grid}), 7 regimes of logits each",
     ]
 
 

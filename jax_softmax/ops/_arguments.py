@@ -23,6 +23,14 @@ def check_floating(name: str, x: jax.Array) -> None:
         )
 
 
+def real_array(name: str, x: jax.typing.ArrayLike) -> jax.Array:
+    """`x` as an array; raises TypeError if it is complex."""
+    array = jnp.asarray(x)
+    if jnp.iscomplexobj(array):
+        raise TypeError(f"{name}: expected real numbers, got {array.dtype}.")
+    return array
+
+
 def check_reduction(reduction: str) -> None:
     """Raises ValueError unless `reduction` is one that the losses know."""
     if reduction not in get_args(Reduction):
@@ -34,7 +42,7 @@ def check_ignore_index(ignore_index: int | None, dtype: jnp.dtype) -> None:
     """Raises unless `ignore_index` is None or a number that labels of `dtype` can hold."""
     if ignore_index is None:
         return
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int | np.integer):
         raise TypeError(f"ignore_index: expected None or a Python integer, got {ignore_index!r}.")
     held = jnp.iinfo(dtype)
     if not held.min <= ignore_index <= held.max:
@@ -45,10 +53,12 @@ def check_ignore_index(ignore_index: int | None, dtype: jnp.dtype) -> None:
 
 
 def label_array(labels: jax.typing.ArrayLike, ignore_index: int | None) -> jax.Array:
-    """Labels as JAX's array, in which a NumPy label too wide for its dtype is still no class.
+    """Labels as JAX's array, in which a label too wide for its dtype is still no class.
 
     Without x64 `jnp.asarray` would wrap 2**32 to class 0.
     """
+    if not isinstance(labels, jax.Array) and not hasattr(labels, "__jax_array__"):
+        labels = np.asarray(labels)
     if isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer):
         held = jnp.iinfo(jax.dtypes.canonicalize_dtype(labels.dtype))
         outside = (labels < held.min) | (labels > held.max)
@@ -65,7 +75,7 @@ def broadcast_rows(
     Raises:
       ValueError: if the factors do not broadcast to the rows.
     """
-    given = jnp.asarray(sample_weight, dtype)
+    given = real_array("sample_weight", sample_weight).astype(dtype)
     try:
         return jnp.broadcast_to(given, rows)
     except ValueError as error:

@@ -7,8 +7,10 @@ from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from jax_softmax.ops._arguments import statistics_dtype
+from jax_softmax.ops._varying import explicit_axes
 
 Rule = Literal["vjp", "jvp"]
 
@@ -71,9 +73,23 @@ def _number(name: str, value: float) -> float:
             f"compiled program, so pass it outside jit or mark it static (static_argnames)."
         )
     try:
+        if isinstance(value, str | bool):
+            raise TypeError
         return float(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name}: expected a Python number, got {value!r}.") from error
+
+
+def weight_of(class_weights: jax.Array, index: jax.Array) -> jax.Array:
+    """`class_weights [V]` at classes `index [...]`, laid out over devices as `index` is."""
+    if not explicit_axes(index, class_weights):
+        return class_weights[index]
+    sharding = jax.typeof(index).sharding
+    return (
+        jax.sharding.reshard(class_weights, sharding.update(spec=P()))
+        .at[index]
+        .get(out_sharding=sharding)
+    )
 
 
 def exclude(logits: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -157,20 +157,26 @@ def _total_jvp(
     ) -> jax.Array:
         return jnp.sum(multiply(weights, forward(options, arrays, constants)[0][0]))
 
-    @total.defjvp
     def jvp(
         options: Options,
         primals: tuple[Arrays, Constants, jax.Array],
-        tangents: tuple[tuple[jax.Array, ...], Any, jax.Array],
+        tangents: tuple[tuple[jax.Array | SymbolicZero, ...], Any, jax.Array | SymbolicZero],
     ) -> tuple[jax.Array, jax.Array]:
         arrays, constants, weights = primals
         (loss,), numbers = forward(options, arrays, constants)
         computed = gradients(options, arrays, constants, numbers, [weights])
-        pairs = zip(computed, tangents[0], strict=True)
-        tangent = sum(jnp.sum(g * dot.astype(g.dtype)) for g, dot in pairs)
-        tangent += jnp.sum(jnp.where(weights == 0, 0, loss) * tangents[2])
-        return jnp.sum(multiply(weights, loss)), tangent
+        total = jnp.sum(multiply(weights, loss))
+        # What is not differentiated is left out: 0 times an infinite loss would be NaN.
+        products = [
+            g * dot.astype(g.dtype)
+            for g, dot in zip(computed, tangents[0], strict=True)
+            if not isinstance(dot, SymbolicZero)
+        ]
+        if not isinstance(tangents[2], SymbolicZero):
+            products.append(jnp.where(weights == 0, 0, loss) * tangents[2])
+        return total, sum(map(jnp.sum, products), start=jnp.zeros_like(total))
 
+    total.defjvp(jvp, symbolic_zeros=True)
     return total
 
 

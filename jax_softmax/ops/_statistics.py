@@ -153,12 +153,14 @@ class Likeliest(NamedTuple):
       column: int32, the likeliest class.
       log_total: `log(total)`.
       near: the largest logit but that one, or the shift where there is none.
+      logit: that class's own.
     """
 
     rows: RowStatistics
     column: jax.Array
     log_total: jax.Array
     near: jax.Array
+    logit: jax.Array
 
 
 def normalizer(logits: jax.Array, read: Read, in_cache: bool = False) -> Likeliest:
@@ -171,7 +173,8 @@ def likeliest(share: RowShare, index: jax.Array) -> Likeliest:
     """The same of the share of all classes, with the likeliest, `index`, set apart."""
     rows = row_statistics(share)
     near = jnp.where(share.largest_other == -jnp.inf, rows.shift, share.largest_other)
-    return Likeliest(rows, index, log_total(rows), lax.stop_gradient(near))
+    near = lax.stop_gradient(near)
+    return Likeliest(rows, index, log_total(rows), near, share.label_logit)
 
 
 def logsumexp(rows: RowStatistics, log_total: jax.Array) -> jax.Array:
@@ -197,16 +200,24 @@ def entropy_share(logits: jax.Array, read: Read, top: Likeliest) -> jax.Array:
     `others` is.
     """
     z, shift, near = map(unshared, (read(logits), top.rows.shift, top.near))
+    return row_sum(_entropy_terms(z, shift[..., None], near[..., None]))
+
+
+def _entropy_terms(z: jax.Array, shift: jax.Array, near: jax.Array) -> jax.Array:
     # Both factors are finite, for the likeliest class (whose distance is 0) may lead by any
     # exponent, and one that cannot happen is at any distance. Only these two feel it.
-    terms = jnp.exp(jnp.minimum(z - near[..., None], 1))
-    return row_sum(terms * jnp.minimum(shift[..., None] - z, _far(z)))
+    return jnp.exp(jnp.minimum(z - near, 1)) * jnp.minimum(shift - z, _far(z))
 
 
 def entropy_of(share: jax.Array, top: Likeliest) -> jax.Array:
     """The entropy from the share of all classes."""
-    scale = shifted_exp(top.near, top.rows.shift) / top.rows.total
-    return top.log_total + share * scale
+    rows = top.rows
+    # The likeliest class's term is 0 and its derivative, which second derivatives need, is not: in
+    # the share it is the bounded exponential's. Its own term is e (shift - z) = -e log(e).
+    share -= _entropy_terms(top.logit, rows.shift, top.near)
+    own = jnp.where(rows.own == 0, 1, rows.own)
+    scale = shifted_exp(top.near, rows.shift) / rows.total
+    return top.log_total + share * scale - own * jnp.log(own) / rows.total
 
 
 def entropy_gradient(

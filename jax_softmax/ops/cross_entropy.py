@@ -24,9 +24,17 @@ from jax_softmax.ops._arguments import (
     classes_last,
     label_array,
     mask_classes_last,
+    real_array,
     statistics_dtype,
 )
-from jax_softmax.ops._options import Options, Rule, check_options, check_rule, exclude
+from jax_softmax.ops._options import (
+    Options,
+    Rule,
+    check_options,
+    check_rule,
+    exclude,
+    weight_of,
+)
 from jax_softmax.ops._rules import Rules, multiply
 from jax_softmax.ops._statistics import class_index, most_likely
 from jax_softmax.ops._varying import vary, varying_axes
@@ -73,6 +81,7 @@ def softmax_cross_entropy(
 
     Takes `optax.softmax_cross_entropy`'s positional arguments and means the same, with two
     differences: losses of half-precision logits are float32, and forward mode needs `rule="jvp"`.
+    (Labels broadcast to the logits, not the logits to them.)
 
     With options, `t = class_weights * ((1 - label_smoothing) q + label_smoothing / V)` takes the
     place of `q`, and a row's loss is
@@ -102,7 +111,8 @@ def softmax_cross_entropy(
       dtype. A row that `where` leaves nothing of is 0; a row with a NaN or `+inf` logit is NaN.
 
     Raises:
-      TypeError: if `logits` is not floating, or an option is traced or no number.
+      TypeError: if `logits` is not floating, labels or weights are complex, or an option is traced
+        or no number.
       ValueError: if shapes, `axis`, `where` or an option do not fit.
 
     >>> import jax.numpy as jnp
@@ -113,7 +123,7 @@ def softmax_cross_entropy(
     """
     options = check_options(label_smoothing, z_loss, soft_cap, return_stats)
     rows = _check_rows(logits, axis, where, class_weights, sample_weight, rule, reduction)
-    labels = jnp.asarray(labels)
+    labels = real_array("labels", labels)
     if not jnp.issubdtype(labels.dtype, jnp.floating):
         labels = labels.astype(statistics_dtype(rows.logits.dtype))
     shape = jnp.shape(logits)
@@ -179,7 +189,8 @@ def softmax_cross_entropy_with_integer_labels(
       rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
         has `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
       reduction: `"none"`, `"sum"`, or `"mean"`: the sum over that of
-        `sample_weight * class_weights[y]` of the rows that count, 0 where that is 0.
+        `sample_weight * class_weights[y]` of the rows that count, 0 where that is 0. (With
+        `class_weights`, one label that is no class makes that sum NaN, and the mean.)
 
     Returns:
       `[...]` losses (natural log), or a scalar; float32 for half-precision logits, else the logits'
@@ -251,7 +262,9 @@ def _check_rows(
     mask, row_mask = mask_classes_last(where, axes, logits.shape)
     dtype = statistics_dtype(z.dtype)
     if class_weights is not None:
-        class_weights = jax.lax.stop_gradient(jnp.asarray(class_weights, dtype))
+        class_weights = jax.lax.stop_gradient(
+            real_array("class_weights", class_weights).astype(dtype)
+        )
         if class_weights.shape != (classes,):
             raise ValueError(
                 f"class_weights: expected shape {(classes,)}, got {class_weights.shape}."
@@ -280,7 +293,7 @@ def _integer(
     weight = None
     if rows.class_weights is not None:
         # NaN where there is no class: a mean would divide by it.
-        weight = jnp.where(valid, rows.class_weights.reshape(-1)[index], jnp.nan)
+        weight = jnp.where(valid, weight_of(rows.class_weights.reshape(-1), index), jnp.nan)
     constants = _integer_labels.Constants(index, valid, weight, kept, rows.mask, rows.class_weights)
     return _reduced(
         _integer_labels.RULES, options, rule, reduction, rows, (rows.logits,), constants, weight

@@ -24,12 +24,13 @@ from jax_softmax.ops._arguments import (
     check_ignore_index,
     check_reduction,
     label_array,
+    real_array,
 )
 from jax_softmax.ops._integer_labels import Constants
 from jax_softmax.ops._linear_products import KernelLayout, Linear, Product, sums_dtype
 from jax_softmax.ops._linear_rules import rows_jvp, rows_vjp, total_jvp, total_vjp
 from jax_softmax.ops._linear_sweeps import Static
-from jax_softmax.ops._options import Rule, check_options, check_rule
+from jax_softmax.ops._options import Rule, check_options, check_rule, weight_of
 from jax_softmax.ops._row_blocks import BlockSize, check_block_size, choose_block_size, row_blocks
 from jax_softmax.ops._rules import multiply
 from jax_softmax.ops._slices import AxisName, axis_names
@@ -250,7 +251,7 @@ def _constants(
         mask = (mask if first is None else mask + first) < call.classes
     if class_weights is not None:
         here = (column >= 0) & (column < held)
-        weight = jnp.where(here, class_weights[jnp.clip(column, 0, held - 1)], 0)
+        weight = jnp.where(here, weight_of(class_weights, jnp.clip(column, 0, held - 1)), 0)
         # NaN where there is no class: a mean would divide by it.
         weight = jnp.where(valid, _over(call.axis_name, weight), jnp.nan)
         class_weights = class_weights.reshape(*ones, held)
@@ -397,7 +398,7 @@ def _check_weights(
 ) -> tuple[jax.Array | None, jax.Array | None]:
     """Both weights in the dtype of the statistics, `[V]` and `[...]`."""
     if class_weights is not None:
-        class_weights = lax.stop_gradient(jnp.asarray(class_weights, dtype))
+        class_weights = lax.stop_gradient(real_array("class_weights", class_weights).astype(dtype))
         if class_weights.shape != (held,):
             raise ValueError(f"class_weights: expected shape {(held,)}, got {class_weights.shape}.")
     if sample_weight is not None:

@@ -51,7 +51,7 @@ def softmax(
       ValueError: if `axis` or `where` does not fit `x`, or there are no classes.
 
     The derivative is `p * (g - sum(g * p))` for a cotangent `g`; only `x` and two numbers a row are
-    kept for it.
+    kept for it. It is for reverse mode (and forward over reverse, as in `jax.hessian`).
 
     >>> import jax.numpy as jnp
     >>> print(softmax(jnp.array([1000.0, 0.0])))
@@ -85,6 +85,7 @@ def log_softmax(
       ValueError: if `axis` or `where` does not fit `x`, or there are no classes.
 
     The derivative is `g - p * sum(g)` for a cotangent `g`; only `x` and two numbers a row are kept.
+    It is for reverse mode (and forward over reverse, as in `jax.hessian`).
 
     >>> import jax.numpy as jnp
     >>> print(log_softmax(jnp.array([20.0, 0.0])))

@@ -72,11 +72,12 @@ def loss_and_gradients(params: Params, batch: Batches) -> tuple[jax.Array, Param
     XLA:CPU runs what they do with few threads side by side: 0.87 of the time of one.
     """
     examples = len(batch.labels)
-    pieces = _pieces(*batch.features.shape)
-    if pieces == 1:
+    rows = _rows_of_piece(*batch.features.shape)
+    if rows == examples:
         loss, gradients = _sums(params, batch)
     else:
-        rows, rest = divmod(examples, pieces)
+        pieces = examples // rows // 2 * 2
+        rest = examples - pieces * rows
 
         def add(
             sums: tuple[jax.Array, Params], first: jax.Array | int, count: int
@@ -93,13 +94,17 @@ def loss_and_gradients(params: Params, batch: Batches) -> tuple[jax.Array, Param
     return jax.tree.map(lambda x: x / examples, (loss, gradients))
 
 
-def _pieces(examples: int, width: int) -> int:
-    """Into how many pieces a batch is cut: an even number, and one that divides it if it can."""
-    fewest = examples * width // _PIECE
-    if fewest < 2:
-        return 1
-    fewest += fewest % 2
-    return next((k for k in range(fewest, 2 * fewest, 2) if examples % k == 0), fewest)
+def _rows_of_piece(examples: int, width: int) -> int:
+    """How many examples to a piece: a part of an even number of equal ones where there are such.
+
+    Where there are none, fewer than two pieces are left over, which are taken by themselves.
+    """
+    most = max(1, _PIECE // width)
+    if examples < 2 * most:
+        return examples
+    fewest = -(-examples // most)
+    even = range(fewest + fewest % 2, 2 * fewest, 2)
+    return next((examples // k for k in even if examples % k == 0), most)
 
 
 def _sums(params: Params, batch: Batches) -> tuple[jax.Array, Params]:

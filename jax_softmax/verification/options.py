@@ -96,11 +96,14 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "softmax_cross_entropy": (
         *_OF_LOSSES,
         Option("soft_labels"),
+        Option("weighted_sum", reduction="sum", **_WEIGHTED),
         Option("together", **_TOGETHER),
     ),
     "softmax_cross_entropy_with_integer_labels": (
         *_OF_LOSSES,
         Option("ignore_index", ignore_index=-1),
+        Option("weighted_mean", reduction="mean", class_weights=True, ignore_index=-1),
+        Option("weighted_sum", reduction="sum", ignore_index=-1, **_WEIGHTED),
         Option("together", ignore_index=-1, **_TOGETHER),
     ),
     "linear_softmax_cross_entropy": (

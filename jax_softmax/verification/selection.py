@@ -38,7 +38,7 @@ class Selection:
 
     Attributes:
       grid: "quick" compiles a few dozen programs, "default" some hundreds, "full" every
-        combination. Where "quick" has nothing of the ops and dtypes, "default" is taken.
+        combination. Of an op and dtype that are both named and that "quick" lacks, it is "default".
       ops: names of `OPS`; empty takes all.
       dtypes: names of `DTYPES`; empty takes all.
 
@@ -58,12 +58,11 @@ class Selection:
 
     def groups(self) -> list[Group]:
         """The groups; those that differ only in their rule stand next to each other."""
-        return self._groups_of(self.taken_grid)
-
-    @property
-    def taken_grid(self) -> GridName:
-        """The grid that the groups are of."""
-        return self.grid if self._groups_of(self.grid) else "default"
+        groups = self._groups_of(self.grid)
+        if self.ops and self.dtypes:
+            had = {(group.op, group.dtype) for group in groups}
+            groups += [g for g in self._groups_of("default") if (g.op, g.dtype) not in had]
+        return groups
 
     def _groups_of(self, grid: GridName) -> list[Group]:
         ops, dtypes = self.ops or OPS, self.dtypes or DTYPES

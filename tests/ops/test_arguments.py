@@ -102,3 +102,28 @@ def test_reduction_is_by_keyword_only(loss):
 def test_errors_are_raised_under_jit_too():
     with pytest.raises(ValueError, match="labels: expected shape"):
         jax.jit(integer_loss)(jnp.zeros((4, 3)), jnp.zeros(3, jnp.int32))
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "value"),
+    [
+        (soft_loss, "labels", np.ones((2, 3)) * 1j),
+        (soft_loss, "sample_weight", [1j, 1]),
+        (integer_loss, "class_weights", [1, 1j, 1]),
+    ],
+)
+def test_complex_numbers_are_refused(loss, name, value):
+    with pytest.raises(TypeError, match=f"^{name}: expected real numbers, got complex"):
+        loss(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["0.1", True])
+def test_an_option_is_a_number(value):
+    with pytest.raises(TypeError, match=r"^label_smoothing: expected a Python number"):
+        integer_loss(label_smoothing=value)
+
+
+def test_a_numpy_integer_is_an_ignore_index():
+    labels = np.array([0, 1, 2, 0])
+    expected = integer_loss(labels=labels, ignore_index=0)
+    np.testing.assert_array_equal(integer_loss(labels=labels, ignore_index=np.int64(0)), expected)

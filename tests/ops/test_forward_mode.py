@@ -186,6 +186,19 @@ def test_forward_mode_at_impossible_classes_is_not_nan(loss, options, rng):
 
 
 @every_loss
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_forward_mode_of_a_scalar_beside_an_infinite_loss_is_not_nan(loss, reduction, rng):
+    logits, labels, _ = case(loss, set(), SHAPE, np.float32, rng)
+    logits[0, 3] = -np.inf
+    labels[0] = 3 if loss is integer_loss else np.eye(SHAPE[1])[3]
+    f = functools.partial(with_labels, loss, labels, {}, rule="jvp", reduction=reduction)
+    value, tangent = jax.jvp(f, (logits,), (np.ones_like(logits),))
+    jacobian = np.asarray(jax.jacfwd(f)(logits))
+    assert np.isposinf(value) and np.isfinite(tangent) and np.isfinite(jacobian).all()
+    assert_close(jacobian, jax.grad(f)(logits), np.float32)
+
+
+@every_loss
 def test_reverse_mode_rule_has_no_jvp_and_says_so(loss, rng):
     f, logits, _ = build(loss, np.float32, rng, set(), rule="vjp")
     with pytest.raises(TypeError, match="forward-mode"):

@@ -3,6 +3,7 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
@@ -36,6 +37,21 @@ def integer_labels(logits, labels, q, where, g):
         )
     )
     return loss, vjp(g[..., 0]), mean(logits)
+
+
+def weighted_labels(logits, labels, q, where, g):
+    weights = np.linspace(0.5, 2, logits.shape[-1], dtype=np.float32)
+    placed = [weights, jnp.asarray(weights)]
+    return [
+        jax.value_and_grad(
+            lambda z, w=w, reduction=reduction: jnp.sum(
+                ops.softmax_cross_entropy_with_integer_labels(
+                    z, labels, class_weights=w, label_smoothing=0.1, reduction=reduction
+                )
+            )
+        )(logits)
+        for w, reduction in zip(placed, ("none", "mean"), strict=True)
+    ]
 
 
 def soft_labels(logits, labels, q, where, g):
@@ -75,6 +91,8 @@ def test_collectives_are_found_in_a_program():
         (integer_labels, "rows", 1024, AxisType.Auto),
         (integer_labels, "batch", 1000, AxisType.Auto),
         (integer_labels, "batch and time", 1024, AxisType.Explicit),
+        (weighted_labels, "rows", 1024, AxisType.Auto),
+        (weighted_labels, "batch and time", 1000, AxisType.Explicit),
         (soft_labels, "batch and time", 1024, AxisType.Auto),
         (probabilities, "batch and time", 1024, AxisType.Explicit),
         *(

@@ -50,6 +50,7 @@ def test_a_numpy_label_of_64_bits_does_not_wrap(loss, logits):
     assert np.isnan(loss(logits, labels, reduction="none")).all()
     assert np.isnan(loss(logits, labels, reduction="none", ignore_index=0)).all()
     assert np.isnan(loss(logits, labels, reduction="none", ignore_index=2**31 - 1)).all()
+    assert np.isnan(loss(logits, [np.int64(2**32), 2**32 + 1], reduction="none")).all()
 
 
 @LOSSES

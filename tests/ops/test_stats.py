@@ -225,3 +225,27 @@ def test_statistics_are_a_named_tuple_under_jit_and_vmap(rng):
     _, rows = f(logits, labels)
     for a, b in zip(stats, rows, strict=True):
         assert_close(a, b, np.float32)
+
+
+def entropy_by_definition(z):
+    log_p = jax.nn.log_softmax(z)
+    return -jnp.sum(jnp.exp(log_p) * log_p)
+
+
+@every_loss
+@pytest.mark.parametrize("rule", ["vjp", "jvp"])
+@pytest.mark.parametrize("classes", [3, 256])
+def test_second_derivatives_of_the_entropy(loss, rule, classes, x64, rng):
+    labels = 1 if loss is integer_loss else np.full(classes, 1 / classes)
+    rows = rng.standard_normal((3, classes))
+    rows[0, 2] += 5  # leads by more than 1
+    rows[1, :2] = rows[1].max()  # two lead
+
+    def entropy(z):
+        return loss(z, labels, return_stats=True, rule=rule)[1].entropy
+
+    for z in rows:
+        actual = jax.jit(jax.hessian(entropy))(z)
+        expected = jax.hessian(entropy_by_definition)(z)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-14)
+    assert not np.isnan(jax.hessian(entropy)(np.full(classes, -np.inf))).any()

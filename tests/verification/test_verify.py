@@ -127,6 +127,12 @@ def test_a_filter_leaves_something_of_the_quick_grid(op, dtype):
     assert {(group.op, group.dtype) for group in groups} == {(op, dtype)}
 
 
+def test_a_filter_by_both_leaves_every_pair_of_the_quick_grid():
+    ops, dtypes = ["softmax", INTEGER_LABELS], ["float16", "float32"]
+    groups = Selection("quick", ops, dtypes).groups()
+    assert {(group.op, group.dtype) for group in groups} == {(o, d) for o in ops for d in dtypes}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

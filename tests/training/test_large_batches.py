@@ -1,0 +1,32 @@
+"""A large batch is taken in pieces: the same sums, of any number of examples."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from jax_softmax.training import step
+from jax_softmax.training.step import Batches
+
+
+@pytest.mark.parametrize("examples", [8, 9, 31, 32, 48, 53, 127])
+@pytest.mark.parametrize("width", [5, 16, 40])
+def test_pieces_give_the_sums_of_the_whole(examples, width, monkeypatch, rng):
+    params = {
+        "kernel": rng.standard_normal((3, width)).astype(np.float32),
+        "bias": rng.standard_normal(3).astype(np.float32),
+    }
+    features = rng.integers(0, 256, (examples, width)).astype(np.uint8)
+    labels = rng.integers(0, 3, examples).astype(np.int32)
+    batch = Batches(features, labels, np.float32(1 / 255))
+    whole = jax.jit(step.loss_and_gradients)(params, batch)
+    sizes = []
+    sums = step._sums
+    monkeypatch.setattr(step, "_sums", lambda p, b: sizes.append(len(b.labels)) or sums(p, b))
+    monkeypatch.setattr(step, "_PIECE", 64)
+    pieces = jax.jit(lambda params, batch: step.loss_and_gradients(params, batch))(params, batch)
+    most = max(1, 64 // width)
+    assert max(sizes) <= (2 * most - 1 if examples >= 2 * most else examples)
+    for actual, expected in zip(jax.tree.leaves(pieces), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
