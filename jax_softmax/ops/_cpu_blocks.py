@@ -2,7 +2,8 @@
 
 XLA:CPU does not fuse all that a row's numbers need into its reductions: half-precision logits, for
 one, it widens first, all of them. In blocks of rows that happens to a block, and in the cache: the
-loss of 4096 x 32768 bfloat16 logits takes 55 ms where at once it took 240.
+loss of 4096 x 32768 bfloat16 logits takes 55 ms where at once it took 240. Of float32 ones it takes
+the same time both ways (35 ms against 40), but that of 512 x 131072 28 ms against 132.
 """
 
 from __future__ import annotations

@@ -51,9 +51,6 @@ from jax_softmax.ops._rules import Outputs, build_rules, drop_rows, multiply, wi
 from jax_softmax.ops._slices import Slices, whole
 from jax_softmax.ops._statistics import RowShare, RowStatistics
 
-# Classes of a row, of which a CPU takes many at once rather than in blocks.
-_LONG_ROW = 4096
-
 
 class Constants(NamedTuple):
     """What is not differentiated.
@@ -241,16 +238,4 @@ def _label_comes_last(
     return not more and _is_wide(logits)
 
 
-def _fuses(options: Options, arrays: tuple[jax.Array], constants: Constants) -> bool:
-    """Whether XLA:CPU needs no blocks of rows, which cost time where nothing is written out.
-
-    Of 4096 x 32768 float32 logits the loss takes 87 ms at once and 92 to 118 in blocks. Of shorter
-    rows a label's own chunk is too much of the work to leave the cache for.
-    """
-    (logits,) = arrays
-    plain = options.soft_cap is None and not options.stats and constants.mask is None
-    classes = logits.shape[-1]
-    return plain and _is_wide(logits) and classes >= _LONG_ROW and statistics.in_chunks(classes)
-
-
-RULES = build_rules(_forward, partial(gradients, is_result=True), _fuses)
+RULES = build_rules(_forward, partial(gradients, is_result=True))

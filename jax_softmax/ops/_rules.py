@@ -46,19 +46,12 @@ class Rules(NamedTuple):
 def build_rules(
     forward: Forward[Arrays, Constants, Numbers],
     gradients: Gradients[Arrays, Constants, Numbers],
-    fuses: Callable[[Options, Arrays, Constants], bool] = lambda *inputs: False,
 ) -> Rules:
-    """The three differentiable functions of one forward pass and its gradient.
-
-    `fuses` says whether XLA:CPU fuses all of the forward pass into reductions, at once.
-    """
+    """The three differentiable functions of one forward pass and its gradient."""
 
     def blockwise(
         options: Options, arrays: Arrays, constants: Constants
     ) -> tuple[Outputs, Numbers]:
-        if fuses(options, arrays, constants):
-            return forward(options, arrays, constants)
-
         def of_rows(inputs: tuple[Arrays, Constants], in_cache: bool) -> tuple[Outputs, Numbers]:
             return forward(options._replace(in_cache=in_cache), *inputs)
 

@@ -335,11 +335,6 @@ def most_likely(z: jax.Array) -> jax.Array:
     return first + jnp.argmax(own, -1).astype(jnp.int32)
 
 
-def in_chunks(classes: int) -> bool:
-    """Whether rows of so many classes are summed in chunks on a CPU, a mask nowhere but in one."""
-    return _chunk_size(classes) is not None
-
-
 def _finite_shift(shift: jax.Array) -> jax.Array:
     return jnp.where(shift == -jnp.inf, 0, shift)
 

@@ -156,21 +156,6 @@ def test_rows_that_may_be_over_devices_are_not_taken_in_blocks(monkeypatch):
     assert not loops(lambda z: integer_loss(z, labels), logits)
 
 
-def test_long_rows_are_taken_at_once_where_they_fuse(blocks):
-    blocks(3)
-    labels = np.zeros(24, np.int32)
-
-    def loop(classes, dtype=np.float32, mask=None, **options):
-        return loops(
-            lambda z: integer_loss(z, labels, where=mask, **options), np.zeros((24, classes), dtype)
-        )
-
-    assert not loop(4096) and not loop(4096, label_smoothing=0.1, z_loss=0.1)
-    assert loop(1024) and loop(4099)  # 4099 is prime: there are no chunks
-    assert loop(4096, jnp.bfloat16) and loop(4096, soft_cap=30.0) and loop(4096, return_stats=True)
-    assert loop(4096, mask=np.ones((24, 4096), bool))
-
-
 ROWS, CLASSES = 512, 32768
 BLOCKS = 16
 
