@@ -48,7 +48,7 @@ def header_lines(selection: Selection) -> list[str]:
 def table_lines(results: Sequence[CheckResult]) -> list[str]:
     """For each op a row to a rule, dtype and kind of quantity: what came nearest to its bound.
 
-    The peers' errors are the worst of theirs on the same rows.
+    The peers' errors are the largest of theirs in all checks of a row.
     """
     lines = [
         "against exact values, the check that came nearest to its bound:",

@@ -221,11 +221,6 @@ def gradients(
     return (through_cap(gradient, logits, options),)
 
 
-def _is_wide(logits: jax.Array) -> bool:
-    """Whether the logits are in the dtype of the statistics."""
-    return logits.dtype == statistics_dtype(logits.dtype)
-
-
 def _label_comes_last(
     options: Options, logits: jax.Array, cotangents: list[jax.Array | None]
 ) -> bool:
@@ -235,7 +230,7 @@ def _label_comes_last(
     """
     more = options.label_smoothing or options.soft_cap is not None
     more = more or any(g is not None for g in cotangents[3:])
-    return not more and _is_wide(logits)
+    return not more and logits.dtype == statistics_dtype(logits.dtype)
 
 
 RULES = build_rules(_forward, partial(gradients, is_result=True))

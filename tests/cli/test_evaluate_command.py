@@ -41,6 +41,16 @@ def test_another_source_is_said_to_be_another(iris, real_data, command):
     assert "trained on another: scikit-learn's bundled copy" in outcome.out
 
 
+def test_data_that_have_moved_are_said_to_be_where_the_run_was_trained(iris, command):
+    shutil.copytree(iris.run, "run")
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    Path("run/metrics.json").write_text(json.dumps(metrics | {"raw_dir": "/moved/away"}))
+    outcome = command("evaluate", "run")
+    assert outcome.code == 2
+    assert "/moved/away" in outcome.err
+    assert "The run was trained on what was there; give --raw-dir" in outcome.err
+
+
 def test_the_report_and_the_record(iris, command):
     outcome = command("evaluate", iris.run, "--json", "seen.json")
     assert "iris, 30 test examples" in outcome.out

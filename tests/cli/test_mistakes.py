@@ -75,6 +75,7 @@ TRAIN = {
     "run under a file": ("train iris --run-dir notes.txt/a/b", "cannot be made, for .*notes.txt"),
 }
 EVALUATE = {
+    "a file for a run": ("evaluate good.npy", "run folder good.npy: a file; give the folder that"),
     "no folder": ("evaluate nowhere", "run folder nowhere: no such folder; give the folder that"),
     "no run": ("evaluate folder.npy", "no model.safetensors in it"),
     "other width": ("evaluate {iris} digits", "expected 4 numbers an example .*got 64"),

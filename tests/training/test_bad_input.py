@@ -183,6 +183,13 @@ def test_arguments_of_another_kind(arguments, words):
         fit(*arguments)
 
 
+def test_evaluation_takes_examples(table_result):
+    with pytest.raises(
+        InputError, match=r"^examples: expected examples such as Split.*got ndarray"
+    ):
+        evaluate(table_result, np.zeros((4, 2)))
+
+
 def test_an_optimizer_by_name(table):
     with pytest.raises(InputError, match=r"^optimizer: expected an optax optimiser .*'adam'"):
         fit(table, optimizer="adam")
