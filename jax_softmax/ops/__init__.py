@@ -1,7 +1,7 @@
 """The mathematics: pure functions of arrays with hand-written derivatives."""
 
+from jax_softmax.ops._reduction import SoftmaxStats
 from jax_softmax.ops.cross_entropy import (
-    SoftmaxStats,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
 )

@@ -1,41 +1,46 @@
-"""Arguments the ops share: their dtypes, the class axes, the entries that count."""
+"""Every check of an argument: dtypes, shapes, the class axes, the entries that count."""
 
 from __future__ import annotations
 
 import math
 import operator
-from typing import Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 Axis = int | tuple[int, ...] | None
-Reduction = Literal["none", "sum", "mean"]
 
 
-def check_floating(name: str, x: jax.Array) -> None:
-    """Raises TypeError unless `x` is a floating array of 16 bits a number or more."""
-    if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize < 2:
+def floating_array(name: str, x: Any) -> jax.Array:
+    """`x` as a floating array of 16 bits a number or more; raises TypeError if it is none."""
+    array = _array(name, x)
+    if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.itemsize < 2:
         raise TypeError(
-            f"{name}: expected a floating dtype, got {x.dtype}; "
+            f"{name}: expected a floating dtype of 16 bits or more, got {array.dtype}; "
             f"convert first, e.g. {name}.astype(jnp.float32)."
         )
+    return array
+
+
+def _array(name: str, x: Any) -> jax.Array:
+    try:
+        return jnp.asarray(x)
+    except TypeError as error:
+        raise TypeError(
+            f"{name}: expected an array, got {type(x).__name__}; of a layer or module pass the "
+            f"array that it holds, e.g. layer.kernel[...] or layer.weight."
+        ) from error
 
 
 def real_array(name: str, x: jax.typing.ArrayLike) -> jax.Array:
     """`x` as an array; raises TypeError if it is complex."""
-    array = jnp.asarray(x)
+    array = _array(name, x)
     if jnp.iscomplexobj(array):
         raise TypeError(f"{name}: expected real numbers, got {array.dtype}.")
     return array
-
-
-def check_reduction(reduction: str) -> None:
-    """Raises ValueError unless `reduction` is one that the losses know."""
-    if reduction not in get_args(Reduction):
-        known = ", ".join(repr(name) for name in get_args(Reduction))
-        raise ValueError(f"reduction: expected one of {known}, got {reduction!r}.")
 
 
 def check_ignore_index(ignore_index: int | None, dtype: jnp.dtype) -> None:
@@ -52,7 +57,7 @@ def check_ignore_index(ignore_index: int | None, dtype: jnp.dtype) -> None:
         )
 
 
-def label_array(labels: jax.typing.ArrayLike, ignore_index: int | None) -> jax.Array:
+def label_array(labels: Any, ignore_index: int | None) -> jax.Array:
     """Labels as JAX's array, in which a label too wide for its dtype is still no class.
 
     Without x64 `jnp.asarray` would wrap 2**32 to class 0.
@@ -64,7 +69,63 @@ def label_array(labels: jax.typing.ArrayLike, ignore_index: int | None) -> jax.A
         outside = (labels < held.min) | (labels > held.max)
         if outside.any():
             labels = np.where(outside, held.max - (ignore_index == held.max), labels)
-    return jnp.asarray(labels)
+    return _array("labels", labels)
+
+
+def check_integer_labels(
+    labels: jax.Array, rows: tuple[int, ...], instead: str, whose: str
+) -> None:
+    """Raises unless `labels` are integers `[*rows]`.
+
+    Args:
+      labels: the array.
+      rows: the shape it is to have.
+      instead: what class probabilities are passed to.
+      whose: the array that has these rows, for the message.
+    """
+    if labels.dtype == bool:
+        raise TypeError(
+            "labels: expected integers, got bool; for two classes pass labels.astype(int)."
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(
+            f"labels: expected an integer dtype, got {labels.dtype}; for class probabilities "
+            f"{instead}."
+        )
+    if labels.shape == (*rows, 1) != rows:
+        raise ValueError(f"labels: expected shape {rows}, got {labels.shape}; pass labels[..., 0].")
+    if labels.shape != rows:
+        raise ValueError(f"labels: expected shape {rows} ({whose}), got {labels.shape}.")
+
+
+def class_weight_array(class_weights: Any, classes: int, dtype: jnp.dtype) -> jax.Array | None:
+    """`[V]` of `dtype`, which raises TypeError where it is differentiated; None for None."""
+    if class_weights is None:
+        return None
+    array = _not_differentiated(real_array("class_weights", class_weights)).astype(dtype)
+    if array.shape != (classes,):
+        raise ValueError(f"class_weights: expected shape {(classes,)}, got {array.shape}.")
+    return array
+
+
+@jax.custom_jvp
+def _not_differentiated(class_weights: jax.Array) -> jax.Array:
+    return class_weights
+
+
+def _no_derivative(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array | SymbolicZero]
+) -> tuple[jax.Array, Any]:
+    (tangent,) = tangents
+    if not isinstance(tangent, SymbolicZero):
+        raise TypeError(
+            "class_weights: expected constants, for they have no derivative; pass "
+            "jax.lax.stop_gradient(class_weights)."
+        )
+    return primals[0], tangent
+
+
+_not_differentiated.defjvp(_no_derivative, symbolic_zeros=True)
 
 
 def broadcast_rows(
@@ -83,12 +144,6 @@ def broadcast_rows(
             f"sample_weight: expected factors that broadcast to the rows {rows}, got shape "
             f"{given.shape}."
         ) from error
-
-
-def statistics_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype of row statistics and losses: float32 for half precision, else the input's own."""
-    # Not promote_types, which raises where a user has JAX's strict promotion on.
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
 def canonical_axes(axis: Axis, ndim: int) -> tuple[int, ...]:

@@ -1,82 +1,115 @@
 """Softmax cross-entropy on logits, from class probabilities or from integer labels.
 
-The rows' mathematics is in `_integer_labels` and `_class_probabilities`, the ways JAX is told of it
-in `_rules`. Here are the checks, and what the rows are weighted and reduced by.
+The rows' mathematics is in `_math`, the ways JAX is told of it in `_autodiff`, and what rows are
+weighted and reduced by in `_reduction`.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, Unpack, overload
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from jax_softmax.ops import _class_probabilities, _integer_labels
 from jax_softmax.ops._arguments import (
     Axis,
-    Reduction,
     broadcast_rows,
     canonical_axes,
-    check_floating,
     check_ignore_index,
-    check_reduction,
+    check_integer_labels,
+    class_weight_array,
     classes_last,
+    floating_array,
     label_array,
     mask_classes_last,
     real_array,
-    statistics_dtype,
 )
+from jax_softmax.ops._autodiff import Inputs, Rules, build_rules, names_forward_mode
+from jax_softmax.ops._backends.dispatch import check_implementation
+from jax_softmax.ops._math import class_probabilities, integer_labels
+from jax_softmax.ops._math.logits import statistics_dtype
+from jax_softmax.ops._math.row_loss import RowData
+from jax_softmax.ops._mesh import vary, varying_axes
 from jax_softmax.ops._options import (
+    Implementation,
+    IntegerLossOptions,
+    LossOptions,
     Options,
+    Reduction,
     Rule,
     check_options,
+    check_reduction,
     check_rule,
-    exclude,
-    weight_of,
 )
-from jax_softmax.ops._rules import Rules, multiply
-from jax_softmax.ops._statistics import class_index, most_likely
-from jax_softmax.ops._varying import vary, varying_axes
+from jax_softmax.ops._reduction import (
+    Loss,
+    SoftmaxStats,
+    counted_rows,
+    label_weights,
+    reduced,
+    row_weights,
+    with_stats,
+)
+
+_INTEGER = build_rules(integer_labels.LOSS)
+_SOFT = build_rules(class_probabilities.LOSS)
 
 
-class SoftmaxStats(NamedTuple):
-    """What a row's softmax says, in one pass with its loss: natural log, after `soft_cap`.
-
-    Neither weights, smoothing nor `reduction` touch them; rows that do not count are 0.
-
-    Attributes:
-      logsumexp: `[...]`, `log sum_j exp(z_j)`.
-      label_log_prob: `[...]`, `log p_y`, or `sum_j q_j log p_j` for class probabilities.
-      entropy: `[...]`, `-sum_j p_j log p_j`.
-      argmax: `[...]` int32, the first class of the largest logit before `soft_cap`, which keeps
-        their order. Not differentiable.
-    """
-
-    logsumexp: jax.Array
-    label_log_prob: jax.Array
-    entropy: jax.Array
-    argmax: jax.Array
-
-
-Loss = jax.Array | tuple[jax.Array, SoftmaxStats]
-
-
+@overload
 def softmax_cross_entropy(
-    logits: jax.typing.ArrayLike,
-    labels: jax.typing.ArrayLike,
+    logits: ArrayLike,
+    labels: ArrayLike,
     axis: Axis = -1,
-    where: jax.typing.ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    *,
+    return_stats: Literal[False] = False,
+    **options: Unpack[LossOptions],
+) -> jax.Array: ...
+
+
+@overload
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    return_stats: Literal[True],
+    **options: Unpack[LossOptions],
+) -> tuple[jax.Array, SoftmaxStats]: ...
+
+
+@overload
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    return_stats: bool,
+    **options: Unpack[LossOptions],
+) -> Loss: ...
+
+
+@names_forward_mode
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
     *,
     label_smoothing: float = 0.0,
-    class_weights: jax.typing.ArrayLike | None = None,
-    sample_weight: jax.typing.ArrayLike | None = None,
+    class_weights: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     z_loss: float = 0.0,
     soft_cap: float | None = None,
     return_stats: bool = False,
     rule: Rule = "vjp",
     reduction: Reduction = "none",
-) -> Any:  # jax.Array; with return_stats=True (jax.Array, SoftmaxStats)
+    implementation: Implementation | None = None,
+) -> Loss:
     r"""Cross-entropy :math:`-\sum_j q_j \log \mathrm{softmax}(z)_j` with class probabilities `q`.
 
     Takes `optax.softmax_cross_entropy`'s positional arguments and means the same, with two
@@ -95,9 +128,11 @@ def softmax_cross_entropy(
       where: None, or booleans of the logits' rank (classes that count) or without the class axes
         (rows that count). Labels on classes that do not count are dropped, as in optax.
       label_smoothing: in [0, 1]; spread over the classes that count.
-      class_weights: None, or `[V]` factors of the classes, at least 0; no derivative.
+      class_weights: None, or `[V]` factors of the classes, at least 0; constants, which raise
+        where they are differentiated.
       sample_weight: None, or factors of the rows that broadcast to `[...]`, with a derivative.
-        Rows of weight 0 are left out, whatever they hold.
+        Rows of weight 0 are left out, whatever they hold; the derivative by such a weight is the
+        row's loss, where that is finite.
       z_loss: factor of the squared logsumexp.
       soft_cap: None, or `c > 0`: logits become `c * tanh(logits / c)`.
       return_stats: return `(loss, SoftmaxStats)`.
@@ -105,6 +140,8 @@ def softmax_cross_entropy(
         has `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
       reduction: `"none"`, `"sum"`, or `"mean"`: the sum over that of `sample_weight` of the rows
         that count, 0 where that is 0.
+      implementation: None for the platform's own way to compute, or `"xla"` or `"cpu"`; the values
+        are the same but for rounding.
 
     Returns:
       `[...]` losses (natural log), or a scalar; float32 for half-precision logits, else the logits'
@@ -121,40 +158,82 @@ def softmax_cross_entropy(
     ...     print(softmax_cross_entropy(logits, jnp.eye(3)[:2]))
     [0.2761 2.9518]
     """
-    options = check_options(label_smoothing, z_loss, soft_cap, return_stats)
-    rows = _check_rows(logits, axis, where, class_weights, sample_weight, rule, reduction)
-    labels = real_array("labels", labels)
-    if not jnp.issubdtype(labels.dtype, jnp.floating):
-        labels = labels.astype(statistics_dtype(rows.logits.dtype))
+    call = _Call(
+        check_options(label_smoothing, z_loss, soft_cap, return_stats, implementation),
+        rule,
+        reduction,
+    )
+    rows = _check_rows(call, logits, axis, where, class_weights, sample_weight)
+    q = real_array("labels", labels)
+    if not jnp.issubdtype(q.dtype, jnp.floating):
+        q = q.astype(statistics_dtype(rows.logits.dtype))
     shape = jnp.shape(logits)
     try:
-        labels = jnp.broadcast_to(labels, shape)
+        q = jnp.broadcast_to(q, shape)
     except ValueError as error:
         raise ValueError(
             f"labels: expected class probabilities that broadcast to the logits' shape "
-            f"{shape}, got {labels.shape}; for integer labels use "
+            f"{shape}, got {q.shape}; for integer labels use "
             f"softmax_cross_entropy_with_integer_labels."
         ) from error
-    labels = classes_last(labels, canonical_axes(axis, len(shape)))
-    return _soft(options, rule, reduction, rows, labels)
+    loss: Loss = _soft(call, rows, classes_last(q, canonical_axes(axis, len(shape))))
+    return loss
 
 
+@overload
 def softmax_cross_entropy_with_integer_labels(
-    logits: jax.typing.ArrayLike,
-    labels: jax.typing.ArrayLike,
+    logits: ArrayLike,
+    labels: ArrayLike,
     axis: Axis = -1,
-    where: jax.typing.ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    *,
+    return_stats: Literal[False] = False,
+    **options: Unpack[IntegerLossOptions],
+) -> jax.Array: ...
+
+
+@overload
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    return_stats: Literal[True],
+    **options: Unpack[IntegerLossOptions],
+) -> tuple[jax.Array, SoftmaxStats]: ...
+
+
+@overload
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    return_stats: bool,
+    **options: Unpack[IntegerLossOptions],
+) -> Loss: ...
+
+
+@names_forward_mode
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
     *,
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
-    class_weights: jax.typing.ArrayLike | None = None,
-    sample_weight: jax.typing.ArrayLike | None = None,
+    class_weights: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     z_loss: float = 0.0,
     soft_cap: float | None = None,
     return_stats: bool = False,
     rule: Rule = "vjp",
     reduction: Reduction = "none",
-) -> Any:  # jax.Array; with return_stats=True (jax.Array, SoftmaxStats)
+    implementation: Implementation | None = None,
+) -> Loss:
     r"""Cross-entropy :math:`\log \sum_j e^{z_j} - z_y` of logits `z` and integer labels `y`.
 
     Takes `optax.softmax_cross_entropy_with_integer_labels`'s positional arguments and means the
@@ -180,9 +259,11 @@ def softmax_cross_entropy_with_integer_labels(
       ignore_index: None, or the label of rows that do not count.
       label_smoothing: in [0, 1]: labels become `(1 - label_smoothing) onehot +
         label_smoothing / V`, spread over the classes that count.
-      class_weights: None, or `[V]` factors of the classes, at least 0; no derivative.
+      class_weights: None, or `[V]` factors of the classes, at least 0; constants, which raise
+        where they are differentiated.
       sample_weight: None, or factors of the rows that broadcast to `[...]`, with a derivative.
-        Rows of weight 0 are left out, whatever they hold.
+        Rows of weight 0 are left out, whatever they hold; the derivative by such a weight is the
+        row's loss, where that is finite.
       z_loss: factor of the squared logsumexp.
       soft_cap: None, or `c > 0`: logits become `c * tanh(logits / c)`.
       return_stats: return `(loss, SoftmaxStats)`.
@@ -191,6 +272,8 @@ def softmax_cross_entropy_with_integer_labels(
       reduction: `"none"`, `"sum"`, or `"mean"`: the sum over that of
         `sample_weight * class_weights[y]` of the rows that count, 0 where that is 0. (With
         `class_weights`, one label that is no class makes that sum NaN, and the mean.)
+      implementation: None for the platform's own way to compute, or `"xla"` or `"cpu"`; the values
+        are the same but for rounding.
 
     Returns:
       `[...]` losses (natural log), or a scalar; float32 for half-precision logits, else the logits'
@@ -212,21 +295,32 @@ def softmax_cross_entropy_with_integer_labels(
     [2.7613e-01 8.4967e-18]
     [-8.4967e-18  4.2484e-18  4.2484e-18]
     """
-    options = check_options(label_smoothing, z_loss, soft_cap, return_stats)
-    rows = _check_rows(logits, axis, where, class_weights, sample_weight, rule, reduction)
-    labels = label_array(labels, ignore_index)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(
-            f"labels: expected an integer dtype, got {labels.dtype}; for class probabilities use "
-            f"softmax_cross_entropy."
-        )
-    if labels.shape != rows.logits.shape[:-1]:
-        raise ValueError(
-            f"labels: expected shape {rows.logits.shape[:-1]} (the logits' {jnp.shape(logits)} "
-            f"without axis {axis}), got {labels.shape}."
-        )
-    check_ignore_index(ignore_index, labels.dtype)
-    return _integer(options, rule, reduction, ignore_index, rows, labels)
+    call = _Call(
+        check_options(label_smoothing, z_loss, soft_cap, return_stats, implementation),
+        rule,
+        reduction,
+        ignore_index,
+    )
+    rows = _check_rows(call, logits, axis, where, class_weights, sample_weight)
+    index = label_array(labels, ignore_index)
+    check_integer_labels(
+        index,
+        rows.logits.shape[:-1],
+        "use softmax_cross_entropy",
+        f"the logits' {jnp.shape(logits)} without axis {axis}",
+    )
+    check_ignore_index(ignore_index, index.dtype)
+    loss: Loss = _integer(call, rows, index)
+    return loss
+
+
+class _Call(NamedTuple):
+    """What is constant in the compiled program."""
+
+    options: Options
+    rule: Rule
+    reduction: Reduction
+    ignore_index: int | None = None
 
 
 class _Rows(NamedTuple):
@@ -240,136 +334,89 @@ class _Rows(NamedTuple):
 
 
 def _check_rows(
-    logits: jax.typing.ArrayLike,
+    call: _Call,
+    logits: ArrayLike,
     axis: Axis,
-    where: jax.typing.ArrayLike | None,
-    class_weights: jax.typing.ArrayLike | None,
-    sample_weight: jax.typing.ArrayLike | None,
-    rule: Rule,
-    reduction: Reduction,
+    where: ArrayLike | None,
+    class_weights: ArrayLike | None,
+    sample_weight: ArrayLike | None,
 ) -> _Rows:
-    check_rule(rule)
-    check_reduction(reduction)
-    logits = jnp.asarray(logits)
-    check_floating("logits", logits)
-    axes = canonical_axes(axis, logits.ndim)
-    z = classes_last(logits, axes)
+    check_rule(call.rule)
+    check_reduction(call.reduction)
+    check_implementation(call.options.implementation)
+    z = floating_array("logits", logits)
+    shape, axes = z.shape, canonical_axes(axis, z.ndim)
+    z = classes_last(z, axes)
     classes = z.shape[-1]
     if classes == 0:
         raise ValueError(
-            f"logits: expected at least one class along axis {axis}, got shape {logits.shape}."
+            f"logits: expected at least one class along axis {axis}, got shape {shape}."
         )
-    mask, row_mask = mask_classes_last(where, axes, logits.shape)
+    mask, row_mask = mask_classes_last(where, axes, shape)
     dtype = statistics_dtype(z.dtype)
-    if class_weights is not None:
-        class_weights = jax.lax.stop_gradient(
-            real_array("class_weights", class_weights).astype(dtype)
-        )
-        if class_weights.shape != (classes,):
-            raise ValueError(
-                f"class_weights: expected shape {(classes,)}, got {class_weights.shape}."
-            )
-        class_weights = class_weights.reshape((1,) * (z.ndim - 1) + (classes,))
-        # Of the rank of the logits: nothing here relies on rank promotion.
+    by_class = class_weight_array(class_weights, classes, dtype)
+    by_row = None
     if sample_weight is not None:
-        sample_weight = broadcast_rows(sample_weight, z.shape[:-1], dtype)
-    return _Rows(z, mask, row_mask, class_weights, sample_weight)
+        by_row = broadcast_rows(sample_weight, z.shape[:-1], dtype)
+    return _Rows(z, mask, row_mask, by_class, by_row)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _integer(
-    options: Options,
-    rule: Rule,
-    reduction: Reduction,
-    ignore_index: int | None,
-    rows: _Rows,
-    labels: jax.Array,
-) -> Loss:
-    ignored = None if ignore_index is None else labels == ignore_index
-    kept = _kept_rows(rows, ignored)
+@partial(jax.jit, static_argnums=0)
+def _integer(call: _Call, rows: _Rows, labels: jax.Array) -> Loss:
+    not_ignored = None if call.ignore_index is None else labels != call.ignore_index
+    counted = _counted(rows, not_ignored)
     # What a row that does not count is labelled must not matter, not even by 0 * NaN.
-    labels = labels if kept is None else jnp.where(kept, labels, 0)
-    index, valid = class_index(labels, rows.logits.shape[-1])
-    weight = None
+    labels = labels if counted is None else jnp.where(counted, labels, 0)
+    index, valid = integer_labels.class_index(labels, rows.logits.shape[-1])
+    by_label = None
     if rows.class_weights is not None:
         # NaN where there is no class: a mean would divide by it.
-        weight = jnp.where(valid, weight_of(rows.class_weights.reshape(-1), index), jnp.nan)
-    constants = _integer_labels.Constants(index, valid, weight, kept, rows.mask, rows.class_weights)
-    return _reduced(
-        _integer_labels.RULES, options, rule, reduction, rows, (rows.logits,), constants, weight
-    )
+        by_label = jnp.where(valid, label_weights(rows.class_weights, index), jnp.nan)
+    data = RowData(column=index, valid=valid, label_weight=by_label)
+    return _reduced(_INTEGER, call, rows, Inputs(rows.logits), data, counted)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _soft(
-    options: Options, rule: Rule, reduction: Reduction, rows: _Rows, labels: jax.Array
-) -> Loss:
-    constants = _class_probabilities.Constants(rows.mask, _kept_rows(rows), rows.class_weights)
-    arrays = (rows.logits, labels)
-    return _reduced(
-        _class_probabilities.RULES, options, rule, reduction, rows, arrays, constants, None
-    )
+@partial(jax.jit, static_argnums=0)
+def _soft(call: _Call, rows: _Rows, labels: jax.Array) -> Loss:
+    return _reduced(_SOFT, call, rows, Inputs(rows.logits, labels), RowData(), _counted(rows))
 
 
-def _kept_rows(rows: _Rows, ignored: jax.Array | None = None) -> jax.Array | None:
+def _counted(rows: _Rows, not_ignored: jax.Array | None = None) -> jax.Array | None:
     """`[...]` booleans, the rows that count; None if all do."""
-    shape = rows.logits.shape[:-1]
-    conditions = [
-        rows.row_mask,
-        None if rows.mask is None else jnp.any(rows.mask, -1),
-        None if ignored is None else ~ignored,
-        None if rows.sample_weight is None else rows.sample_weight != 0,
-    ]
-    kept = None
-    for condition in conditions:
-        if condition is not None:
-            condition = jnp.broadcast_to(condition, shape)
-            kept = condition if kept is None else kept & condition
-    return kept
+    any_class = None if rows.mask is None else jnp.any(rows.mask, -1)
+    return counted_rows(rows.logits.shape[:-1], rows.row_mask, any_class, not_ignored)
 
 
 def _reduced(
     rules: Rules,
-    options: Options,
-    rule: Rule,
-    reduction: Reduction,
+    call: _Call,
     rows: _Rows,
-    arrays: tuple[jax.Array, ...],
-    constants: _integer_labels.Constants | _class_probabilities.Constants,
-    label_weight: jax.Array | None,
+    inputs: Inputs,
+    data: RowData,
+    counted: jax.Array | None,
 ) -> Loss:
-    """The rule's losses, weighted and reduced, with the statistics if asked for.
-
-    `label_weight` is None or what a row counts for in the mean's divisor beside its
-    `sample_weight`.
-    """
-    dtype = statistics_dtype(rows.logits.dtype)
-    shape = rows.logits.shape[:-1]
-    kept = constants.kept
-    weight = jnp.ones(shape, dtype) if rows.sample_weight is None else rows.sample_weight
-    if kept is not None:
-        weight = jnp.where(kept, weight, 0)
-    if reduction == "mean":
-        divisor = jnp.sum(weight if label_weight is None else weight * label_weight)
-        if not options.stats and (kept is not None or label_weight is not None):
-            # With a divisor of 0 no row counts, whatever it holds. (Its statistics do.)
-            kept = (divisor != 0) & (jnp.ones(shape, bool) if kept is None else kept)
-            constants = constants._replace(kept=kept)
-        weight = jnp.where(divisor == 0, 0, weight / jnp.where(divisor == 0, 1, divisor))
-    axes = varying_axes(*arrays, *jax.tree.leaves(constants), weight)
-    arrays = tuple(vary(x, axes) for x in arrays)
-    if rule == "jvp" and reduction != "none" and not options.stats:
-        return rules.total_jvp(options, arrays, constants, weight)
-    by_rows = rules.rows_vjp if rule == "vjp" else rules.rows_jvp
-    loss, *stats = by_rows(options, arrays, constants)
-    dropped = kept is not None or label_weight is not None
-    loss = multiply(weight, loss) if dropped else weight * loss
-    if reduction != "none":
-        loss = jnp.sum(loss)
-    if not options.stats:
-        return loss
-    top = most_likely(jax.lax.stop_gradient(exclude(rows.logits, constants.mask)))
-    values = [*stats, top]
-    if kept is not None:
-        values = [jnp.where(kept, value, 0) for value in values]
-    return loss, SoftmaxStats(*values)
+    """The rule's losses, weighted and reduced, with the statistics if asked for."""
+    options, shape = call.options, rows.logits.shape[:-1]
+    weights = row_weights(
+        call.reduction,
+        shape,
+        statistics_dtype(rows.logits.dtype),
+        counted,
+        rows.sample_weight,
+        data.label_weight,
+    )
+    by_class = rows.class_weights
+    if by_class is not None:
+        # Of the rank of the logits: nothing here relies on rank promotion.
+        by_class = by_class.reshape((1,) * len(shape) + by_class.shape)
+    data = data._replace(
+        counted=counted, weightless=weights.weightless, mask=rows.mask, class_weights=by_class
+    )
+    axes = varying_axes(*jax.tree.leaves((inputs, data)), weights.weight)
+    inputs = jax.tree.map(lambda x: vary(x, axes), inputs)
+    if call.rule == "jvp" and call.reduction != "none" and not options.stats:
+        return rules.total_jvp(options, inputs, data, weights.weight)
+    by_rows = rules.rows_vjp if call.rule == "vjp" else rules.rows_jvp
+    outputs = by_rows(options, inputs, data)
+    loss = reduced(call.reduction, weights.times(outputs.loss))
+    return loss if not options.stats else with_stats(loss, weights, outputs)

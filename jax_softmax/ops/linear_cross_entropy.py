@@ -1,8 +1,7 @@
 """Softmax cross-entropy on features and a linear layer, whose logits are never held whole.
 
-The mathematics of a row is in `_integer_labels`, that of the layer and its blocks in
-`_linear_rules`. Here are the checks, what the rows are weighted and reduced by, and what concerns
-several devices.
+The mathematics of a row is in `_math`, that of the layer and its blocks in `_linear`. Here are the
+checks, and what concerns several devices.
 """
 
 from __future__ import annotations
@@ -10,46 +9,111 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Unpack, get_args, overload
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 from jax_softmax.ops._arguments import (
-    Reduction,
     broadcast_rows,
-    check_floating,
     check_ignore_index,
-    check_reduction,
+    check_integer_labels,
+    class_weight_array,
+    floating_array,
     label_array,
     real_array,
 )
-from jax_softmax.ops._integer_labels import Constants
-from jax_softmax.ops._linear_products import KernelLayout, Linear, Product, sums_dtype
-from jax_softmax.ops._linear_rules import rows_jvp, rows_vjp, total_jvp, total_vjp
-from jax_softmax.ops._linear_sweeps import Static
-from jax_softmax.ops._options import Rule, check_options, check_rule, weight_of
-from jax_softmax.ops._row_blocks import BlockSize, check_block_size, choose_block_size, row_blocks
-from jax_softmax.ops._rules import multiply
-from jax_softmax.ops._slices import AxisName, axis_names
-from jax_softmax.ops._statistics import class_index
-from jax_softmax.ops._varying import all_axes_manual, explicit_axes, vary, varying_axes
-from jax_softmax.ops.cross_entropy import Loss, SoftmaxStats
+from jax_softmax.ops._autodiff import names_forward_mode
+from jax_softmax.ops._backends.dispatch import check_implementation
+from jax_softmax.ops._linear.blocks import (
+    BlockSize,
+    check_block_size,
+    choose_block_size,
+    row_blocks,
+)
+from jax_softmax.ops._linear.layer import KernelLayout, Linear, Product, sums_dtype
+from jax_softmax.ops._linear.rules import rows_jvp, rows_vjp, total_jvp, total_vjp
+from jax_softmax.ops._linear.sweeps import Static
+from jax_softmax.ops._math import class_probabilities, integer_labels
+from jax_softmax.ops._math.row_loss import Outputs, RowData
+from jax_softmax.ops._mesh import (
+    AxisName,
+    all_axes_manual,
+    axis_names,
+    explicit_axes,
+    sum_over,
+    vary,
+    varying_axes,
+)
+from jax_softmax.ops._options import (
+    Implementation,
+    LinearLossOptions,
+    Options,
+    Reduction,
+    Rule,
+    check_options,
+    check_reduction,
+    check_rule,
+)
+from jax_softmax.ops._reduction import (
+    Loss,
+    SoftmaxStats,
+    counted_rows,
+    label_weights,
+    row_weights,
+    with_stats,
+)
 
 
+@overload
 def linear_softmax_cross_entropy(
-    features: jax.typing.ArrayLike,
-    kernel: jax.typing.ArrayLike,
-    labels: jax.typing.ArrayLike,
+    features: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
     *,
-    bias: jax.typing.ArrayLike | None = None,
+    return_stats: Literal[False] = False,
+    **options: Unpack[LinearLossOptions],
+) -> jax.Array: ...
+
+
+@overload
+def linear_softmax_cross_entropy(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    return_stats: Literal[True],
+    **options: Unpack[LinearLossOptions],
+) -> tuple[jax.Array, SoftmaxStats]: ...
+
+
+@overload
+def linear_softmax_cross_entropy(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    return_stats: bool,
+    **options: Unpack[LinearLossOptions],
+) -> Loss: ...
+
+
+@names_forward_mode
+def linear_softmax_cross_entropy(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
     kernel_layout: KernelLayout = "dv",
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
-    class_weights: jax.typing.ArrayLike | None = None,
-    sample_weight: jax.typing.ArrayLike | None = None,
+    class_weights: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     z_loss: float = 0.0,
     soft_cap: float | None = None,
     return_stats: bool = False,
@@ -60,14 +124,15 @@ def linear_softmax_cross_entropy(
     axis_name: AxisName = None,
     data_axis_name: AxisName = None,
     num_classes: int | None = None,
-) -> Any:  # jax.Array; with return_stats=True (jax.Array, SoftmaxStats)
-    r"""Cross-entropy of the logits `features @ kernel + bias` and integer labels.
+    implementation: Implementation | None = None,
+) -> Loss:
+    r"""Cross-entropy of the logits `features @ kernel + bias` and labels.
 
-    The loss, options and exactness of `softmax_cross_entropy_with_integer_labels` on those logits,
-    which are made, used and forgotten a block of rows at a time. A total (`"mean"`, `"sum"`) takes
-    one matrix product, and three with its gradients, which the forward pass computes; losses of
-    rows (`"none"`), and what differentiates statistics, make their logits again when
-    differentiated, and take four.
+    The loss, options and exactness of `softmax_cross_entropy_with_integer_labels` on those logits
+    (of `softmax_cross_entropy`, for class probabilities), which are made, used and forgotten a
+    block of rows at a time. A total (`"mean"`, `"sum"`) takes one matrix product, and three with
+    its gradients, which the forward pass computes; losses of rows (`"none"`), and what
+    differentiates statistics, make their logits again when differentiated, and take four.
 
     Products of half-precision arrays are accumulated in float32, the logits and all that follows
     are float32, and gradients are rounded once, after the cotangent.
@@ -75,34 +140,44 @@ def linear_softmax_cross_entropy(
     Args:
       features: `[..., D]` floating.
       kernel: `[D, V]` floating.
-      labels: `[...]` integers in `[0, V)`.
+      labels: `[...]` integers in `[0, V)`, or class probabilities `[..., V]`, which have a
+        derivative.
       bias: None, or `[V]`.
+      where: None, or booleans that broadcast to `[...]`: the rows that count, whatever the others
+        hold.
       kernel_layout: `"dv"`, or `"vd"` for a kernel `[V, D]`, such as tied embeddings; neither is
         transposed in memory.
-      ignore_index: None, or the label of rows that do not count.
+      ignore_index: None, or the integer label of rows that do not count.
       label_smoothing: in [0, 1]: labels become `(1 - label_smoothing) onehot +
         label_smoothing / V`.
-      class_weights: None, or `[V]` factors of the classes, at least 0; no derivative.
+      class_weights: None, or `[V]` factors of the classes, at least 0; constants, which raise
+        where they are differentiated.
       sample_weight: None, or factors of the rows that broadcast to `[...]`, with a derivative.
-        Rows of weight 0 are left out, whatever they hold.
+        Rows of weight 0 are left out, whatever they hold; the derivative by such a weight is the
+        row's loss, where that is finite.
       z_loss: factor of the squared logsumexp.
       soft_cap: None, or `c > 0`: logits become `c * tanh(logits / c)`.
       return_stats: return `(loss, SoftmaxStats)`.
       rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
         has `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
       reduction: `"none"`, `"sum"`, or `"mean"`: the sum over that of
-        `sample_weight * class_weights[y]` of the rows that count, 0 where that is 0.
+        `sample_weight * class_weights[y]` of the rows that count (of `sample_weight` for class
+        probabilities), 0 where that is 0. Inside `jax.shard_map` see `data_axis_name`.
       precision: of the products, as in `jnp.matmul`.
       block_size: rows of a block of logits at most, or `(rows, classes)` to take the classes in
         blocks too (a total then takes one more product, and options that sum over all classes
         another); None chooses: 64 MiB of float32 logits or 512 rows, whichever is more, and blocks
         of classes where 128 rows would take over 1 GiB.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are spread: `kernel`,
-        `bias` and `class_weights` are this device's slice of them, in the order of the devices.
+        `bias`, `class_weights` and class probabilities are this device's slice of them, in the
+        order of the devices.
       data_axis_name: inside `jax.shard_map`, the mesh axis over which the rows are spread: a total
-        is then that of all of them, and not of this device's.
+        is then that of all of them. Without it a total is of this device's rows, and a mean of such
+        means is another number where devices have unlike numbers of rows that count.
       num_classes: how many classes there are where the slices are padded: later columns, of finite
         numbers, do not count. None for as many as all slices have.
+      implementation: None for the platform's own way to compute, or `"xla"` or `"cpu"`; the values
+        are the same but for rounding.
 
     Returns:
       `[...]` losses (natural log), or a scalar, in the dtype of the logits (float32 for half
@@ -123,39 +198,40 @@ def linear_softmax_cross_entropy(
     >>> loss.shape, [gradient.shape for gradient in gradients]
     ((), [(6, 4), (4, 10)])
     """
-    options = check_options(label_smoothing, z_loss, soft_cap, return_stats)
+    call = _Call(
+        check_options(label_smoothing, z_loss, soft_cap, return_stats, implementation),
+        rule,
+        reduction,
+        Product(kernel_layout, precision),
+        ignore_index,
+        check_block_size(block_size),
+        axis_name,
+        data_axis_name,
+    )
     check_rule(rule)
     check_reduction(reduction)
-    linear, labels = check_arrays(features, kernel, bias, kernel_layout, labels, ignore_index)
-    check_ignore_index(ignore_index, labels.dtype)
-    block = check_block_size(block_size)
-    held = linear.kernel.shape[kernel_layout.index("v")]
+    check_implementation(implementation)
+    linear, index = check_arrays(features, kernel, bias, kernel_layout, labels, ignore_index)
+    rows, held = linear.features.shape[:-1], linear.kernel.shape[kernel_layout.index("v")]
     check_distinct(axis_name, data_axis_name)
     _check_varies("axis_name", axis_name, "kernel", linear.kernel)
     _check_varies("data_axis_name", data_axis_name, "features", linear.features)
     classes = _check_classes(num_classes, held, axis_name)
     dtype = sums_dtype(linear)
-    weights = _check_weights(class_weights, sample_weight, held, labels.shape, dtype)
-    _check_same(axis_name, labels=labels, sample_weight=weights[1])
+    by_class = class_weight_array(class_weights, held, dtype)
+    by_row = None if sample_weight is None else broadcast_rows(sample_weight, rows, dtype)
+    mask = None if where is None else check_row_mask(where, rows, held)
+    _check_same(axis_name, labels=index, sample_weight=by_row, where=mask)
     split = axis_name is not None or classes != held
-    call = _Call(
-        options._replace(classes=classes if split else None),
-        rule,
-        reduction,
-        Product(kernel_layout, precision),
-        ignore_index,
-        block,
-        axis_name,
-        data_axis_name,
-        classes,
-    )
-    return _placed(call, linear)(linear, labels, *weights)
+    options = call.options._replace(classes=classes if split else None)
+    call = call._replace(options=options, classes=classes)
+    return _placed(call, linear)(linear, _Rows(index, mask, by_class, by_row))
 
 
 class _Call(NamedTuple):
     """What is constant in the compiled program."""
 
-    options: Any
+    options: Options
     rule: Rule
     reduction: Reduction
     product: Product
@@ -163,10 +239,19 @@ class _Call(NamedTuple):
     block: BlockSize | None
     axis_name: AxisName
     data_axis_name: AxisName
-    classes: int
+    classes: int = 0
 
 
-def _placed(call: _Call, linear: Linear) -> Callable[..., Any]:
+class _Rows(NamedTuple):
+    """What is given with the layer; `labels` are None where the layer has class probabilities."""
+
+    labels: jax.Array | None
+    mask: jax.Array | None
+    class_weights: jax.Array | None
+    sample_weight: jax.Array | None
+
+
+def _placed(call: _Call, linear: Linear) -> Callable[..., Loss]:
     """The loss as a function of arrays, on a mesh whose axes are part of their types too."""
     loss = partial(_loss, call)
     features = jax.typeof(linear.features).sharding
@@ -180,82 +265,75 @@ def _placed(call: _Call, linear: Linear) -> Callable[..., Any]:
         stats: Any = (rows,) * len(SoftmaxStats._fields)
         placed = (placed, SoftmaxStats(*stats))
     # Blocks of sharded rows, and sums over them, are the compiler's to place.
-    return jax.sharding.auto_axes(loss, axes=tuple(sorted(explicit)), out_sharding=placed)
+    auto: Callable[..., Loss] = jax.sharding.auto_axes(
+        loss, axes=tuple(sorted(explicit)), out_sharding=placed
+    )
+    return auto
 
 
 @partial(jax.jit, static_argnums=0)
-def _loss(
-    call: _Call,
-    linear: Linear,
-    labels: jax.Array,
-    class_weights: jax.Array | None,
-    sample_weight: jax.Array | None,
-) -> Loss:
-    dtype = sums_dtype(linear)
-    kept = None if call.ignore_index is None else labels != call.ignore_index
-    if sample_weight is not None:
-        counts = sample_weight != 0
-        kept = counts if kept is None else kept & counts
-    # What a row that does not count is labelled must not matter, not even by 0 * NaN.
-    labels = labels if kept is None else jnp.where(kept, labels, 0)
-    constants = _constants(call, linear, labels, kept, class_weights)
+def _loss(call: _Call, linear: Linear, rows: _Rows) -> Loss:
+    shape, labels = linear.features.shape[:-1], rows.labels
+    not_ignored = None
+    if labels is not None and call.ignore_index is not None:
+        not_ignored = labels != call.ignore_index
+    counted = counted_rows(shape, not_ignored, rows.mask)
+    if labels is not None and counted is not None:
+        # What a row that does not count is labelled must not matter, not even by 0 * NaN.
+        labels = jnp.where(counted, labels, 0)
+    data = _row_data(call, linear, rows._replace(labels=labels))
+    weights = row_weights(
+        call.reduction,
+        shape,
+        sums_dtype(linear),
+        counted,
+        rows.sample_weight,
+        data.label_weight,
+        call.data_axis_name,
+    )
+    data = data._replace(counted=counted, weightless=weights.weightless)
+    linear, weight = _varying(call, linear, data, weights.weight)
+    weights = weights._replace(weight=weight)
     static = _static(call, linear)
-
-    weight = jnp.ones(labels.shape, dtype) if sample_weight is None else sample_weight
-    if kept is not None:
-        weight = jnp.where(kept, weight, 0)
-    if call.reduction == "mean":
-        by_label = 1 if constants.label_weight is None else constants.label_weight
-        divisor = _over(call.data_axis_name, jnp.sum(weight * by_label))
-        if not call.options.stats and (kept is not None or class_weights is not None):
-            # With a divisor of 0 no row counts, whatever it holds. (Its statistics do.)
-            kept = (divisor != 0) & (jnp.ones(labels.shape, bool) if kept is None else kept)
-            constants = constants._replace(kept=kept)
-        weight = jnp.where(divisor == 0, 0, weight / jnp.where(divisor == 0, 1, divisor))
-    linear, constants, weight = _varying(call, linear, constants, weight)
-    if call.reduction != "none" and call.rule == "vjp":
-        loss, *stats = total_vjp(static, linear, constants, weight)
-    elif call.reduction != "none" and not call.options.stats:
-        loss = total_jvp(static, linear, constants, weight)
+    if call.reduction != "none" and call.rule == "jvp" and not call.options.stats:
+        outputs = Outputs(total_jvp(static, linear, data, weight))
+    elif call.reduction != "none" and call.rule == "vjp":
+        outputs = total_vjp(static, linear, data, weight)
     else:
         by_rows = rows_vjp if call.rule == "vjp" else rows_jvp
-        loss, *stats = by_rows(static, linear, constants)
-        dropped = kept is not None or class_weights is not None
-        loss = multiply(weight, loss) if dropped else weight * loss
-        loss = loss if call.reduction == "none" else jnp.sum(loss)
+        outputs = by_rows(static, linear, data)
+        loss = weights.times(outputs.loss)
+        outputs = outputs._replace(loss=loss if call.reduction == "none" else jnp.sum(loss))
+    loss = outputs.loss
     if call.reduction != "none":
-        loss = _over(call.data_axis_name, loss)
-    if not call.options.stats:
-        return loss
-    if kept is not None:
-        stats = [jnp.where(kept, value, 0) for value in stats]
-    return loss, SoftmaxStats(*stats)
+        loss = sum_over(call.data_axis_name, loss)
+    return loss if not call.options.stats else with_stats(loss, weights, outputs)
 
 
-def _constants(
-    call: _Call,
-    linear: Linear,
-    labels: jax.Array,
-    kept: jax.Array | None,
-    class_weights: jax.Array | None,
-) -> Constants:
+def _row_data(call: _Call, linear: Linear, rows: _Rows) -> RowData:
     """What is said of rows and classes, for the classes that are held here."""
-    index, valid = class_index(labels, call.classes)
     held = call.product.classes(linear)
     first = None if call.axis_name is None else lax.axis_index(call.axis_name) * held
-    column = index if first is None else index - first
-    mask, weight = None, None
-    ones = (1,) * labels.ndim
+    mask, by_class = None, rows.class_weights
+    ones = (1,) * (linear.features.ndim - 1)
     if call.options.classes is not None:
-        mask = lax.broadcasted_iota(jnp.int32, (*ones, held), labels.ndim)
+        mask = lax.broadcasted_iota(jnp.int32, (*ones, held), len(ones))
         mask = (mask if first is None else mask + first) < call.classes
-    if class_weights is not None:
+    if by_class is not None:
+        by_class = by_class.reshape(*ones, held)
+    data = RowData(mask=mask, class_weights=by_class, first=first)
+    if rows.labels is None:
+        return data
+    index, valid = integer_labels.class_index(rows.labels, call.classes)
+    column = data.column_of(index)
+    by_label = None
+    if rows.class_weights is not None:
         here = (column >= 0) & (column < held)
-        weight = jnp.where(here, weight_of(class_weights, jnp.clip(column, 0, held - 1)), 0)
+        found = label_weights(rows.class_weights, jnp.clip(column, 0, held - 1))
+        found = sum_over(call.axis_name, jnp.where(here, found, 0))
         # NaN where there is no class: a mean would divide by it.
-        weight = jnp.where(valid, _over(call.axis_name, weight), jnp.nan)
-        class_weights = class_weights.reshape(*ones, held)
-    return Constants(column, valid, weight, kept, mask, class_weights, first)
+        by_label = jnp.where(valid, found, jnp.nan)
+    return data._replace(column=column, valid=valid, label_weight=by_label)
 
 
 def _static(call: _Call, linear: Linear) -> Static:
@@ -267,17 +345,13 @@ def _static(call: _Call, linear: Linear) -> Static:
     if class_block is not None:
         options = options._replace(classes=call.classes)
     blocks = row_blocks(rows, block.rows, contiguous=all_axes_manual())
-    return Static(options, call.product, blocks, class_block, call.axis_name)
-
-
-def _over(axis_name: AxisName, x: jax.Array) -> jax.Array:
-    """The sum over the devices along a mesh axis."""
-    return x if axis_name is None else lax.psum(x, axis_name)
+    loss = (integer_labels if linear.labels is None else class_probabilities).LOSS
+    return Static(loss, options, call.product, blocks, class_block, call.axis_name)
 
 
 def _varying(
-    call: _Call, linear: Linear, constants: Constants, weight: jax.Array
-) -> tuple[Linear, Constants, jax.Array]:
+    call: _Call, linear: Linear, data: RowData, weight: jax.Array
+) -> tuple[Linear, jax.Array]:
     """The arguments, marked as varying over every mesh axis that any of them varies over.
 
     All but the kernel and the bias: what is the same on several devices has the sum of their
@@ -285,54 +359,89 @@ def _varying(
     and weights stay the same over the devices of the classes, each of which is to have all of
     their derivative.
     """
-    rows = varying_axes(linear.features, constants.valid, constants.kept, weight)
-    everywhere = rows | varying_axes(linear.kernel, linear.bias)
-    everywhere -= frozenset(axis_names(call.axis_name))
-    features = vary(linear.features, everywhere)
-    return linear._replace(features=features), constants, vary(weight, everywhere)
+    rows = varying_axes(linear.features, data.valid, data.counted, weight)
+    everywhere = rows | varying_axes(linear.kernel, linear.bias, linear.labels)
+    classes = frozenset(axis_names(call.axis_name))
+    features = vary(linear.features, everywhere - classes)
+    labels = None if linear.labels is None else vary(linear.labels, everywhere)
+    linear = linear._replace(features=features, labels=labels)
+    return linear, vary(weight, everywhere - classes)
 
 
 # Checks
 
 
 def check_arrays(
-    features: jax.typing.ArrayLike,
-    kernel: jax.typing.ArrayLike,
-    bias: jax.typing.ArrayLike | None,
+    features: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
     kernel_layout: KernelLayout,
-    labels: jax.typing.ArrayLike,
+    labels: ArrayLike,
     ignore_index: int | None,
-) -> tuple[Linear, jax.Array]:
-    """The layer and the labels as arrays; raises if their shapes or dtypes do not fit."""
+) -> tuple[Linear, jax.Array | None]:
+    """The layer and its integer labels as arrays; raises if their shapes or dtypes do not fit.
+
+    Class probabilities are part of the layer, and the labels then None.
+    """
     if kernel_layout not in get_args(KernelLayout):
         raise ValueError(f"kernel_layout: expected 'dv' or 'vd', got {kernel_layout!r}.")
-    features, kernel = map(jnp.asarray, (features, kernel))
-    labels = label_array(labels, ignore_index)
-    bias = None if bias is None else jnp.asarray(bias)
-    for name, x in (("features", features), ("kernel", kernel), ("bias", bias)):
-        if x is not None:
-            check_floating(name, x)
-    if features.ndim == 0:
+    x, k = floating_array("features", features), floating_array("kernel", kernel)
+    b = None if bias is None else floating_array("bias", bias)
+    if x.ndim == 0:
         raise ValueError("features: expected shape [..., D], got a number.")
-    width, order = features.shape[-1], f"[{', '.join(kernel_layout.upper())}]"
-    if kernel.ndim != 2 or kernel.shape[kernel_layout.index("d")] != width:
+    width, order = x.shape[-1], f"[{', '.join(kernel_layout.upper())}]"
+    if k.ndim != 2 or k.shape[kernel_layout.index("d")] != width:
         raise ValueError(
             f"kernel: expected {order} with D = {width} (the features' last axis) for "
-            f"kernel_layout={kernel_layout!r}, got shape {kernel.shape}."
+            f"kernel_layout={kernel_layout!r}, got shape {k.shape}."
         )
-    classes = kernel.shape[kernel_layout.index("v")]
+    classes = k.shape[kernel_layout.index("v")]
     if classes == 0:
-        raise ValueError(f"kernel: expected at least one class, got shape {kernel.shape}.")
-    if bias is not None and bias.shape != (classes,):
-        raise ValueError(f"bias: expected shape {(classes,)}, got {bias.shape}.")
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"labels: expected an integer dtype, got {labels.dtype}.")
-    if labels.shape != features.shape[:-1]:
+        raise ValueError(f"kernel: expected at least one class, got shape {k.shape}.")
+    if b is not None and b.shape != (classes,):
+        raise ValueError(f"bias: expected shape {(classes,)}, got {b.shape}.")
+    linear, rows = Linear(x, k, b), x.shape[:-1]
+    y = label_array(labels, ignore_index)
+    if y.shape == (*rows, classes) and y.shape != (*rows, 1):
+        return linear._replace(labels=_class_probabilities(linear, y, ignore_index)), None
+    if jnp.issubdtype(y.dtype, jnp.floating) and y.ndim == x.ndim:
         raise ValueError(
-            f"labels: expected shape {features.shape[:-1]} (the features' {features.shape} without "
-            f"the last axis), got {labels.shape}."
+            f"labels: expected class probabilities of shape {(*rows, classes)}, got {y.shape}."
         )
-    return Linear(features, kernel, bias), labels
+    check_integer_labels(
+        y,
+        rows,
+        f"their shape is {(*rows, classes)}",
+        f"the features' {x.shape} without the last axis",
+    )
+    check_ignore_index(ignore_index, y.dtype)
+    return linear, y
+
+
+def _class_probabilities(linear: Linear, labels: jax.Array, ignore_index: int | None) -> jax.Array:
+    if ignore_index is not None:
+        raise ValueError(
+            "ignore_index: expected None with class probabilities, which are no indices; leave "
+            "rows out with where= or a sample_weight of 0."
+        )
+    q = real_array("labels", labels)
+    return q if jnp.issubdtype(q.dtype, jnp.floating) else q.astype(sums_dtype(linear))
+
+
+def check_row_mask(where: ArrayLike, rows: tuple[int, ...], classes: int) -> jax.Array:
+    """The rows that count, `[*rows]` booleans; raises ValueError for a mask of classes."""
+    mask = jnp.asarray(where).astype(bool)
+    if mask.ndim > len(rows):
+        raise ValueError(
+            f"where: expected a mask of rows that broadcasts to {rows}, got {mask.shape}; to leave "
+            f"classes out, pass the layer without them, or a bias of -inf there."
+        )
+    try:
+        return jnp.broadcast_to(mask, rows)
+    except ValueError as error:
+        raise ValueError(
+            f"where: expected a mask of rows that broadcasts to {rows}, got {mask.shape}."
+        ) from error
 
 
 def _check_classes(num_classes: int | None, held: int, axis_name: AxisName) -> int:
@@ -387,20 +496,3 @@ def check_distinct(axis_name: AxisName, data_axis_name: AxisName) -> None:
             f"axis_name and data_axis_name: expected different mesh axes for classes and rows, got "
             f"{both} for both."
         )
-
-
-def _check_weights(
-    class_weights: jax.typing.ArrayLike | None,
-    sample_weight: jax.typing.ArrayLike | None,
-    held: int,
-    rows: tuple[int, ...],
-    dtype: jnp.dtype,
-) -> tuple[jax.Array | None, jax.Array | None]:
-    """Both weights in the dtype of the statistics, `[V]` and `[...]`."""
-    if class_weights is not None:
-        class_weights = lax.stop_gradient(real_array("class_weights", class_weights).astype(dtype))
-        if class_weights.shape != (held,):
-            raise ValueError(f"class_weights: expected shape {(held,)}, got {class_weights.shape}.")
-    if sample_weight is not None:
-        sample_weight = broadcast_rows(sample_weight, rows, dtype)
-    return class_weights, sample_weight

@@ -4,41 +4,97 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
-from jax_softmax.ops._arguments import Reduction, broadcast_rows
-from jax_softmax.ops._linear_products import KernelLayout, sums_dtype
-from jax_softmax.ops._slices import AxisName, axis_names
-from jax_softmax.ops._varying import explicit_axes, explicit_context
-from jax_softmax.ops.cross_entropy import Loss, SoftmaxStats
+from jax_softmax.ops._arguments import broadcast_rows
+from jax_softmax.ops._autodiff import names_forward_mode
+from jax_softmax.ops._linear.layer import KernelLayout, sums_dtype
+from jax_softmax.ops._mesh import AxisName, axis_names, explicit_axes, explicit_context
+from jax_softmax.ops._options import Reduction, ShardedLossOptions
+from jax_softmax.ops._reduction import Loss, SoftmaxStats
 from jax_softmax.ops.linear_cross_entropy import (
     check_arrays,
     check_distinct,
+    check_row_mask,
     linear_softmax_cross_entropy,
 )
 
 
+@overload
 def sharded_linear_softmax_cross_entropy(
-    features: jax.typing.ArrayLike,
-    kernel: jax.typing.ArrayLike,
-    labels: jax.typing.ArrayLike,
+    features: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
     *,
     mesh: Mesh,
     axis_name: AxisName = None,
     data_axis_name: AxisName = None,
-    bias: jax.typing.ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
     kernel_layout: KernelLayout = "dv",
-    class_weights: jax.typing.ArrayLike | None = None,
-    sample_weight: jax.typing.ArrayLike | None = None,
+    return_stats: Literal[False] = False,
+    **options: Unpack[ShardedLossOptions],
+) -> jax.Array: ...
+
+
+@overload
+def sharded_linear_softmax_cross_entropy(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    mesh: Mesh,
+    axis_name: AxisName = None,
+    data_axis_name: AxisName = None,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    kernel_layout: KernelLayout = "dv",
+    return_stats: Literal[True],
+    **options: Unpack[ShardedLossOptions],
+) -> tuple[jax.Array, SoftmaxStats]: ...
+
+
+@overload
+def sharded_linear_softmax_cross_entropy(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    mesh: Mesh,
+    axis_name: AxisName = None,
+    data_axis_name: AxisName = None,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    kernel_layout: KernelLayout = "dv",
+    return_stats: bool,
+    **options: Unpack[ShardedLossOptions],
+) -> Loss: ...
+
+
+@names_forward_mode
+def sharded_linear_softmax_cross_entropy(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    mesh: Mesh,
+    axis_name: AxisName = None,
+    data_axis_name: AxisName = None,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    kernel_layout: KernelLayout = "dv",
+    class_weights: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     reduction: Reduction = "mean",
     return_stats: bool = False,
     **options: Any,
-) -> Any:  # jax.Array; with return_stats=True (jax.Array, SoftmaxStats)
+) -> Loss:
     """`linear_softmax_cross_entropy` with classes and rows spread over a mesh of devices.
 
     Takes whole arrays, wherever they are, and gives what one device would. The kernel's classes are
@@ -49,11 +105,12 @@ def sharded_linear_softmax_cross_entropy(
     Args:
       features: `[..., D]`; at least one axis of rows.
       kernel: `[D, V]`, or `[V, D]` in the layout "vd".
-      labels: `[...]` integers in `[0, V)`.
+      labels: `[...]` integers in `[0, V)`, or class probabilities `[..., V]`.
       mesh: the devices.
       axis_name: the mesh axis (or axes) to spread the classes over; None for none.
       data_axis_name: the mesh axis (or axes) to spread the rows over; None for none.
       bias: as for one device, and so are all that follow.
+      where: see there.
       kernel_layout: see there.
       class_weights: see there.
       sample_weight: see there.
@@ -72,43 +129,49 @@ def sharded_linear_softmax_cross_entropy(
     _check_axes(mesh, axis_name=axis_name, data_axis_name=data_axis_name)
     check_distinct(axis_name, data_axis_name)
     ignore_index = options.get("ignore_index")
-    linear, labels = check_arrays(features, kernel, bias, kernel_layout, labels, ignore_index)
-    features, kernel, bias = linear
-    if features.ndim < 2:
+    linear, index = check_arrays(features, kernel, bias, kernel_layout, labels, ignore_index)
+    if linear.features.ndim < 2:
         raise ValueError(
-            f"features: expected at least one axis of rows, [..., D], got shape {features.shape}."
+            f"features: expected at least one axis of rows, [..., D], got shape "
+            f"{linear.features.shape}."
         )
-    count = len(features)
-    missing_rows = -count % _devices(mesh, data_axis_name)
-    if missing_rows and sample_weight is None:
-        sample_weight = jnp.ones(labels.shape, jnp.float32)
-    if sample_weight is not None:
-        sample_weight = broadcast_rows(sample_weight, labels.shape, sums_dtype(linear))
-    rows = [_padded(x, 0, missing_rows) for x in (features, labels, sample_weight)]
+    rows, count = linear.features.shape[:-1], len(linear.features)
     over_classes = kernel_layout.index("v")
-    classes = kernel.shape[over_classes]
+    classes = linear.kernel.shape[over_classes]
+    mask = None if where is None else check_row_mask(where, rows, classes)
+    missing_rows = -count % _devices(mesh, data_axis_name)
     missing = -classes % _devices(mesh, axis_name)
-    by_class = [
-        _padded(kernel, over_classes, missing),
-        _padded(bias, 0, missing),
+    by_row = None
+    if sample_weight is not None:
+        by_row = broadcast_rows(sample_weight, rows, sums_dtype(linear))
+    if missing_rows and mask is None:
+        mask = jnp.ones(rows, bool)
+    q = _padded(linear.labels, -1, missing)
+    arrays: list[Any] = [
+        *(_padded(x, 0, missing_rows) for x in (linear.features, index, mask, by_row, q)),
+        _padded(linear.kernel, over_classes, missing),
+        _padded(linear.bias, 0, missing),
         _padded(class_weights, 0, missing),
     ]
-    of_rows, of_classes = P(data_axis_name), P(axis_name)
-    kernel_spec = P(*[axis_name if axis == over_classes else None for axis in range(2)])
 
     def on_device(
         features: jax.Array,
-        labels: jax.Array,
+        index: jax.Array | None,
+        mask: jax.Array | None,
         sample_weight: jax.Array | None,
+        q: jax.Array | None,
         kernel: jax.Array,
         bias: jax.Array | None,
         class_weights: jax.Array | None,
     ) -> Loss:
+        given = q if index is None else index
+        assert given is not None
         return linear_softmax_cross_entropy(
             features,
             kernel,
-            labels,
+            given,
             bias=bias,
+            where=mask,
             kernel_layout=kernel_layout,
             class_weights=class_weights,
             sample_weight=sample_weight,
@@ -120,23 +183,27 @@ def sharded_linear_softmax_cross_entropy(
             **options,
         )
 
-    in_specs = (of_rows, of_rows, of_rows, kernel_spec, of_classes, of_classes)
+    of_rows, of_classes = P(data_axis_name), P(axis_name)
+    kernel_spec = P(*[axis_name if axis == over_classes else None for axis in range(2)])
+    q_spec = P(data_axis_name, *[None] * (len(rows) - 1), axis_name)
+    in_specs = (*(of_rows,) * 4, q_spec, kernel_spec, of_classes, of_classes)
     out_specs: Any = of_rows if reduction == "none" else P()
     if return_stats:
         stats: Any = (of_rows,) * len(SoftmaxStats._fields)
         out_specs = (out_specs, SoftmaxStats(*stats))
-    arrays: list[Any] = [*rows, *by_class]
     # Inside a mesh whose axes are part of arrays' types they are placed by hand; elsewhere the
     # mesh's own kind of axes must not matter.
-    typed = explicit_context() or bool(explicit_axes(features, kernel))
+    typed = explicit_context() or bool(explicit_axes(linear.features, linear.kernel))
     if typed:
         arrays = [_place(mesh, spec, x) for spec, x in zip(in_specs, arrays, strict=True)]
     else:
         mesh = Mesh(mesh.devices, mesh.axis_names)
-    found = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs)(*arrays)
+    sharded = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+    found: Loss = sharded(*arrays)
     if missing_rows and typed:
         found = jax.tree.map(partial(_place, mesh, P()), found)
-    return jax.tree.map(lambda x: x[:count] if x.ndim and missing_rows else x, found)
+    loss: Loss = jax.tree.map(lambda x: x[:count] if x.ndim and missing_rows else x, found)
+    return loss
 
 
 def _check_axes(mesh: Mesh, **names: AxisName) -> None:
@@ -153,12 +220,12 @@ def _devices(mesh: Mesh, axis_name: AxisName) -> int:
     return math.prod(mesh.shape[name] for name in axis_names(axis_name))
 
 
-def _padded(x: jax.typing.ArrayLike | None, axis: int, missing: int) -> jax.Array | None:
+def _padded(x: ArrayLike | None, axis: int, missing: int) -> jax.Array | None:
     if x is None:
         return None
-    x = jnp.asarray(x)
-    widths = [(0, missing if a == axis else 0) for a in range(x.ndim)]
-    return jnp.pad(x, widths) if missing else x
+    array = jnp.asarray(x)
+    widths = [(0, missing if a == axis % array.ndim else 0) for a in range(array.ndim)]
+    return jnp.pad(array, widths) if missing else array
 
 
 def _place(mesh: Mesh, spec: P, x: jax.Array | None) -> jax.Array | None:

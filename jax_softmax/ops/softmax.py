@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
 
 from jax_softmax.ops._arguments import (
     Axis,
     canonical_axes,
-    check_floating,
     classes_back,
     classes_last,
+    floating_array,
     mask_classes_last,
 )
-from jax_softmax.ops._cpu_blocks import in_row_blocks
-from jax_softmax.ops._exponentials import difference, exponentials, shifted_exp
-from jax_softmax.ops._options import Options, exclude, read
-from jax_softmax.ops._row_sums import row_sum
-from jax_softmax.ops._statistics import Likeliest, normalizer
-from jax_softmax.ops._varying import vary, varying_axes
+from jax_softmax.ops._autodiff import names_forward_mode
+from jax_softmax.ops._backends.compensated import difference, shifted_exp
+from jax_softmax.ops._backends.dispatch import backend_of, check_implementation
+from jax_softmax.ops._backends.interface import Backend, is_class
+from jax_softmax.ops._backends.sums import row_sum
+from jax_softmax.ops._backends.xla import XLA
+from jax_softmax.ops._math.logits import CappedLogits, exclude
+from jax_softmax.ops._math.rows import Likeliest, of_likeliest
+from jax_softmax.ops._mesh import vary, varying_axes
+from jax_softmax.ops._options import Implementation, Rule, check_rule
 
-_READ = partial(read, options=Options())
 
-RowFunction = Callable[[jax.Array, jax.Array | None], jax.Array]
-Residuals = tuple[jax.Array, jax.Array | None, jax.Array, jax.Array]
-
-
+@names_forward_mode
 def softmax(
-    x: jax.typing.ArrayLike, axis: Axis = -1, where: jax.typing.ArrayLike | None = None
+    x: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    rule: Rule = "vjp",
+    implementation: Implementation | None = None,
 ) -> jax.Array:
     r"""Probabilities :math:`p_i = e^{x_i} / \sum_j e^{x_j}` along `axis`.
 
@@ -41,6 +48,10 @@ def softmax(
       where: None, or booleans of `x`'s rank (classes) or without the class axes (rows): entries
         that are False count as `-inf`. (jax.nn broadcasts a mask of fewer axes over the rows
         instead: write `where[None]` for that.)
+      rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
+        has `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
+      implementation: None for the platform's own way to compute, or `"xla"` or `"cpu"`; the values
+        are the same but for rounding.
 
     Returns:
       `[...]`, shape and dtype of `x`, computed in float32 for half precision. Rows of `-inf`, or
@@ -48,20 +59,28 @@ def softmax(
 
     Raises:
       TypeError: if `x` is not floating.
-      ValueError: if `axis` or `where` does not fit `x`, or there are no classes.
+      ValueError: if `axis` or `where` does not fit `x`, an option is none that there is, or there
+        are no classes.
 
-    The derivative is `p * (g - sum(g * p))` for a cotangent `g`; only `x` and two numbers a row are
-    kept for it. It is for reverse mode (and forward over reverse, as in `jax.hessian`).
+    The derivative for a cotangent `g` is `p_k sum_i p_i (g_k - g_i)`, computed so that its error is
+    at most 5 eps of `p_k sum_i p_i |g_k - g_i|` (on XLA:CPU), where one class leads too. Only `x`
+    and a few numbers a row are kept for it.
 
     >>> import jax.numpy as jnp
     >>> print(softmax(jnp.array([1000.0, 0.0])))
     [1. 0.]
     """
-    return _along_classes(_softmax, x, axis, where)
+    return _along_classes("softmax", x, axis, where, rule, implementation)
 
 
+@names_forward_mode
 def log_softmax(
-    x: jax.typing.ArrayLike, axis: Axis = -1, where: jax.typing.ArrayLike | None = None
+    x: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    rule: Rule = "vjp",
+    implementation: Implementation | None = None,
 ) -> jax.Array:
     r"""Log-probabilities :math:`\log p_i = x_i - \log \sum_j e^{x_j}` along `axis`.
 
@@ -75,6 +94,10 @@ def log_softmax(
       where: None, or booleans of `x`'s rank (classes) or without the class axes (rows): entries
         that are False count as `-inf`. (jax.nn broadcasts a mask of fewer axes over the rows
         instead: write `where[None]` for that.)
+      rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
+        has `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
+      implementation: None for the platform's own way to compute, or `"xla"` or `"cpu"`; the values
+        are the same but for rounding.
 
     Returns:
       `[...]`, shape and dtype of `x`, computed in float32 for half precision. Rows of `-inf`, or
@@ -82,123 +105,237 @@ def log_softmax(
 
     Raises:
       TypeError: if `x` is not floating.
-      ValueError: if `axis` or `where` does not fit `x`, or there are no classes.
+      ValueError: if `axis` or `where` does not fit `x`, an option is none that there is, or there
+        are no classes.
 
-    The derivative is `g - p * sum(g)` for a cotangent `g`; only `x` and two numbers a row are kept.
-    It is for reverse mode (and forward over reverse, as in `jax.hessian`).
+    The derivative for a cotangent `g` is `(1 - p_k) g_k - p_k sum_{i != k} g_i`, computed so that
+    its error is at most 5 eps of the terms' absolute values (on XLA:CPU), where one class leads
+    too. Only `x` and a few numbers a row are kept for it.
 
     >>> import jax.numpy as jnp
     >>> print(log_softmax(jnp.array([20.0, 0.0])))
     [-2.0611537e-09 -2.0000000e+01]
     """
-    return _along_classes(_log_softmax, x, axis, where)
+    return _along_classes("log_softmax", x, axis, where, rule, implementation)
+
+
+class _Call(NamedTuple):
+    """What is constant in the compiled program."""
+
+    function: Literal["softmax", "log_softmax"]
+    implementation: Implementation | None
+
+    @property
+    def backend(self) -> Backend:
+        """What computes."""
+        return backend_of(self.implementation)
+
+
+class _Rows(NamedTuple):
+    """What the derivatives need of rows `[..., V]`: the numbers are `[...]` each.
+
+    Attributes:
+      x: the logits as given.
+      mask: None, or booleans that broadcast to them.
+      leader: int32, the likeliest class, L.
+      shift: its logit.
+      others: `sum_{i != L} e_i`, `e_i = exp(x_i - shift)`.
+      total: `others + e_L`.
+    """
+
+    x: jax.Array
+    mask: jax.Array | None
+    leader: jax.Array
+    shift: jax.Array
+    others: jax.Array
+    total: jax.Array
+
+    def logits(self) -> CappedLogits:
+        """The logits without the classes that do not count, as they are read."""
+        return _logits(self.x, self.mask)
+
+    def has_most(self) -> jax.Array:
+        """Whether the leader has more than half of the mass, `[...]`."""
+        return self.others < self.total - self.others
+
+    def probabilities(self, backend: Backend) -> jax.Array:
+        """`p`, to be written out."""
+        return backend.exponentials(self.logits().values(), self.shift) / self.total[..., None]
+
+    def summed_probabilities(self) -> jax.Array:
+        """`p`, to be summed: compilers fuse a plain exponential into a sum."""
+        return shifted_exp(self.logits().values(), self.shift[..., None]) / self.total[..., None]
 
 
 def _along_classes(
-    rule: RowFunction,
-    x: jax.typing.ArrayLike,
+    function: Literal["softmax", "log_softmax"],
+    x: ArrayLike,
     axis: Axis,
-    where: jax.typing.ArrayLike | None,
+    where: ArrayLike | None,
+    rule: Rule,
+    implementation: Implementation | None,
 ) -> jax.Array:
-    x = jnp.asarray(x)
-    check_floating("x", x)
-    axes = canonical_axes(axis, x.ndim)
-    mask, row_mask = mask_classes_last(where, axes, x.shape)
+    array = floating_array("x", x)
+    check_rule(rule)
+    check_implementation(implementation)
+    axes = canonical_axes(axis, array.ndim)
+    mask, row_mask = mask_classes_last(where, axes, array.shape)
     mask = mask if row_mask is None else row_mask[..., None]
-    rows = classes_last(x, axes)
+    rows = classes_last(array, axes)
     if rows.shape[-1] == 0:
-        raise ValueError(f"x: expected at least one class along axis {axis}, got shape {x.shape}.")
-    return classes_back(_jitted(rule, rows, mask), axes, x.shape)
+        raise ValueError(
+            f"x: expected at least one class along axis {axis}, got shape {array.shape}."
+        )
+    call = _Call(function, implementation)
+    return classes_back(_jitted(call, rule, rows, mask), axes, array.shape)
 
 
-@partial(jax.jit, static_argnums=0)
-def _jitted(rule: RowFunction, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return rule(vary(x, varying_axes(x, mask)), mask)
+@partial(jax.jit, static_argnums=(0, 1))
+def _jitted(call: _Call, rule: Rule, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    by_rule = _vjp if rule == "vjp" else _jvp
+    return by_rule(call, vary(x, varying_axes(x, mask)), mask)
 
 
-def _normalizer(x: jax.Array, mask: jax.Array | None) -> Likeliest:
-    def of_rows(rows: tuple[jax.Array, jax.Array | None], in_cache: bool) -> Likeliest:
-        return normalizer(exclude(*rows), _READ, in_cache)
-
-    return in_row_blocks(of_rows, (x, mask), x.shape[:-1])
+def _logits(x: jax.Array, mask: jax.Array | None) -> CappedLogits:
+    return CappedLogits(exclude(x, mask), None)
 
 
-# softmax
+def _forward(call: _Call, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, _Rows]:
+    """`p_i = e_i / total`, or `log p_i = (x_i - m) - log(total)`, and what is kept.
+
+    With the leader set apart, `log(total) = log1p(others)` keeps the relative precision of
+    `others`; neither term of `log p_i` is positive, so nothing cancels.
+    """
+
+    def of_rows(backend: Backend, given: tuple[jax.Array, jax.Array | None]) -> Likeliest:
+        return of_likeliest(backend, _logits(*given))
+
+    top = call.backend.by_rows(of_rows, (x, mask), x.shape[:-1])
+    kept = _Rows(x, mask, top.column, top.rows.shift, top.rows.others, top.rows.total)
+    if call.function == "softmax":
+        value = kept.probabilities(call.backend)
+    else:
+        distance, error = difference(kept.logits().values(), kept.shift[..., None])
+        value = distance + (error - top.log_total[..., None])
+    return value.astype(x.dtype), kept
+
+
+# Reverse mode
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _vjp(call: _Call, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    return _forward(call, x, mask)[0]
+
+
+def _bwd(call: _Call, kept: _Rows, g: jax.Array) -> tuple[jax.Array, None]:
+    gradient = _softmax_gradient if call.function == "softmax" else _log_softmax_gradient
+    return gradient(call.backend, kept, g.astype(kept.total.dtype)).astype(kept.x.dtype), None
+
+
+_vjp.defvjp(_forward, _bwd)
+
+
+# softmax: dp_i/dx_k = p_i (delta_ik - p_k), so a cotangent g gives
 #
-# Forward: p_i = e_i / total, e_i = exp(x_i - m). Backward: dp_i/dx_k = p_i (delta_ik - p_k), so a
-# cotangent g gives sum_i g_i p_i (delta_ik - p_k) = p_k (g_k - sum_i g_i p_i).
-
-
-@jax.custom_vjp
-def _softmax(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return _softmax_fwd(x, mask)[0]
-
-
-def _softmax_fwd(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, Residuals]:
-    rows = _normalizer(x, mask).rows
-    z = _READ(exclude(x, mask))
-    return _probabilities(z, rows.shift, rows.total).astype(x.dtype), (
-        x,
-        mask,
-        rows.shift,
-        rows.total,
-    )
-
-
-def _probabilities(z: jax.Array, shift: jax.Array, total: jax.Array) -> jax.Array:
-    return exponentials(z, shift) / total[..., None]
-
-
-def _sums(
-    term: Callable[[jax.Array, jax.Array], jax.Array], g: jax.Array, residuals: Residuals
-) -> jax.Array:
-    """`sum_i term(g_i, p_i)`, `[...]`."""
-
-    def of_rows(inputs: tuple[jax.Array, Residuals], in_cache: bool) -> jax.Array:
-        g, (x, mask, shift, total) = inputs
-        p = shifted_exp(_READ(exclude(x, mask)), shift[..., None]) / total[..., None]
-        return row_sum(term(g.astype(p.dtype), p))
-
-    return in_row_blocks(of_rows, (g, residuals), g.shape[:-1])
-
-
-def _softmax_bwd(residuals: Residuals, g: jax.Array) -> tuple[jax.Array, None]:
-    x, mask, shift, total = residuals
-    mean = _sums(lambda g, p: g * p, g, residuals)
-    p = _probabilities(_READ(exclude(x, mask)), shift, total)
-    return (p * (g.astype(p.dtype) - mean[..., None])).astype(x.dtype), None
-
-
-_softmax.defvjp(_softmax_fwd, _softmax_bwd)
-
-
-# log_softmax
+#     p_k (g_k - sum_i p_i g_i) = p_k sum_i p_i (g_k - g_i)
 #
-# Forward: log p_i = (x_i - m) - log total. With the most likely class k set apart, x_k = m and
-# log total = log1p(others), whose relative precision others keeps. Neither term is positive, so
-# nothing cancels. Backward: dlog p_i/dx_k = delta_ik - p_k, so g gives g_k - p_k sum_i g_i.
+# of which the left side loses everything at a leader L of nearly all of the mass, where g_L and the
+# mean agree in all digits. The right side does not change if a number c is taken from g:
+#
+#     p_k ((g_k - c) - r),    r = sum_i p_i (g_i - c)
+#
+# Where L has most of the mass, c = g_L: its own term of r is then exactly 0, and its derivative
+# -p_L r keeps every digit of the others. Where none has, c is the mean of g, rounded: r is what
+# that rounding left. Both make sum_i p_i |g_i - c| no more than twice sum_i p_i |g_k - g_i|, for
+# every k, by which the error is measured.
 
 
-@jax.custom_vjp
-def _log_softmax(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return _log_softmax_fwd(x, mask)[0]
+def _softmax_gradient(backend: Backend, kept: _Rows, g: jax.Array) -> jax.Array:
+    def of_rows(backend: Backend, given: tuple[_Rows, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        kept, g = given
+        mean = row_sum(kept.summed_probabilities() * g)
+        center = jnp.where(kept.has_most(), backend.pick(g, kept.leader), mean)
+        kept, g = backend.again((kept, g))
+        return center, row_sum(kept.summed_probabilities() * (g - center[..., None]))
+
+    center, rest = backend.by_rows(of_rows, (kept, g), g.shape[:-1])
+    return kept.probabilities(backend) * ((g - center[..., None]) - rest[..., None])
 
 
-def _log_softmax_fwd(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, Residuals]:
-    top = _normalizer(x, mask)
-    z = _READ(exclude(x, mask))
-    distance, error = difference(z, top.rows.shift[..., None])
-    value = distance + (error - top.log_total[..., None])
-    return value.astype(x.dtype), (x, mask, top.rows.shift, top.rows.total)
+# log_softmax: dlog p_i/dx_k = delta_ik - p_k, so a cotangent g gives
+#
+#     g_k - p_k sum_i g_i = (1 - p_k) g_k - p_k sum_{i != k} g_i
+#
+# For k = L, the likeliest class, 1 - p_L = others / total. For any other p_k is at most 1/2, and
+# the left side is as good.
 
 
-def _log_softmax_bwd(residuals: Residuals, g: jax.Array) -> tuple[jax.Array, None]:
-    x, mask, shift, total = residuals
-    z = _READ(exclude(x, mask))
-    p = _probabilities(z, shift, total)
-    gradient = g.astype(p.dtype) - p * _sums(lambda g, p: g, g, residuals)[..., None]
+def _log_softmax_gradient(backend: Backend, kept: _Rows, g: jax.Array) -> jax.Array:
+    def of_rows(backend: Backend, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+        g, leader = given
+        return backend.pick(g, leader), backend.sum_apart(g, leader)
+
+    at_leader, apart = backend.by_rows(of_rows, (g, kept.leader), g.shape[:-1])
+    gradient = g - kept.probabilities(backend) * (at_leader + apart)[..., None]
+    share = kept.others / kept.total
+    leaders = share * at_leader - (kept.total - kept.others) / kept.total * apart
+    gradient = XLA.put_at_label(gradient, kept.leader, leaders)
     # 0 * total rather than 0: a row that is NaN is so at an impossible class too.
-    return jnp.where(z == -jnp.inf, 0 * total[..., None], gradient).astype(x.dtype), None
+    impossible = kept.logits().values() == -jnp.inf
+    return jnp.where(impossible, 0 * kept.total[..., None], gradient)
 
 
-_log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
+# Forward mode too
+#
+# A tangent v gives p_k sum_i p_i (v_k - v_i) for softmax, which is the same matrix, and
+# sum_i p_i (v_k - v_i) for log_softmax. Reverse mode transposes what is written here, so that must
+# be as exact read backwards. With P = diag(p) and any w whose sum is 1, D = I - 1 w',
+#
+#     softmax: D' (P - p p') D v        log_softmax: D v - 1 p' D v
+#
+# where w picks the leader if that has most of the mass (its element of D v is exactly 0), and is p
+# otherwise: the same c as above. The first is its own transpose.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _jvp(call: _Call, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    return _forward(call, x, mask)[0]
+
+
+def _jvp_rule(
+    call: _Call,
+    primals: tuple[jax.Array, jax.Array | None],
+    tangents: tuple[jax.Array | SymbolicZero, object],
+) -> tuple[jax.Array, Any]:
+    value, kept = _forward(call, *primals)
+    if isinstance(tangents[0], SymbolicZero):
+        return value, tangents[0]
+    # What it needs beside rows is made again in reverse.
+    tangent = jax.checkpoint(partial(_tangent, call))(kept, tangents[0])
+    return value, tangent.astype(value.dtype)
+
+
+_jvp.defjvp(_jvp_rule, symbolic_zeros=True)
+
+
+def _tangent(call: _Call, kept: _Rows, v: jax.Array) -> jax.Array:
+    p = kept.probabilities(call.backend)
+    most = kept.has_most()
+    leads = is_class(kept.leader, p.shape[-1]) & most[..., None]
+
+    def centered(v: jax.Array) -> jax.Array:
+        center = jnp.where(most, XLA.pick(v, kept.leader), row_sum(p * v))
+        return jnp.where(leads, 0, v - center[..., None])
+
+    def centered_transposed(u: jax.Array) -> jax.Array:
+        u = jnp.where(leads, 0, u)
+        total = row_sum(u)[..., None]
+        return jnp.where(most[..., None], jnp.where(leads, -total, u), u - p * total)
+
+    y = centered(v.astype(p.dtype))
+    rest = y - row_sum(p * y)[..., None]
+    if call.function == "softmax":
+        return centered_transposed(p * rest)
+    impossible = kept.logits().values() == -jnp.inf
+    return jnp.where(impossible, 0 * kept.total[..., None], rest)

@@ -1,4 +1,4 @@
-"""Which mesh axes an array's values vary over, inside `jax.shard_map`; nothing elsewhere."""
+"""What is known of devices while a program is traced: mesh axes, and what arrays vary over."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+AxisName = str | tuple[str, ...] | None
+
+
+def axis_names(axis_name: AxisName) -> tuple[str, ...]:
+    """The names, however they were given."""
+    return () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
+
+
+def sum_over(axis_name: AxisName, x: jax.Array) -> jax.Array:
+    """The sum over the devices along a mesh axis; `x` for None."""
+    return x if axis_name is None else lax.psum(x, axis_name)
 
 
 def varying_axes(*arrays: jax.Array | None) -> frozenset[str]:
@@ -33,7 +45,8 @@ def sum_over_missing(x: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def _axes(x: jax.Array) -> frozenset[str]:
-    return jax.typeof(x).manual_axis_type.varying
+    varying: frozenset[str] = jax.typeof(x).manual_axis_type.varying
+    return varying
 
 
 def all_axes_manual() -> bool:

@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_softmax.ops._arguments import statistics_dtype
-from jax_softmax.ops._class_pieces import Piece, fold_pieces
+from jax_softmax.ops._backends.chunks import Chunk
+from jax_softmax.ops._backends.interface import Backend
+from jax_softmax.ops._math.logits import statistics_dtype
 
 KernelLayout = Literal["dv", "vd"]
 
-# Numbers in the piece of the kernel's gradient that a CPU adds to at a time: 4 MB of float32, which
-# stay near between the product and the sum. Over the three bare products' time, 2048 x 512 x 32768
-# takes 1.05 to 1.08 so, 1.10 in pieces of 2 MB, and all at once 1.09 with a temporary as large as
-# the kernel.
-_PIECE = 2**20
-
 
 class Linear(NamedTuple):
-    """`features @ kernel + bias`.
+    """`features @ kernel + bias`, and what else of its loss may be differentiated.
 
     Attributes:
       features: `[..., D]`.
       kernel: `[D, V]`, or `[V, D]` in the layout "vd".
       bias: None, or `[V]`.
+      labels: None, or class probabilities `[..., V]`.
     """
 
     features: jax.Array
     kernel: jax.Array
-    bias: jax.Array | None
+    bias: jax.Array | None = None
+    labels: jax.Array | None = None
 
 
 class Parts(NamedTuple):
@@ -41,6 +38,7 @@ class Parts(NamedTuple):
     features: Any = None
     kernel: Any = None
     bias: Any = None
+    labels: Any = None
 
 
 class Product(NamedTuple):
@@ -58,10 +56,13 @@ class Product(NamedTuple):
         """How many classes the kernel has."""
         return linear.kernel.shape[self.classes_axis]
 
-    def cut(self, linear: Any, piece: Piece) -> Any:
-        """The layer, or what is shaped like one, with a piece of the classes."""
-        kernel = piece.cut(linear.kernel, self.classes_axis)
-        return linear._replace(kernel=kernel, bias=piece.cut(linear.bias, 0))
+    def cut(self, linear: Any, chunk: Chunk) -> Any:
+        """The layer, or what is shaped like one, with a chunk of the classes."""
+        return linear._replace(
+            kernel=chunk.cut(linear.kernel, self.classes_axis),
+            bias=chunk.cut(linear.bias, 0),
+            labels=chunk.cut(linear.labels, -1),
+        )
 
     def logits(self, linear: Linear) -> jax.Array:
         """`features @ kernel + bias`, `[..., V]` in the dtype of the sums."""
@@ -78,30 +79,37 @@ class Product(NamedTuple):
         return total if dots.bias is None else total + _as_row(dots.bias, linear.features.ndim)
 
     def transposed(
-        self, gradient: jax.Array, linear: Linear, wanted: Parts, sums: Parts, piece: Piece
+        self,
+        backend: Backend,
+        gradient: jax.Array,
+        linear: Linear,
+        wanted: Parts,
+        sums: Parts,
+        chunk: Chunk,
     ) -> Parts:
         """`sums` with the layer's gradients by that of its logits, `[..., V]`, added.
 
         Args:
+          backend: what adds to the kernel's.
           gradient: in the dtype of the sums.
-          linear: the layer, with a piece of the classes.
+          linear: the layer, with a chunk of the classes.
           wanted: None for what is not.
           sums: of all classes; None for what is not wanted, or for features not begun.
-          piece: which classes the layer has.
+          chunk: which classes the layer has.
         """
-        features, kernel, bias = sums
+        features, kernel, bias, _ = sums
         if bias is not None:
             rows = tuple(range(gradient.ndim - 1))
-            bias = piece.update(bias, 0, lambda old: old + jnp.sum(gradient, rows))
+            bias = chunk.update(bias, 0, lambda old: old + jnp.sum(gradient, rows))
         gradient, scale = _narrow(gradient, linear)
         if wanted.features is not None:
             share = self._contract(gradient, linear.kernel, self.classes_axis)
             share = share if scale is None else share * scale
             features = share if features is None else features + share
         if kernel is not None:
-            add = partial(self._add_to_kernel, gradient, scale, linear)
-            kernel = piece.update(kernel, self.classes_axis, add)
-        return Parts(features, kernel, bias)
+            add = partial(self._add_to_kernel, backend, gradient, scale, linear)
+            kernel = chunk.update(kernel, self.classes_axis, add)
+        return sums._replace(features=features, kernel=kernel, bias=bias)
 
     def _contract(self, x: jax.Array, kernel: jax.Array, axis: int) -> jax.Array:
         """The product over the last axis of `x` and `axis` of the kernel."""
@@ -115,12 +123,18 @@ class Product(NamedTuple):
         )
 
     def _add_to_kernel(
-        self, gradient: jax.Array, scale: jax.Array | None, linear: Linear, total: jax.Array
+        self,
+        backend: Backend,
+        gradient: jax.Array,
+        scale: jax.Array | None,
+        linear: Linear,
+        total: jax.Array,
     ) -> jax.Array:
         """`total + features.T @ gradient`, in the kernel's layout."""
         rows = tuple(range(gradient.ndim - 1))
+        features = linear.features.astype(gradient.dtype)
 
-        def at_once(total: jax.Array, gradient: jax.Array, features: jax.Array) -> jax.Array:
+        def add(total: jax.Array, gradient: jax.Array) -> jax.Array:
             pair = (features, gradient) if self.layout == "dv" else (gradient, features)
             product = lax.dot_general(
                 *pair,
@@ -130,21 +144,7 @@ class Product(NamedTuple):
             )
             return total + (product if scale is None else product * scale)
 
-        def in_pieces(total: jax.Array, gradient: jax.Array, features: jax.Array) -> jax.Array:
-            classes = gradient.shape[-1]
-            width = max(1, min(classes, _PIECE // max(1, features.shape[-1])))
-
-            def add(total: jax.Array, piece: Piece) -> jax.Array:
-                return piece.update(
-                    total,
-                    self.classes_axis,
-                    lambda old: at_once(old, cast("jax.Array", piece.cut(gradient, -1)), features),
-                )
-
-            return fold_pieces(classes, width, add, total)
-
-        features = linear.features.astype(gradient.dtype)
-        return lax.platform_dependent(total, gradient, features, cpu=in_pieces, default=at_once)
+        return backend.add_by_class(add, total, gradient, self.classes_axis)
 
 
 def sums_dtype(linear: Linear) -> jnp.dtype:

@@ -1,4 +1,4 @@
-"""Rows whose classes come in slices: held by one array, by blocks of one, by several devices."""
+"""Rows whose classes come in slices: held by one array, by chunks of one, by several devices."""
 
 from __future__ import annotations
 
@@ -9,58 +9,59 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_softmax.ops._statistics import RowShare, joined_share, most_likely
+from jax_softmax.ops._backends.interface import Backend, Logits, RowShare
+from jax_softmax.ops._math.logits import CappedLogits, exclude
+from jax_softmax.ops._math.row_loss import RowData
+from jax_softmax.ops._math.rows import joined_share
+from jax_softmax.ops._mesh import AxisName
 
-AxisName = str | tuple[str, ...] | None
-
-
-def axis_names(axis_name: AxisName) -> tuple[str, ...]:
-    """The names, however they were given."""
-    return () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
+OfSlice = Callable[[CappedLogits, RowData], Any]
 
 
 class Slices(NamedTuple):
     """The classes of rows, a slice at a time.
 
     Attributes:
-      each: `each(f)` is `f(logits, constants)` of every slice held here, stacked: `[B, ...]`.
-        `logits` are `[..., c]` with the excluded classes at `-inf`; `constants` are the rows' with
-        what they say of classes for those of the slice alone.
+      backend: what computes a slice's part.
+      each: `each(f)` is `f(logits, data)` of every slice held here, stacked: `[B, ...]`. `logits`
+        are `[..., c]` with the excluded classes at `-inf`; `data` are the rows' with what they say
+        of classes for those of the slice alone.
       axis_name: the mesh axis (or axes) whose devices hold the other slices; None if there are
         none.
     """
 
-    each: Callable[[Callable[[jax.Array, Any], Any]], Any]
+    backend: Backend
+    each: Callable[[OfSlice], Any]
     axis_name: AxisName = None
 
-    def sum(self, f: Callable[[jax.Array, Any], jax.Array]) -> jax.Array:
-        """The sum of `f` over all slices."""
+    def sum(self, f: OfSlice) -> jax.Array:
+        """The sum of `f`, an array, over all slices."""
         return sum_slices(self.each(f), self.axis_name)
 
-    def share(self, f: Callable[[jax.Array, Any], RowShare]) -> RowShare:
-        """The share of all classes from `f`, that of a slice."""
-        shares = self.each(f)
+    def share(self, index: Callable[[RowData], jax.Array]) -> RowShare:
+        """The share of all classes, with the class apart that is at a slice's column `index`."""
+        shares = self.each(lambda logits, data: self.backend.share(logits, index(data)))
         if self._alone(shares.others):
-            return jax.tree.map(lambda x: x[0], shares)
+            return RowShare(*(x[0] for x in shares))
         largest = self._max(shares.largest_other)
         others = joined_share(shares, largest)
         # One sum over devices rather than two.
         label_logit, others = sum_slices(jnp.stack([shares.label_logit, others], 1), self.axis_name)
         return RowShare(largest, label_logit, others)
 
-    def most_likely(self) -> jax.Array:
+    def likeliest(self) -> jax.Array:
         """The first class of the largest logit, `[...]` int32, among all classes."""
 
-        def candidate(logits: jax.Array, constants: Any) -> tuple[jax.Array, jax.Array]:
-            logits = lax.stop_gradient(logits)
-            index = most_likely(logits)
-            if constants.first is not None:
-                index += jnp.asarray(constants.first, index.dtype)
-            return jnp.max(logits, -1), index
+        def candidate(logits: Logits, data: RowData) -> tuple[jax.Array, jax.Array]:
+            stored = lax.stop_gradient(logits.stored)
+            index = self.backend.likeliest(stored)
+            if data.first is not None:
+                index += jnp.asarray(data.first, index.dtype)
+            return jnp.max(stored, -1), index
 
         largest, index = self.each(candidate)
         if self._alone(index):
-            return index[0]
+            return jnp.asarray(index[0])
         leads = largest == self._max(largest)[None]
         # A row of NaN leads nowhere: whichever class it is given, its statistics are NaN.
         last = jnp.iinfo(index.dtype).max
@@ -86,6 +87,7 @@ def sum_slices(shares: jax.Array, axis_name: AxisName) -> jax.Array:
     return shares[0] if axis_name is None else lax.psum(shares[0], axis_name)
 
 
-def whole(logits: jax.Array, constants: Any) -> Slices:
+def whole(backend: Backend, logits: jax.Array, data: RowData, soft_cap: float | None) -> Slices:
     """All classes as one slice, `[..., V]`."""
-    return Slices(lambda f: jax.tree.map(lambda x: x[None], f(logits, constants)))
+    held = CappedLogits(exclude(logits, data.mask), soft_cap)
+    return Slices(backend, lambda f: jax.tree.map(lambda x: x[None], f(held, data)))

@@ -1,0 +1,211 @@
+"""From a row's loss to differentiable functions of logits.
+
+JAX can be told of a loss in three ways, and all of them need its forward pass and its gradients:
+`rows_vjp`, `rows_jvp` and, for a weighted sum, `total_jvp`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from jax_softmax.ops._backends.dispatch import backend_of
+from jax_softmax.ops._backends.interface import Backend
+from jax_softmax.ops._backends.sums import row_sum
+from jax_softmax.ops._math.row_loss import Outputs, Residuals, RowData, RowLoss
+from jax_softmax.ops._math.slices import whole
+from jax_softmax.ops._options import Options
+from jax_softmax.ops._reduction import times_slope, weighted
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Inputs(NamedTuple):
+    """What is differentiated, `[..., V]` each; `labels` are class probabilities, or None."""
+
+    logits: Any
+    labels: Any = None
+
+
+class Kept(NamedTuple):
+    """What the forward pass leaves for the backward one."""
+
+    inputs: Inputs
+    data: RowData
+    residuals: Residuals
+
+
+class Rules(NamedTuple):
+    """`rows_vjp` and `rows_jvp` return `Outputs`; `total_jvp` the sum of weight times loss."""
+
+    rows_vjp: Callable[[Options, Inputs, RowData], Outputs]
+    rows_jvp: Callable[[Options, Inputs, RowData], Outputs]
+    total_jvp: Callable[[Options, Inputs, RowData, jax.Array], jax.Array]
+
+
+def build_rules(loss: RowLoss) -> Rules:
+    """The three differentiable functions of a row's loss."""
+    return Rules(_rows_vjp(loss), _rows_jvp(loss), _total_jvp(loss))
+
+
+def _forward(
+    loss: RowLoss, options: Options, inputs: Inputs, data: RowData
+) -> tuple[Outputs, Residuals]:
+    def of_rows(backend: Backend, given: tuple[Inputs, RowData]) -> tuple[Outputs, Residuals]:
+        (logits, labels), data = given
+        data = data._replace(labels=labels)
+        return loss.forward(options, whole(backend, logits, data, options.soft_cap), data)
+
+    backend = backend_of(options.implementation)
+    return backend.by_rows(of_rows, (inputs, data), inputs.logits.shape[:-1])
+
+
+def _gradients(loss: RowLoss, options: Options, kept: Kept, cotangents: Outputs) -> Inputs:
+    (logits, labels), data, residuals = kept
+    data = data._replace(labels=labels)
+    backend = backend_of(options.implementation)
+    return Inputs(*loss.gradients(backend, options, logits, data, residuals, cotangents, True))
+
+
+def _rows_vjp(loss: RowLoss) -> Callable[..., Outputs]:
+    """Reverse mode: keeps the residuals; an output that is not used costs nothing."""
+
+    @partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def rows(options: Options, inputs: Inputs, data: RowData) -> Outputs:
+        return _forward(loss, options, inputs, data)[0]
+
+    def fwd(options: Options, inputs: Any, data: Any) -> tuple[Outputs, Kept]:
+        inputs, data = jax.tree.map(lambda primal: primal.value, (inputs, data))
+        outputs, residuals = _forward(loss, options, inputs, data)
+        return outputs, Kept(inputs, data, residuals)
+
+    def bwd(options: Options, kept: Kept, cotangents: Outputs) -> tuple[Inputs, None]:
+        wide = _gradients(loss, options, kept, used(cotangents))
+        return jax.tree.map(lambda g, x: g.astype(x.dtype), wide, kept.inputs), None
+
+    rows.defvjp(fwd, bwd, symbolic_zeros=True)
+    return rows
+
+
+def _rows_jvp(loss: RowLoss) -> Callable[..., Outputs]:
+    """Both modes: the tangent of a row is its gradient times the inputs' tangents.
+
+    The gradient is rematerialised when the tangent is transposed, so reverse mode keeps no more
+    than `rows_vjp` does.
+    """
+
+    @partial(jax.custom_jvp, nondiff_argnums=(0,))
+    def rows(options: Options, inputs: Inputs, data: RowData) -> Outputs:
+        return _forward(loss, options, inputs, data)[0]
+
+    def jvp(
+        options: Options, primals: tuple[Inputs, RowData], tangents: tuple[Inputs, Any]
+    ) -> tuple[Outputs, Outputs]:
+        outputs, residuals = _forward(loss, options, *primals)
+        # Widened here, once, so that in reverse the outputs' shares are summed before they round.
+        dots = known(tangents[0], outputs.loss.dtype)
+
+        def tangent(name: str, kept: Kept, dots: Inputs) -> jax.Array:
+            one = Outputs(**{name: jnp.ones_like(outputs.loss)})
+            return _along(_gradients(loss, options, kept, one), dots, row_sum, outputs.loss)
+
+        kept = Kept(*primals, residuals)
+        along = {
+            name: jax.checkpoint(partial(tangent, name))(kept, dots)
+            for name, value in outputs._asdict().items()
+            if value is not None and name != "argmax"
+        }
+        return outputs, with_no_tangent(Outputs(**along), outputs.argmax)
+
+    rows.defjvp(jvp, symbolic_zeros=True)
+    return rows
+
+
+def _total_jvp(loss: RowLoss) -> Callable[..., jax.Array]:
+    """Both modes, for a scalar: the gradient is computed once and kept, being what is asked for."""
+
+    @partial(jax.custom_jvp, nondiff_argnums=(0,))
+    def total(options: Options, inputs: Inputs, data: RowData, weights: jax.Array) -> jax.Array:
+        return jnp.sum(weighted(weights, _forward(loss, options, inputs, data)[0].loss))
+
+    def jvp(
+        options: Options,
+        primals: tuple[Inputs, RowData, jax.Array],
+        tangents: tuple[Inputs, Any, Any],
+    ) -> tuple[jax.Array, jax.Array]:
+        inputs, data, weights = primals
+        outputs, residuals = _forward(loss, options, inputs, data)
+        kept = Kept(inputs, data, residuals)
+        computed = _gradients(loss, options, kept, Outputs(weights))
+        total = jnp.sum(weighted(weights, outputs.loss))
+        # What is not differentiated is left out: 0 times an infinite loss would be NaN.
+        tangent = _along(computed, known(tangents[0], total.dtype), jnp.sum, total)
+        if not isinstance(tangents[2], SymbolicZero):
+            tangent += jnp.sum(times_slope(tangents[2], weights, outputs.loss))
+        return total, tangent
+
+    total.defjvp(jvp, symbolic_zeros=True)
+    return total
+
+
+def _along(
+    gradients: Inputs,
+    dots: Inputs,
+    add_up: Callable[[jax.Array], jax.Array],
+    like: jax.Array,
+) -> jax.Array:
+    """The sum of products of gradients and tangents, where there is one."""
+    pairs = zip(gradients, dots, strict=True)
+    return sum((add_up(g * dot) for g, dot in pairs if dot is not None), jnp.zeros_like(like))
+
+
+def used(cotangents: Outputs) -> Outputs:
+    """Cotangents with None for those that nothing depends on."""
+    known = (None if isinstance(g, SymbolicZero) else g for g in cotangents)
+    return Outputs(*known)._replace(argmax=None)
+
+
+def known(tangents: Inputs, dtype: jnp.dtype) -> Inputs:
+    """Tangents, in a dtype, with None for what is not differentiated.
+
+    Zeros in its place would be kept, as large as it.
+    """
+    return Inputs(
+        *(
+            None if dot is None or isinstance(dot, SymbolicZero) else dot.astype(dtype)
+            for dot in tangents
+        )
+    )
+
+
+def with_no_tangent(tangents: Outputs, argmax: jax.Array | None) -> Outputs:
+    """Tangents of outputs, with that of `argmax`, an integer."""
+    if argmax is None:
+        return tangents
+    return tangents._replace(argmax=SymbolicZero(jax.typeof(argmax).to_tangent_aval()))
+
+
+def names_forward_mode(f: Callable[P, R]) -> Callable[P, R]:
+    """`f`, which says `rule="jvp"` where JAX says that a custom_vjp has no forward mode."""
+
+    @functools.wraps(f)
+    def explained(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return f(*args, **kwargs)
+        except TypeError as error:
+            if "can't apply forward-mode" not in str(error):
+                raise
+            name = getattr(f, "__name__", "this function")
+            raise TypeError(
+                f'{name}: rule="vjp", the default, has no forward mode (jax.jvp, jax.jacfwd, '
+                f'jax.linearize); pass rule="jvp", which has both.'
+            ) from error
+
+    return explained

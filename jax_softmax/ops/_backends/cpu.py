@@ -1,0 +1,307 @@
+"""The primitives as XLA:CPU is fast at them.
+
+Three habits of that compiler decide. It does not fuse a compare-and-select into a row's reduction:
+it writes the masked terms out first, as large as the logits. It writes out, in full, what two
+reductions share. And it widens half-precision logits, all of them, before it reduces them.
+`docs/performance.md` has what each way around costs and saves.
+
+So rows go in blocks that stay in the cache, where writing out is cheap; and where there are too few
+rows for that, sums go in chunks of classes without a mask, and the label's chunk is done again.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jax_softmax.ops._backends.chunks import Chunk, fold_chunks
+from jax_softmax.ops._backends.interface import (
+    Arrays,
+    Backend,
+    Logits,
+    Results,
+    RowShare,
+    T,
+    finite_shift,
+    is_class,
+)
+from jax_softmax.ops._backends.sums import chunk_sum, row_sum
+from jax_softmax.ops._backends.xla import XLA, Xla
+from jax_softmax.ops._mesh import explicit_axes, on_one_device
+
+# About how many classes to a chunk, and what will do.
+_CHUNK = 128
+_CHUNKS_THAT_DO = range(16, 4097)
+# Numbers in an array that is worth another way of writing to it.
+_LARGE = 2**20
+# Bytes of a block's logits in float32, for each processor.
+_BLOCK_BYTES = 2**21
+# Fewer blocks, and forward and backward pass better share what they compute.
+_FEWEST_BLOCKS = 8
+# Numbers in the part of a total that is added to at a time: 4 MB of float32, which stay near
+# between the product and the sum.
+_PART = 2**20
+
+
+class Cpu(Xla):
+    """Rows in blocks, sums in chunks, and barriers between what is not to be shared."""
+
+    def again(self, x: T) -> T:
+        """Behind a barrier, so that each reduction fuses its own copy of the few operations."""
+        apart: T = lax.optimization_barrier(x)
+        return apart
+
+    def likeliest(self, z: jax.Array) -> jax.Array:
+        """In two steps where there are chunks, for its argmax runs one element at a time."""
+        chunk = _chunk_size(z)
+        if chunk is None:
+            return XLA.likeliest(z)
+        first = jnp.argmax(jnp.max(_in_chunks(z, chunk), -1), -1).astype(jnp.int32) * chunk
+        return first + jnp.argmax(_chunk_of(z, first, chunk), -1).astype(jnp.int32)
+
+    def share(self, logits: Logits, index: jax.Array) -> RowShare:
+        """In chunks where there are such, the label's chunk gathered once for both reductions."""
+        chunk = _chunk_size(logits.stored)
+        if chunk is None:
+            alone = on_one_device(logits.stored, index)
+            return IN_CACHE.share(logits, index) if alone else XLA.share(logits, index)
+        # The maximum's own reading, which the sum is not to share.
+        stored = lax.optimization_barrier(logits.stored)
+        own = _chunk_of(logits.stored, index, chunk)
+        within = index - _chunk_index(index, stored.shape[-1], chunk) * chunk
+        apart = is_class(within, chunk)
+        largest = jnp.maximum(
+            _largest_of_other_chunks(lax.stop_gradient(stored), index, chunk),
+            jnp.max(jnp.where(apart, -jnp.inf, lax.stop_gradient(own)), -1),
+        )
+        largest = lax.stop_gradient(logits.read(largest))
+        label_logit = logits.read(jnp.sum(jnp.where(apart, own, 0), -1))
+        shift = finite_shift(largest)
+        others = _sum_exp_of_other_chunks(logits.values(), index, shift, chunk)
+        left = jnp.where(apart, -jnp.inf, logits.read(own))
+        return RowShare(largest, label_logit, others + row_sum(jnp.exp(left - shift[..., None])))
+
+    def pick(self, x: jax.Array, index: jax.Array) -> jax.Array:
+        """By a gather, where each device has its own."""
+        if not on_one_device(x, index):
+            return XLA.pick(x, index)
+        # A negative index would count from the end.
+        column = jnp.where(index < 0, x.shape[-1], index)[..., None]
+        return jnp.take_along_axis(x, column, -1, mode="fill", fill_value=0)[..., 0]
+
+    def sum_apart(self, x: jax.Array, index: jax.Array) -> jax.Array:
+        """In chunks where there are such."""
+        chunk = _chunk_size(x)
+        if chunk is None:
+            return XLA.sum_apart(x, index)
+        at = _chunk_index(index, x.shape[-1], chunk)
+        parts = jnp.sum(_in_chunks(x, chunk), -1)
+        rest = row_sum(jnp.where(is_class(at, parts.shape[-1]), 0, parts))
+        return rest + XLA.sum_apart(_chunk_of(x, index, chunk), index - at * chunk)
+
+    def put_at_label(self, x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
+        """Written over what is in memory, where an array is large and each device has its own."""
+        if not writes_over(x, index, value):
+            return XLA.put_at_label(x, index, value)
+        classes = x.shape[-1]
+        flat, index, value = x.reshape(-1, classes), index.reshape(-1), value.reshape(-1)
+        # A negative index would count from the end.
+        index = jnp.where(index < 0, classes, index)
+        at = flat.at[lax.iota(jnp.int32, len(flat)), index]
+        # Each row once, in order.
+        done = at.set(value, mode="drop", unique_indices=True, indices_are_sorted=True)
+        return done.reshape(x.shape)
+
+    def add_by_class(
+        self,
+        add: Callable[[jax.Array, jax.Array], jax.Array],
+        total: jax.Array,
+        gradient: jax.Array,
+        axis: int,
+    ) -> jax.Array:
+        """Some classes at a time: no product as large as the total is written out."""
+        classes = gradient.shape[-1]
+        if not all(isinstance(size, int) for size in total.shape):
+            return XLA.add_by_class(add, total, gradient, axis)
+        width = max(1, min(classes, _PART * classes // max(1, total.size)))
+
+        def add_chunk(total: jax.Array, chunk: Chunk) -> jax.Array:
+            return chunk.update(total, axis, lambda old: add(old, chunk.cut(gradient, -1)))
+
+        return fold_chunks(classes, width, add_chunk, total)
+
+    def by_rows(
+        self, f: Callable[[Backend, Arrays], Results], arrays: Arrays, rows: tuple[int, ...]
+    ) -> Results:
+        """In blocks, where there are many rows and each device has its own."""
+        size = block_rows(arrays, rows)
+        if size is None:
+            return f(self, arrays)
+        return _in_blocks(lambda block: f(IN_CACHE, block), arrays, rows, size)
+
+
+class _InCache(Cpu):
+    """The same of a block of rows that the cache holds."""
+
+    def share(self, logits: Logits, index: jax.Array) -> RowShare:
+        """By reductions of the other classes' logits, written out once for both."""
+        z = logits.values()
+        others = lax.optimization_barrier(jnp.where(is_class(index, z.shape[-1]), -jnp.inf, z))
+        largest = jnp.max(lax.stop_gradient(others), -1)
+        terms = jnp.exp(others - finite_shift(largest)[..., None])
+        return RowShare(largest, self.pick(z, index), row_sum(terms))
+
+    def sum_apart(self, x: jax.Array, index: jax.Array) -> jax.Array:
+        """By a masked sum, of few rows."""
+        return XLA.sum_apart(x, index)
+
+
+CPU = Cpu()
+IN_CACHE = _InCache()
+
+
+# Chunks
+
+
+@functools.cache
+def _divisor_near_a_chunk(classes: int) -> int | None:
+    sizes = [size for size in _CHUNKS_THAT_DO if size < classes and classes % size == 0]
+    return min(sizes, key=lambda size: abs(math.log(size / _CHUNK)), default=None)
+
+
+def _chunk_size(x: jax.Array) -> int | None:
+    """The divisor nearest to 128 of the classes of `x [..., V]`; None where they stay together.
+
+    As they do where they are few, any number, or where how they lie is part of an array's type.
+    """
+    classes = x.shape[-1]
+    if not isinstance(classes, int) or classes <= 2 * _CHUNK or explicit_axes(x):
+        return None
+    return _divisor_near_a_chunk(classes)
+
+
+def _in_chunks(z: jax.Array, chunk: int) -> jax.Array:
+    """`z [..., V]` as `[..., V / chunk, chunk]`."""
+    return z.reshape(*z.shape[:-1], z.shape[-1] // chunk, chunk)
+
+
+def _chunk_index(index: jax.Array, classes: int, chunk: int) -> jax.Array:
+    """The chunk that holds class `index`, `[...]`; the nearest one where none does."""
+    return jnp.clip(index, 0, classes - 1) // chunk
+
+
+def _chunk_of(z: jax.Array, index: jax.Array, chunk: int) -> jax.Array:
+    """`[..., chunk]`, each row's chunk `_chunk_index` of class `index [...]`."""
+
+    def of_row(row: jax.Array, start: jax.Array) -> jax.Array:
+        return lax.dynamic_slice_in_dim(row, start, chunk)
+
+    # A slice a row: XLA:CPU gathers it faster than as many single elements.
+    of_rows = functools.reduce(lambda f, _: jax.vmap(f), range(index.ndim), of_row)
+    return of_rows(z, _chunk_index(index, z.shape[-1], chunk) * chunk)
+
+
+def _largest_of_other_chunks(z: jax.Array, index: jax.Array, chunk: int) -> jax.Array:
+    """The largest logit outside the chunk that holds class `index`, `[...]`."""
+    at = _chunk_index(index, z.shape[-1], chunk)
+    # Halves of chunks: XLA:CPU takes the maxima of 64 faster than those of 128; not their sums.
+    parts = math.gcd(chunk, 2)
+    maxima = jnp.max(_in_chunks(z, chunk // parts), -1)
+    apart = lax.broadcasted_iota(jnp.int32, maxima.shape, index.ndim) // parts
+    return jnp.max(jnp.where(apart == at[..., None], -jnp.inf, maxima), -1)
+
+
+def _sum_exp_of_other_chunks(
+    z: jax.Array, index: jax.Array, shift: jax.Array, chunk: int
+) -> jax.Array:
+    """`sum exp(z_j - shift)` outside the chunk that holds class `index`, `[...]`."""
+    at = _chunk_index(index, z.shape[-1], chunk)
+    z = _in_chunks(z, chunk)
+    # The label's chunk is summed to 0 by a distance of -inf: masked later, an overflow in it would
+    # meet a 0 in autodiff.
+    shifts = jnp.where(is_class(at, z.shape[-2]), jnp.inf, shift[..., None])
+    return chunk_sum(jnp.exp(z - shifts[..., None]))
+
+
+def writes_over(x: jax.Array, *others: jax.Array) -> bool:
+    """Whether `put_at_label` is another than plain XLA's."""
+    large = all(isinstance(size, int) for size in x.shape) and x.size >= _LARGE
+    return large and on_one_device(x, *others)
+
+
+# Blocks of rows
+
+
+def block_rows(arrays: object, rows: tuple[int, ...]) -> int | None:
+    """How many rows to a block; None if they are better taken at once.
+
+    Rows that may be over several devices stay together: each device would need some of every block.
+    """
+    leaves = jax.tree.leaves(arrays)
+    classes = max(x.shape[-1] for x in leaves if x.ndim > len(rows))
+    if not all(isinstance(n, int) for n in (*rows, classes)):
+        return None  # exported for any size
+    size = max(1, _BLOCK_BYTES * processors() // (4 * max(1, classes)))
+    few = math.prod(rows) < _FEWEST_BLOCKS * size
+    return None if few or not on_one_device(*leaves) else size
+
+
+@functools.cache
+def processors() -> int:
+    """How many processors this process may use: of its affinity, and of its control group."""
+    if hasattr(os, "sched_getaffinity"):
+        allowed = len(os.sched_getaffinity(0))
+    else:  # not on macOS or Windows
+        allowed = os.cpu_count() or 1
+    return max(1, min(allowed, _quota(Path("/sys/fs/cgroup/cpu.max")) or allowed))
+
+
+def _quota(file: Path) -> int | None:
+    """The processors' time that a control group (version 2) may take; None if as much as any."""
+    try:
+        quota, period = file.read_text().split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError, ZeroDivisionError):  # not there, or "max"
+        return None
+
+
+def _in_blocks(
+    f: Callable[[Arrays], Results], arrays: Arrays, shape: tuple[int, ...], size: int
+) -> Results:
+    rows = math.prod(shape)
+    count = -(-rows // size)
+    before = (count - 1) * size
+    flat = jax.tree.map(lambda x: _flat(x, shape), arrays)
+
+    @jax.checkpoint
+    def block(i: jax.Array) -> Results:
+        # As if the arrays depended on `i`: XLA:CPU would widen them before the loop.
+        here, i = lax.optimization_barrier((flat, i))
+        # The last block is as large as the others: it begins with rows of the one before it.
+        start = jnp.minimum(i * size, rows - size)
+
+        def take(x: jax.Array) -> jax.Array:
+            return x if len(x) == 1 else lax.dynamic_slice_in_dim(x, start, size)
+
+        return f(lax.optimization_barrier(jax.tree.map(take, here)))
+
+    def join(x: jax.Array) -> jax.Array:
+        return jnp.concatenate([x[:-1].reshape(before), x[-1, before - rows :]]).reshape(shape)
+
+    joined: Results = jax.tree.map(join, lax.map(block, jnp.arange(count)))
+    return joined
+
+
+def _flat(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """`x` as `[rows]`, `[rows, V]` or, where it is the same for all rows, `[1, V]`."""
+    rest = x.shape[len(shape) :]
+    if rest and math.prod(x.shape[: len(shape)]) == 1:
+        return x.reshape(1, *rest)
+    return jnp.broadcast_to(x, (*shape, *rest)).reshape(-1, *rest)

@@ -1,0 +1,1 @@
+"""The formulas, with their derivations. No platform has a name here."""

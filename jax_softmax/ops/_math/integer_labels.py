@@ -1,0 +1,211 @@
+"""A row's loss, statistics and gradient for an integer label.
+
+With m = max_j z_j, others = sum_{j != y} exp(z_j - m), e_y = exp(z_y - m), total = others + e_y:
+
+    nll = log sum_j exp(z_j) - z_y = (m - z_y) + log(total)
+
+If the label leads, m - z_y = 0 and e_y = 1: nll is log1p(others). If it does not, others >= 1 and
+the argument of log1p is (others - 1) + e_y. Neither term is negative: nothing cancels.
+
+    dnll/dz_j = exp(z_j - m) / total = p_j                                   for j != y
+    dnll/dz_y = e_y / total - 1 = (e_y - total) / total = -others / total
+
+The last form is what keeps a confident row's gradient: e_y / total rounds to 1 and minus 1 leaves
+0, while others / total keeps every bit of others.
+
+With smoothing alpha over n classes, class weights w, s_j = alpha / n w_j, S = sum_j s_j, a z-loss
+of c and lse = m + log(total),
+
+    loss = (1 - alpha) w_y nll + sum_j s_j (lse - z_j) + c lse^2
+    sum_j s_j (lse - z_j) = S log(total) + sum_j s_j (m - z_j)
+
+and with cotangents g, g_lse, g_lp, g_H of the loss, lse, the label's log-probability -nll and the
+entropy H,
+
+    dL/dz_j = ((1 - alpha) w_y g - g_lp) dnll/dz_j
+              + (g S + 2 c g lse + g_lse) p_j - g s_j + g_H p_j (-log p_j - H)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jax_softmax.ops._backends.compensated import difference
+from jax_softmax.ops._backends.interface import Backend
+from jax_softmax.ops._backends.sums import row_sum
+from jax_softmax.ops._backends.xla import XLA
+from jax_softmax.ops._math import rows as row_math
+from jax_softmax.ops._math.entropy import entropy_gradient, entropy_of, entropy_share
+from jax_softmax.ops._math.logits import CappedLogits, exclude, statistics_dtype
+from jax_softmax.ops._math.row_loss import Gradients, Outputs, RowData, RowLoss, drop_rows
+from jax_softmax.ops._math.rows import RowStatistics
+from jax_softmax.ops._math.slices import Slices
+from jax_softmax.ops._math.smoothing import charged_surprisal, counted_classes, spread
+from jax_softmax.ops._options import Options
+
+
+class Residuals(NamedTuple):
+    """What the gradient needs of a row, `[...]` each.
+
+    Attributes:
+      rows: statistics with the label set apart.
+      logsumexp: with a z-loss.
+      spread_sum: with smoothing over classes that a mask or weights tell apart, the sum of what it
+        adds to each.
+      counted: with smoothing and a mask, how many classes count.
+      entropy: with statistics.
+      log_total: with statistics, what the entropy was computed with.
+    """
+
+    rows: RowStatistics
+    logsumexp: jax.Array | None = None
+    spread_sum: jax.Array | None = None
+    counted: jax.Array | None = None
+    entropy: jax.Array | None = None
+    log_total: jax.Array | None = None
+
+
+def class_index(labels: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
+    """Labels as int32 indices, 0 where they are no class, and whether they are one.
+
+    Compared in a dtype that holds both: a cast to int32 would wrap 2**32 to class 0.
+    """
+    wide = labels if jnp.iinfo(labels.dtype).bits >= 32 else labels.astype(jnp.int32)
+    valid = (labels >= 0) & (wide < jnp.asarray(classes, wide.dtype))
+    return jnp.where(valid, labels, 0).astype(jnp.int32), valid
+
+
+def _on_label(data: RowData, options: Options) -> jax.Array | float:
+    """`(1 - alpha) w_y`."""
+    share = 1 - options.label_smoothing
+    return share if data.label_weight is None else share * data.label_weight
+
+
+def _charged(weight: jax.Array | float, nll: jax.Array) -> jax.Array:
+    """`weight * nll` with `0 * inf = 0 * nan = 0`."""
+    if isinstance(weight, float):
+        return weight * nll if weight else jnp.zeros_like(nll)
+    return jnp.where(weight == 0, 0, weight * nll)
+
+
+def _column(data: RowData) -> jax.Array:
+    assert data.column is not None
+    return data.column
+
+
+def _forward(options: Options, slices: Slices, data: RowData) -> tuple[Outputs, Residuals]:
+    share = slices.share(_column)
+    rows = row_math.row_statistics(share, data.valid)
+    log_total = row_math.log_total(rows)
+    gap, error = difference(rows.shift, share.label_logit)
+    # total carries the NaN of a label that is no class.
+    nll = jnp.where(jnp.isnan(rows.total), jnp.nan, gap + (error + log_total))
+    loss = _charged(_on_label(data, options), nll)
+    total_spread = None
+    count = counted_classes(data.mask, options, rows.total)
+    if options.label_smoothing:
+
+        def smoothing(logits: CappedLogits, at: RowData) -> jax.Array:
+            each = spread(logits.values(), at.mask, at.class_weights, options, count)
+            return charged_surprisal(slices.backend, logits, rows.shift, log_total, each)
+
+        loss += slices.sum(smoothing)
+        if not (data.mask is None and data.class_weights is None):
+            total_spread = slices.sum(
+                lambda logits, at: _spread_sum(slices.backend, options, count, logits, at)
+            )
+            total_spread = jnp.broadcast_to(total_spread, rows.total.shape)
+    lse = rows.shift + log_total if options.z_loss else None
+    if lse is not None:
+        loss += options.z_loss * jnp.square(lse)
+    # Again, for a weight of 0 drops nll.
+    loss = jnp.where(jnp.isnan(rows.total), jnp.nan, loss)
+    residuals = Residuals(rows, lse, total_spread, count)
+    if not options.stats:
+        return Outputs(loss), residuals
+    # Set apart from the likeliest class now, so that the entropy of a confident row is exact when
+    # its label is another class.
+    index = slices.likeliest()
+    top = row_math.likeliest(slices.share(lambda at: at.column_of(index)), index)
+    entropy = entropy_of(
+        slices.sum(lambda logits, at: entropy_share(slices.backend, logits, top)), top
+    )
+    outputs = Outputs(loss, row_math.logsumexp(top.rows, top.log_total), -nll, entropy, index)
+    return outputs, residuals._replace(entropy=entropy, log_total=top.log_total)
+
+
+def _spread_sum(
+    backend: Backend,
+    options: Options,
+    count: jax.Array | None,
+    logits: CappedLogits,
+    data: RowData,
+) -> jax.Array:
+    # Of a mask read anew: a sum that shares it may have the spread written out.
+    mask = None if data.mask is None else backend.again(data.mask)
+    return row_sum(spread(logits.values(), mask, data.class_weights, options, count))
+
+
+def _gradients(
+    backend: Backend,
+    options: Options,
+    logits: jax.Array,
+    data: RowData,
+    residuals: Residuals,
+    cotangents: Outputs,
+    is_result: bool,
+) -> Gradients:
+    """`dL/dz`, `[..., V]`; the formula is the module's."""
+    kept = data.kept(residuals.rows)
+    logits, residuals, cotangents = drop_rows(kept, logits, residuals, cotangents)
+    rows = residuals.rows
+    g, g_lse, g_log_prob, g_entropy, _ = cotangents.zeros_for_none(rows.total)
+    held = CappedLogits(exclude(logits, data.mask), options.soft_cap)
+    z = held.values()
+
+    on_nll = _on_label(data, options) * g - g_log_prob
+    on_all = g_lse
+    if residuals.logsumexp is not None:
+        on_all += 2 * options.z_loss * g * residuals.logsumexp
+    each = jnp.zeros((), z.dtype)
+    if options.label_smoothing:
+        each = spread(z, data.mask, data.class_weights, options, residuals.counted)
+        total_spread = residuals.spread_sum
+        on_all += g * (options.label_smoothing if total_spread is None else total_spread)
+
+    at_label = -(on_nll / rows.total) * rows.others
+    at_label += on_all / rows.total * rows.own
+    # Both are 0 at a label that cannot happen, whose infinite loss may send back an infinite
+    # cotangent. 0 * total rather than 0: a row that is NaN is so there too.
+    never = (rows.others == 0) & (rows.own == 0)
+    at_label = jnp.where(never, 0 * rows.total, at_label)
+
+    terms = backend.exponentials(z, rows.shift)
+    gradient = ((on_nll + on_all) / rows.total)[..., None] * terms
+    last = is_result and _label_comes_last(options, logits, cotangents)
+    put_at_label = (backend if last else XLA).put_at_label
+    gradient = put_at_label(gradient, _column(data), at_label)
+    if options.label_smoothing:
+        gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * each)
+    if residuals.entropy is not None and cotangents.entropy is not None:
+        assert residuals.log_total is not None
+        gradient += entropy_gradient(
+            z, terms, rows, residuals.entropy, residuals.log_total, g_entropy
+        )
+    return Gradients(held.through_cap(gradient))
+
+
+def _label_comes_last(options: Options, logits: jax.Array, cotangents: Outputs) -> bool:
+    """Whether the gradient is done once its label's element is in place: it may be written there.
+
+    More arithmetic, or a cast, would be one more pass over the array.
+    """
+    more = options.label_smoothing or options.soft_cap is not None
+    more = more or cotangents.entropy is not None
+    return not more and logits.dtype == statistics_dtype(logits.dtype)
+
+
+LOSS = RowLoss(_forward, _gradients)

@@ -1,0 +1,86 @@
+"""Logits as the formulas read them: widened, capped, without the classes that do not count.
+
+With a soft cap `c` logits become `c tanh(z / c)`, whose derivative is
+
+    1 - tanh^2(x) = 4 q / (1 + q)^2,    q = exp(-2 |x|),    x = z / c
+
+and the right-hand side does not cancel where the cap bites.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+def statistics_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype of row statistics and losses: float32 for half precision, else the input's own."""
+    # Not promote_types, which raises where a user has JAX's strict promotion on.
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
+
+
+def exclude(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The logits with `-inf` where `mask` excludes a class."""
+    return logits if mask is None else jnp.where(mask, logits, -jnp.inf)
+
+
+class CappedLogits(NamedTuple):
+    """Logits as they are stored, and the cap they are read with (see `Logits`)."""
+
+    stored: jax.Array
+    soft_cap: float | None
+
+    def of(self, stored: jax.Array) -> CappedLogits:
+        """Others, read in the same way."""
+        return self._replace(stored=stored)
+
+    def values(self) -> jax.Array:
+        """All of them, `[..., V]`, read."""
+        return self.read(self.stored)
+
+    def read(self, x: jax.Array) -> jax.Array:
+        """Logits in the dtype of the statistics, capped.
+
+        `-inf` stays the class that cannot happen, and `+inf` no number.
+        """
+        z, cap = x.astype(statistics_dtype(x.dtype)), self.soft_cap
+        if cap is None:
+            return z
+        q = _decay(z, cap)
+        # XLA:CPU's tanh is off by 2.4 eps where it nears 1, which the cap and then exp multiply.
+        saturating = jnp.sign(z) * (1 - 2 * q / (1 + q))
+        capped = cap * jnp.where(jnp.abs(z) > 0.45 * cap, saturating, jnp.tanh(z / cap))
+        return jnp.where(jnp.isinf(z), z, capped)
+
+    def through_cap(self, gradient: jax.Array) -> jax.Array:
+        """The gradient by the logits as stored, from that by the capped ones."""
+        if self.soft_cap is None:
+            return gradient
+        q = _decay(self.stored.astype(gradient.dtype), self.soft_cap)
+        return gradient * (4 * q / jnp.square(1 + q))
+
+
+def _decay(z: jax.Array, soft_cap: float) -> jax.Array:
+    """`exp(-2 |z| / c)`, corrected for its argument's rounding: half an ulp of 80 is 32 eps."""
+    ratio, error = _quotient(jnp.minimum(2 * jnp.abs(z), 1000 * soft_cap), soft_cap)
+    return jnp.exp(-ratio) * (1 - error)
+
+
+def _quotient(a: jax.Array, b: float) -> tuple[jax.Array, jax.Array]:
+    """`a / b` as a rounded value and its error, `value + error == a / b` to twice the precision.
+
+    The remainder `a - value b` from halves whose products are exact (Dekker, 1971); `b` may have
+    more digits than `a`'s dtype. The error is a constant for differentiation.
+    """
+    kind = jnp.finfo(a.dtype)
+    value = a / b
+    high = jax.lax.reduce_precision(value, kind.nexp, kind.nmant // 2)
+    # b's digits as a Python float, in the places that high's leave to an exact product.
+    unit = 2.0 ** (math.frexp(b)[1] - (kind.nmant + 1) // 2)
+    b_high = round(b / unit) * unit
+    low, b_low = value - high, b - b_high
+    remainder = ((a - high * b_high) - high * b_low) - low * b_high - low * b_low
+    return value, jax.lax.stop_gradient(remainder / b)

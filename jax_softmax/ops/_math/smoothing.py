@@ -1,0 +1,73 @@
+"""Label smoothing and charges spread over the classes.
+
+Smoothing alpha over the n classes that count, with class weights w, adds `alpha / n w_j` to the
+label of each of them.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jax_softmax.ops._backends.interface import Backend, Logits
+from jax_softmax.ops._backends.sums import row_sum
+from jax_softmax.ops._options import Options
+
+
+def counted_classes(mask: jax.Array | None, options: Options, rows: jax.Array) -> jax.Array | None:
+    """What `spread` needs of a mask, `[...]` as `rows`: how many classes count, at least 1.
+
+    None where it needs nothing. Kept for the gradient, which would count them again.
+    """
+    if mask is None or options.classes is not None or not options.label_smoothing:
+        return None
+    count = jnp.maximum(jnp.sum(mask, -1, dtype=rows.dtype), 1)
+    return jnp.broadcast_to(count, rows.shape)
+
+
+def spread(
+    z: jax.Array,
+    mask: jax.Array | None,
+    class_weights: jax.Array | None,
+    options: Options,
+    count: jax.Array | None,
+) -> jax.Array:
+    """What smoothing adds to each class of `z`, `alpha / n w_j`: a scalar, or `[..., V]`.
+
+    `count` is what `counted_classes` says.
+    """
+    alpha = jnp.asarray(options.label_smoothing, z.dtype)
+    if count is None:
+        each = alpha / jnp.asarray(options.classes or z.shape[-1], z.dtype)
+    else:
+        each = alpha / count[..., None]
+    weighted = each if class_weights is None else each * class_weights
+    return weighted if mask is None else jnp.where(mask, weighted, 0)
+
+
+def charged_surprisal(
+    backend: Backend,
+    logits: Logits,
+    shift: jax.Array,
+    log_total: jax.Array,
+    charges: jax.Array,
+) -> jax.Array:
+    """`sum_j t_j (-log p_j)`, `[...]`, with `0 * inf = 0`, for charges that broadcast to `logits`.
+
+    Without a select, which not every compiler fuses into a sum; and with the derivative `-log p_j`
+    by a charge of 0 as well, but for a class that cannot happen.
+    """
+    stored, shift, log_total, charges = backend.again((logits.stored, shift, log_total, charges))
+    z = logits.read(stored)
+    surprisal = (shift[..., None] - z) + log_total[..., None]
+    if charges.ndim == 0:
+        return charges * row_sum(surprisal)
+    quarter = float(jnp.finfo(z.dtype).max) / 4
+    # A quarter of the largest number where it is infinite, else 0.
+    beyond = jnp.minimum(surprisal / 4, 2 * quarter) - jnp.minimum(surprisal / 4, quarter)
+    beyond = jax.lax.stop_gradient(beyond)
+    finite = jnp.minimum(surprisal, 4 * quarter) - 4 * beyond
+    # Infinite where what is charged cannot happen: 0 or more than 1, times 2, overflows or not.
+    charged = jnp.minimum(jnp.abs(jax.lax.stop_gradient(charges)) * quarter, 1)
+    charges = charges.reshape((1,) * (z.ndim - charges.ndim) + charges.shape)
+    return row_sum(charges * finite + 8 * charged * beyond)

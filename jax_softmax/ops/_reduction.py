@@ -1,0 +1,192 @@
+"""Which rows count, what each is multiplied by, and what becomes of their losses: for every loss.
+
+A mean divides by the sum of `sample_weight * class_weights[y]` of the rows that count (integer
+labels, as PyTorch has it) or of `sample_weight` (class probabilities). Where that is 0 it is 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from jax_softmax.ops._math.row_loss import Outputs
+from jax_softmax.ops._mesh import AxisName, explicit_axes, sum_over
+from jax_softmax.ops._options import Reduction
+
+
+class SoftmaxStats(NamedTuple):
+    """What a row's softmax says, in one pass with its loss: natural log, after `soft_cap`.
+
+    Neither weights, smoothing nor `reduction` touch them; rows that do not count are 0.
+
+    Attributes:
+      logsumexp: `[...]`, `log sum_j exp(z_j)`.
+      label_log_prob: `[...]`, `log p_y`, or `sum_j q_j log p_j` for class probabilities.
+      entropy: `[...]`, `-sum_j p_j log p_j`.
+      argmax: `[...]` int32, the first class of the largest logit before `soft_cap`, which keeps
+        their order. Not differentiable.
+    """
+
+    logsumexp: jax.Array
+    label_log_prob: jax.Array
+    entropy: jax.Array
+    argmax: jax.Array
+
+
+Loss = jax.Array | tuple[jax.Array, SoftmaxStats]
+
+
+class RowWeights(NamedTuple):
+    """What the rows of a call weigh.
+
+    Attributes:
+      weight: `[...]`, what each row's loss is multiplied by; a mean's divisor is in it.
+      counted: None for all, or `[...]` booleans: the rows that count.
+      weightless: None for none, or `[...]` booleans: those of weight 0.
+      seen: None for all, or `[...]` booleans: the rows that have statistics.
+    """
+
+    weight: jax.Array
+    counted: jax.Array | None
+    weightless: jax.Array | None
+    seen: jax.Array | None
+
+    def times(self, loss: jax.Array) -> jax.Array:
+        """The weighted losses."""
+        if self.counted is None and self.weightless is None:
+            return self.weight * loss
+        return weighted(self.weight, loss)
+
+
+def counted_rows(rows: tuple[int, ...], *conditions: jax.Array | None) -> jax.Array | None:
+    """`[...]` booleans, the rows that meet every condition; None if there is no condition."""
+    counted = None
+    for condition in conditions:
+        if condition is not None:
+            condition = jnp.broadcast_to(condition, rows)
+            counted = condition if counted is None else counted & condition
+    return counted
+
+
+def label_weights(class_weights: jax.Array, index: jax.Array) -> jax.Array:
+    """`class_weights [V]` at classes `index [...]`, laid out over devices as `index` is."""
+    if not explicit_axes(index, class_weights):
+        return class_weights[index]
+    sharding = jax.typeof(index).sharding
+    everywhere = jax.sharding.reshard(class_weights, sharding.update(spec=PartitionSpec()))
+    found: jax.Array = everywhere.at[index].get(out_sharding=sharding)
+    return found
+
+
+def row_weights(
+    reduction: Reduction,
+    rows: tuple[int, ...],
+    dtype: jnp.dtype,
+    counted: jax.Array | None,
+    sample_weight: jax.Array | None,
+    label_weight: jax.Array | None = None,
+    data_axis_name: AxisName = None,
+) -> RowWeights:
+    """The weights of rows `[*rows]`, which have one `sample_weight` and one of their label."""
+    weight = jnp.ones(rows, dtype) if sample_weight is None else sample_weight
+    if counted is not None:
+        weight = jnp.where(counted, weight, 0)
+    if reduction == "mean":
+        weight = _over_their_sum(weight, sample_weight, label_weight, data_axis_name)
+    plain = sample_weight is None and label_weight is None and counted is None
+    # With a divisor of 0 no row has a weight.
+    zero_mean = reduction == "mean" and not plain
+    weightless = weight == 0 if zero_mean or sample_weight is not None else None
+    seen = counted_rows(rows, counted, None if sample_weight is None else sample_weight != 0)
+    return RowWeights(weight, counted, weightless, seen)
+
+
+def _over_their_sum(
+    weight: jax.Array,
+    sample_weight: jax.Array | None,
+    label_weight: jax.Array | None,
+    data_axis_name: AxisName,
+) -> jax.Array:
+    """`weight / sum(weight * label_weight)`, all 0 where that sum is 0."""
+    scale: jax.Array | float = 1.0
+    if sample_weight is not None:
+        weight = weight / _power_of_two(weight, data_axis_name)
+    charged = weight
+    if label_weight is not None:
+        scale = _power_of_two(label_weight, data_axis_name)
+        # A row of weight 0 may have a label that is no class.
+        missing = (weight == 0) & jnp.isnan(label_weight)
+        charged = weight * jnp.where(missing, 0, label_weight / scale)
+    divisor = sum_over(data_axis_name, jnp.sum(charged))
+    none = divisor == 0
+    return jnp.where(none, 0, weight / jnp.where(none, 1, divisor) / scale)
+
+
+def _power_of_two(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    """A power of 2 near the largest of `x`, so that sums of `x` over it are within range.
+
+    A constant for differentiation: what is computed with it does not depend on it.
+    """
+    size = jnp.abs(lax.stop_gradient(x))
+    largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), initial=0)
+    if axis_name is not None:
+        largest = lax.pmax(largest, axis_name)
+    kind = jnp.finfo(x.dtype)
+    _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
+    # Its inverse is a normal number too.
+    return jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, kind.minexp + 2, -kind.minexp - 2))
+
+
+@jax.custom_jvp
+def weighted(weight: jax.Array, loss: jax.Array) -> jax.Array:
+    """`weight * loss` of rows, 0 for a weight of 0 whatever the loss."""
+    return weight * _finite_if_weightless(weight, loss)
+
+
+@weighted.defjvp
+def _weighted_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    weight, loss = primals
+    weight_dot, loss_dot = tangents
+    nothing = (weight == 0) & ~jnp.isfinite(loss)
+    by_loss = weight * jnp.where(nothing, 0, loss_dot)
+    return weighted(weight, loss), times_slope(weight_dot, weight, loss) + by_loss
+
+
+def slope(weight: jax.Array, loss: jax.Array) -> jax.Array:
+    """The derivative by a row's weight: its loss; at a weight of 0, 0 if that is not finite."""
+    return _finite_if_weightless(weight, loss)
+
+
+def times_slope(weight_dot: jax.Array, weight: jax.Array, loss: jax.Array) -> jax.Array:
+    """`weight_dot * slope`, and 0 rather than NaN for a tangent of 0 beside an infinite loss.
+
+    As a product of finite factors, for a tangent's rule is linear: an infinite loss is the largest
+    number twice, whose product overflows unless the tangent is 0.
+    """
+    value = slope(weight, loss)
+    most = float(jnp.finfo(loss.dtype).max)
+    again = jnp.where(jnp.isinf(value), most, 1)
+    return weight_dot * jnp.clip(value, -most, most) * again
+
+
+def _finite_if_weightless(weight: jax.Array, loss: jax.Array) -> jax.Array:
+    return jnp.where((weight == 0) & ~jnp.isfinite(loss), 0, loss)
+
+
+def reduced(reduction: Reduction, loss: jax.Array, data_axis_name: AxisName = None) -> jax.Array:
+    """Weighted losses of rows as they are, or their sum (a mean's divisor is in the weights)."""
+    return loss if reduction == "none" else sum_over(data_axis_name, jnp.sum(loss))
+
+
+def with_stats(loss: jax.Array, rows: RowWeights, outputs: Outputs) -> Loss:
+    """The loss with the statistics of the rows that count."""
+    values = (outputs.logsumexp, outputs.label_log_prob, outputs.entropy, outputs.argmax)
+    if rows.seen is None:
+        return loss, SoftmaxStats(*values)
+    return loss, SoftmaxStats(*(jnp.where(rows.seen, value, 0) for value in values))
