@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from jax_softmax import InputError
 from jax_softmax._extras import TRAIN, needs_train_extra
@@ -27,8 +29,12 @@ CORE = {"jax", "numpy", "optax"}
 OTHERS = {"jaxlib", "threadpoolctl", "tokamax", "torch"}
 
 
+EXTRAS = PROJECT["optional-dependencies"]
+REQUIREMENTS = [*PROJECT["dependencies"], *EXTRAS["train"], *EXTRAS["dev"]]
+
+
 def names(requirements: list[str]) -> list[str]:
-    return [re.split(r"[\[><=]", requirement)[0] for requirement in requirements]
+    return [Requirement(requirement).name for requirement in requirements]
 
 
 def test_the_core_is_three_packages():
@@ -36,18 +42,29 @@ def test_the_core_is_three_packages():
 
 
 def test_the_extra_that_messages_name_is_the_one_declared():
-    assert sorted(names(PROJECT["optional-dependencies"]["train"])) == sorted(TRAIN.values())
+    assert sorted(names(EXTRAS["train"])) == sorted(TRAIN.values())
 
 
 def test_dev_holds_train():
-    assert "jax-softmax[train]" in PROJECT["optional-dependencies"]["dev"]
+    assert "jax-softmax[train]" in EXTRAS["dev"]
 
 
 def test_every_dependency_has_a_lower_bound():
-    extras = PROJECT["optional-dependencies"]
-    requirements = [*PROJECT["dependencies"], *extras["train"], *extras["dev"]]
-    unbound = [requirement for requirement in requirements if ">=" not in requirement]
+    unbound = [requirement for requirement in REQUIREMENTS if ">=" not in requirement]
     assert unbound == ["jax-softmax[train]"]
+
+
+def test_the_lock_file_pins_what_is_declared_and_names_no_host():
+    lock = (ROOT / "requirements-lock.txt").read_text()
+    pinned: dict[str, list[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==([^ \n]+)", lock, re.MULTILINE):
+        pinned.setdefault(name, []).append(version)
+    for requirement in map(Requirement, REQUIREMENTS):
+        if requirement.name == "jax-softmax":
+            continue
+        versions = pinned[canonicalize_name(requirement.name)]
+        assert all(map(requirement.specifier.contains, versions)), requirement
+    assert "://" not in lock
 
 
 def imported_modules(path: Path) -> set[str]:
