@@ -8,23 +8,9 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Annotated, NoReturn, Protocol
 
-import tyro
-
-from jax_softmax.cli.bench import Bench
+from jax_softmax._extras import needs_train_extra
 from jax_softmax.cli.compilation_cache import use_compilation_cache, use_no_compilation_cache
-from jax_softmax.cli.evaluate import Evaluate
-from jax_softmax.cli.predict import Predict
-from jax_softmax.cli.train import Train
-from jax_softmax.cli.verify import Verify
 from jax_softmax.errors import InputError
-
-Command = (
-    Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Predict, tyro.conf.subcommand("predict")]
-    | Annotated[Verify, tyro.conf.subcommand("verify")]
-    | Annotated[Bench, tyro.conf.subcommand("bench")]
-)
 
 
 class _Runs(Protocol):
@@ -58,14 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given[:1] == ["--version"]:
             print(f"jax-softmax {metadata.version('jax_softmax')}, jax {metadata.version('jax')}")
             return 0
-        command = _parse(given)
-        debug = command.debug
-        if arguments is None:  # as a process of its own
-            if command.no_compilation_cache:
-                use_no_compilation_cache()
-            else:
-                use_compilation_cache()
-        code = command.run() or 0
+        with needs_train_extra():
+            command = _parse(given)
+            debug = command.debug
+            if arguments is None:  # as a process of its own
+                if command.no_compilation_cache:
+                    use_no_compilation_cache()
+                else:
+                    use_compilation_cache()
+            code = command.run() or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader, `head` say, has seen enough
@@ -103,8 +90,21 @@ def _backend_failure() -> str:
 
 
 def _parse(arguments: Sequence[str]) -> _Runs:
+    # Here, so that without the extra [train] even --help says what to install.
+    import tyro
+
+    from jax_softmax.cli.bench import Bench
+    from jax_softmax.cli.evaluate import Evaluate
+    from jax_softmax.cli.predict import Predict
+    from jax_softmax.cli.train import Train
+    from jax_softmax.cli.verify import Verify
+
     return tyro.cli(
-        Command,
+        Annotated[Train, tyro.conf.subcommand("train")]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Verify, tyro.conf.subcommand("verify")]
+        | Annotated[Bench, tyro.conf.subcommand("bench")],
         prog="jax-softmax",
         description="The softmax classifier for JAX: train it, measure it, use it (--version).",
         args=arguments,

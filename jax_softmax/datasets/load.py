@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from jax_softmax._extras import needs_train_extra
 from jax_softmax.datasets import bundled, network, prepared, raw
 from jax_softmax.datasets.assemble import assemble
 from jax_softmax.datasets.catalog import Entry, find_entry
@@ -15,6 +16,7 @@ RAW_DIR_VARIABLE = "JAX_SOFTMAX_RAW_DIR"
 DATA_DIR_VARIABLE = "TFDS_DATA_DIR"
 
 
+@needs_train_extra()
 def load_dataset(
     name: str,
     *,
@@ -44,8 +46,8 @@ def load_dataset(
       The dataset; its `source` says where it came from.
 
     Raises:
-      InputError: The name is unknown, or no source has the dataset intact. The message says what
-        to place, and where.
+      InputError: The name is unknown, or no source has the dataset intact; the message says what
+        to place, and where. Or the extra `[train]` is not installed.
     """
     entry = find_entry(name)
     if not 0 <= seed < 2**32:

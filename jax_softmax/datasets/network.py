@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import shutil
@@ -9,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +64,16 @@ class Probe:
 def is_cached(entry: Entry, data_dir: Path) -> bool:
     """Return whether TFDS has downloaded every file before, so that no host is needed."""
     folder = _cache_folder(entry, data_dir)
-    if not folder.is_dir():
+    if not folder.is_dir():  # before TFDS is imported for nothing
         return False
-    from tensorflow_datasets.core.download import resource
-
-    return all(
-        resource.is_locally_cached(folder / resource.get_dl_fname(file.url, file.sha256))
-        for file in _files_to_fetch(entry)
-    )
+    return all(_find_intact(folder, file) for file in _files_to_fetch(entry))
 
 
 def read(entry: Entry, data_dir: Path) -> tuple[Tables, str]:
     """Download a dataset into `data_dir/downloads/<dataset>`, or read it from there.
+
+    A file that is there but damaged is downloaded anew. TFDS's progress bars are off meanwhile and
+    on afterwards, as they are by default: TFDS does not tell whether they were.
 
     Args:
       entry: The dataset.
@@ -91,19 +89,23 @@ def read(entry: Entry, data_dir: Path) -> tuple[Tables, str]:
     folder = _cache_folder(entry, data_dir)
     contents = {}
     try:
-        with quiet_tfds(), tempfile.TemporaryDirectory() as scratch, _no_leftovers(folder):
+        with (
+            quiet_tfds(),
+            _no_progress_bars(tfds),
+            tempfile.TemporaryDirectory() as scratch,
+            _no_leftovers(folder),
+        ):
             manager = tfds.download.DownloadManager(
-                download_dir=folder.parent,
+                download_dir=folder,
                 extract_dir=scratch,
-                # A folder of its own: Fashion-MNIST's files have the same names.
-                dataset_name=entry.name,
                 url_infos=builder_class(entry).url_infos,
                 force_checksums_validation=True,
+                force_download=True,  # it would trust a damaged file by its name
             )
             for file in _files_to_fetch(entry):
-                path = Path(os.fspath(manager.download(file.url)))
-                contents[file.name] = _verified_content(path, file)
-    except _download_errors() as error:
+                path = _find_intact(folder, file) or os.fspath(manager.download(file.url))
+                contents[file.name] = Path(path).read_bytes()
+    except Exception as error:  # TFDS's errors have no common base, and its checksum error no name
         raise InputError(
             f"downloading {entry.name} to {folder} failed: {type(error).__name__}: {error}\n"
             "Try again, or place the files by hand and pass --raw-dir:\n" + describe_files(entry)
@@ -117,6 +119,7 @@ def describe_files(entry: Entry) -> str:
 
 
 def _cache_folder(entry: Entry, data_dir: Path) -> Path:
+    # A folder to a dataset, as TFDS has it: Fashion-MNIST's files have the same names.
     return data_dir / "downloads" / entry.name
 
 
@@ -125,24 +128,25 @@ def _files_to_fetch(entry: Entry) -> list[RegisteredFile]:
     return [files[name] for name in entry.file_sets[0]]
 
 
-def _download_errors() -> tuple[type[Exception], ...]:
-    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
-    from tensorflow_datasets.core.download.util import DownloadError
-
-    return OSError, DownloadError, NonMatchingChecksumError
-
-
-def _verified_content(path: Path, file: RegisteredFile) -> bytes:
-    # TFDS trusts a file in its cache by the name and does not hash it again.
-    difference = describe_difference(path, file)
-    if difference:
-        path.unlink()
-        path.with_name(f"{path.name}.INFO").unlink(missing_ok=True)
-        raise InputError(f"{difference}\nIt has been removed; run again to download it anew.")
-    return path.read_bytes()
+def _find_intact(folder: Path, file: RegisteredFile) -> Path | None:
+    """Return the file in `folder` that has this content; how TFDS names it is TFDS's own affair."""
+    with contextlib.suppress(OSError):  # unreadable: as good as not there
+        for path in folder.iterdir():
+            if path.stat().st_size == file.size and not describe_difference(path, file):
+                return path
+    return None
 
 
-@contextmanager
+@contextlib.contextmanager
+def _no_progress_bars(tfds: Any) -> Iterator[None]:
+    tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        tfds.enable_progress_bar()
+
+
+@contextlib.contextmanager
 def _no_leftovers(folder: Path) -> Iterator[None]:
     """Remove the temporary folders that TFDS leaves where a download fails."""
     before = set(folder.glob("*.tmp.*"))

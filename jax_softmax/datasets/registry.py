@@ -1,4 +1,4 @@
-"""What TFDS registers of a raw file, and TFDS kept quiet while it works."""
+"""What TFDS registers of a raw file, and its log kept quiet. Only TFDS's public names are used."""
 
 from __future__ import annotations
 
@@ -68,23 +68,17 @@ def describe_difference(path: Path, file: RegisteredFile) -> str:
 
 @contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Keep TFDS's progress bars and log lines off the terminal; leave every setting as it was."""
-    from tensorflow_datasets.core.utils import tqdm_utils
-
-    # TFDS offers a setter and no getter for this flag.
-    bars = tqdm_utils._active
+    """Keep the log lines of TFDS and its libraries off the terminal; then restore the loggers."""
     loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
     disabled = [logger.disabled for logger in loggers]
     # absl configures the root logger for good when it finds no handler there.
     stand_in = logging.NullHandler()
     logging.root.addHandler(stand_in)
-    tqdm_utils.display_progress_bar(False)
     for logger in loggers:
         logger.disabled = True
     try:
         yield
     finally:
-        tqdm_utils.display_progress_bar(bars)
         logging.root.removeHandler(stand_in)
         for logger, was_disabled in zip(loggers, disabled, strict=True):
             logger.disabled = was_disabled

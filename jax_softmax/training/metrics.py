@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_softmax._extras import needs_train_extra
 from jax_softmax.ops import softmax, softmax_cross_entropy_with_integer_labels
 from jax_softmax.training.examples import (
     Examples,
@@ -47,6 +48,7 @@ class Evaluation:
     predictions: np.ndarray
     class_names: tuple[str, ...]
 
+    @needs_train_extra()
     def confusion(self) -> np.ndarray:
         """`[V, V]` counts, a row for each true class, a column for each predicted one."""
         from sklearn.metrics import confusion_matrix
@@ -54,6 +56,7 @@ class Evaluation:
         classes = range(len(self.class_names))
         return confusion_matrix(self.labels, self.predictions, labels=list(classes))
 
+    @needs_train_extra()
     def per_class(self) -> list[dict[str, Any]]:
         """A record a class: `class_name`, `precision`, `recall`, `f1`, `support` (examples)."""
         from sklearn.metrics import precision_recall_fscore_support

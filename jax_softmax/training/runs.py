@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jax_softmax._extras import needs_train_extra
 from jax_softmax.errors import InputError
 from jax_softmax.training.config import TrainConfig
 from jax_softmax.training.metrics import Evaluation
@@ -32,6 +33,7 @@ _MEASURED = ("compile_seconds", "train_seconds", "device")
 _FORMAT = "jax_softmax.classifier.1"
 
 
+@needs_train_extra()
 def save_run(
     result: FitResult,
     run_dir: str | os.PathLike[str],
@@ -58,7 +60,7 @@ def save_run(
 
     Raises:
       InputError: if the folder is there and `overwrite` is False, or it is not a run, or it cannot
-        be written.
+        be written, or the extra `[train]` is not installed.
     """
     target = Path(run_dir)
     check_run_dir(target, overwrite=overwrite)
@@ -73,11 +75,13 @@ def save_run(
     return target
 
 
+@needs_train_extra()
 def load_run(run_dir: str | os.PathLike[str]) -> FitResult:
     """Reads a run folder back: the model, its settings and its history.
 
     Raises:
-      InputError: if the folder or one of its files is missing, damaged, or another program's.
+      InputError: if the folder or one of its files is missing, damaged, or another program's, or
+        the extra `[train]` is not installed.
     """
     from safetensors import SafetensorError, safe_open
 

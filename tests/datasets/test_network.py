@@ -1,19 +1,16 @@
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import textwrap
-import types
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
-from tensorflow_datasets.core.download import downloader, resource
+import tensorflow_datasets as tfds
 
 from jax_softmax.datasets import load_dataset, network
 from jax_softmax.datasets.catalog import CATALOG
@@ -24,26 +21,45 @@ IRIS = registered_files(CATALOG["iris"])["iris.zip"]
 Probe = network.Probe  # the real one, which the fixtures replace
 
 
+class Answer:
+    """What `requests` gives of a host: a status and, to a download, the content."""
+
+    def __init__(self, status=200, url="", content=b""):
+        self.ok, self.status_code, self.url = status < 400, status, url
+        self.headers, self.content = {}, content
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def iter_content(self, chunk_size):
+        return iter([self.content[:700], self.content[700:]])
+
+
 def serve(monkeypatch, contents):
     """Let TFDS's downloads deliver `contents`, file name to bytes or to the error to raise."""
 
-    @contextmanager
-    def open_url(url, **kwargs):
+    def get(session, url, **options):
         content = contents[url.rsplit("/", 1)[1]]
         if isinstance(content, Exception):
             raise content
-        yield types.SimpleNamespace(url=url, headers={}), [content[:700], content[700:]]
+        return Answer(url=url, content=content)
 
-    monkeypatch.setattr(downloader, "_open_url", open_url)
+    monkeypatch.setattr(requests.Session, "get", get)
 
 
-def cache(data_dir, content):
-    """Place `content` where TFDS looks for a download of iris.zip that it has made before."""
-    path = data_dir / "downloads" / "iris" / resource.get_dl_fname(IRIS.url, IRIS.sha256)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(content)
-    path.with_name(path.name + ".INFO").write_text(json.dumps({"urls": [IRIS.url]}))
-    return path
+@pytest.fixture
+def iris_zip(real_data):
+    return (real_data / "iris" / "iris.zip").read_bytes()
+
+
+@pytest.fixture
+def downloads(tmp_path, monkeypatch):
+    """The folder that iris is downloaded to."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    return tmp_path / "tfds" / "downloads" / "iris"
 
 
 def files_under(folder):
@@ -85,14 +101,12 @@ def test_iris_falls_back_to_the_bundled_copy(surroundings, asked):
 
 @pytest.mark.usefixtures("online")
 def test_a_download_is_kept_and_needs_no_network_again(
-    real_data, tmp_path, asked, monkeypatch, capfd
+    real_data, iris_zip, downloads, asked, monkeypatch, capfd
 ):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    serve(monkeypatch, {"iris.zip": (real_data / "iris" / "iris.zip").read_bytes()})
+    serve(monkeypatch, {"iris.zip": iris_zip})
     first = load_dataset("iris")
-    folder = tmp_path / "tfds" / "downloads" / "iris"
-    assert first.source == f"downloaded by TFDS to {folder} (SHA-256 verified)"
-    assert len(files_under(tmp_path)) == 2  # the file and TFDS's note of it
+    assert first.source == f"downloaded by TFDS to {downloads} (SHA-256 verified)"
+    assert len(files_under(downloads.parents[1])) == 2  # the file and TFDS's note of it
     assert asked == [IRIS.url]
 
     serve(monkeypatch, {})
@@ -102,6 +116,22 @@ def test_a_download_is_kept_and_needs_no_network_again(
     raw = load_dataset("iris", raw_dir=real_data)
     np.testing.assert_array_equal(first.test.features, raw.test.features)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("online")
+def test_tfds_itself_finds_what_was_downloaded_and_shows_its_bars_again(
+    iris_zip, downloads, monkeypatch, capfd
+):
+    serve(monkeypatch, {"iris.zip": iris_zip})
+    load_dataset("iris")
+    serve(monkeypatch, {})
+    manager = tfds.download.DownloadManager(
+        download_dir=downloads.parent,
+        dataset_name="iris",
+        url_infos=tfds.builder_cls("iris").url_infos,
+    )
+    assert manager.download(IRIS.url).parent == downloads
+    assert "Dl Completed" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("online")
@@ -123,25 +153,40 @@ def test_a_failed_download_leaves_nothing_behind(content, reason, surroundings, 
     assert not files_under(surroundings)
 
 
-def test_a_cached_download_that_is_damaged_is_refused_and_removed(tmp_path, asked, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    path = cache(tmp_path / "tfds", b"not what the name says")
-    with pytest.raises(InputError) as caught:
-        load_dataset("iris")
-    message = str(caught.value)
-    assert f"{path} is not the file that TFDS registers as iris.zip" in message
-    assert IRIS.sha256 in message and "22 bytes" in message and "has been removed" in message
-    assert not files_under(tmp_path / "tfds")
+def test_a_download_is_known_by_its_content_whatever_it_is_called(iris_zip, downloads, asked):
+    downloads.mkdir(parents=True)
+    (downloads / "any-name").write_bytes(iris_zip)
+    assert load_dataset("iris").source.startswith(f"downloaded by TFDS to {downloads}")
     assert not asked
-    assert "bundled" in load_dataset("iris").source
 
 
-def test_an_unreadable_cache_is_told(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    path = cache(tmp_path / "tfds", b"")
+@pytest.mark.usefixtures("online")
+@pytest.mark.parametrize("damage", [lambda content: b"cut", lambda content: content[:-1] + b"?"])
+def test_a_damaged_download_is_made_anew(damage, iris_zip, downloads, asked, monkeypatch):
+    serve(monkeypatch, {"iris.zip": iris_zip})
+    load_dataset("iris")
+    (path,) = downloads.glob("*.zip")
+    path.write_bytes(damage(iris_zip))
+    load_dataset("iris")
+    assert len(asked) == 2
+    assert path.read_bytes() == iris_zip and len(files_under(downloads)) == 2
+
+
+def test_a_damaged_download_is_not_used_where_there_is_no_network(downloads, asked):
+    downloads.mkdir(parents=True)
+    (downloads / "iris.zip").write_bytes(b"not what the name says")
+    assert load_dataset("iris").source.startswith("scikit-learn's bundled copy")
+    assert asked == [IRIS.url]
+
+
+@pytest.mark.usefixtures("online")
+def test_what_cannot_be_overwritten_is_told(iris_zip, downloads, monkeypatch):
+    serve(monkeypatch, {"iris.zip": iris_zip})
+    load_dataset("iris")
+    (path,) = downloads.glob("*.zip")
     path.unlink()
     path.mkdir()
-    with pytest.raises(InputError, match="IsADirectoryError"):
+    with pytest.raises(InputError, match="downloading iris to .* failed: IsADirectoryError"):
         load_dataset("iris")
 
 
@@ -151,17 +196,6 @@ def test_a_data_folder_that_cannot_be_made_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file"))
     with pytest.raises(InputError, match="downloading iris to .* failed: NotADirectoryError"):
         load_dataset("iris")
-
-
-class Answer:
-    def __init__(self, status):
-        self.ok, self.status_code = status < 400, status
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
 
 
 @pytest.mark.parametrize(

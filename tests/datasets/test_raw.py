@@ -86,7 +86,6 @@ def test_a_damaged_file_is_refused_and_nothing_is_left_behind(damage, placed, su
         load_dataset("mnist", raw_dir=placed)
 
     assert tree(surroundings) == before
-    assert type(caught.value.__cause__).__name__ == "NonMatchingChecksumError"
     message = str(caught.value)
     assert f"{path} is not the file that TFDS registers as {LABELS}" in message
     assert f"expected: SHA-256 {LABELS_SHA256}, 4,542 bytes" in message
@@ -169,10 +168,9 @@ def test_nothing_is_printed_and_no_setting_changed(placed):
         import logging
         from jax_softmax.datasets import load_dataset
         from jax_softmax.datasets.registry import quiet_tfds
-        from tensorflow_datasets.core.utils import tqdm_utils
 
         load_dataset("iris", raw_dir={str(placed)!r})
-        assert tqdm_utils._active and not logging.root.handlers
+        assert not logging.root.handlers
         logging.basicConfig()
         with quiet_tfds():
             for name in ("absl", "urllib3.connectionpool"):

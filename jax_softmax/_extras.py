@@ -1,0 +1,42 @@
+"""The extra `[train]`: its packages are imported where they are used, and named where missing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from jax_softmax.errors import InputError
+
+# The module of each package to the name it is installed by. pyproject.toml has the same names.
+TRAIN = {
+    "importlib_resources": "importlib_resources",
+    "matplotlib": "matplotlib",
+    "PIL": "pillow",
+    "polars": "polars",
+    "requests": "requests",
+    "rich": "rich",
+    "safetensors": "safetensors",
+    "sklearn": "scikit-learn",
+    "tensorflow_datasets": "tensorflow-datasets",
+    "tqdm": "tqdm",
+    "tyro": "tyro",
+}
+
+
+@contextlib.contextmanager
+def needs_train_extra() -> Iterator[None]:
+    """Say what to install where a package of the extra is missing; also a decorator.
+
+    Raises:
+      InputError: An import inside found no such package; other missing modules pass.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = TRAIN.get(error.name or "")
+        if package is None:
+            raise
+        raise InputError(
+            f"{package} is not installed; it comes with the extra [train]: "
+            "pip install 'jax-softmax[train]'"
+        ) from error
