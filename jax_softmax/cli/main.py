@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Annotated, NoReturn, Protocol
 
 import tyro
 
+from jax_softmax.cli.arguments import check_words
 from jax_softmax.cli.bench import Bench
 from jax_softmax.cli.compilation_cache import use_compilation_cache, use_no_compilation_cache
 from jax_softmax.cli.evaluate import Evaluate
@@ -25,6 +27,15 @@ Command = (
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
+
+
+_COMMANDS = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "verify": Verify,
+    "bench": Bench,
+}
 
 
 class _Runs(Protocol):
@@ -58,9 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given[:1] == ["--version"]:
             print(f"jax-softmax {metadata.version('jax_softmax')}, jax {metadata.version('jax')}")
             return 0
+        check_words(given, _COMMANDS)
         command = _parse(given)
         debug = command.debug
         if arguments is None:  # as a process of its own
+            _print_whatever_the_encoding()
             if command.no_compilation_cache:
                 use_no_compilation_cache()
             else:
@@ -85,6 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jax-softmax: interrupted.", file=sys.stderr)
         return 130
+
+
+def _print_whatever_the_encoding() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _backend_failure() -> str:
