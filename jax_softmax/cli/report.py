@@ -73,11 +73,14 @@ def _row_lines(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table.grid(padding=(0, _GAP, 0, 0))
+    # The gaps are columns of their own: rich's padding differs from version to version.
+    table = Table.grid()
     for column, cells in zip(columns, widths, strict=True):
         table.add_column(width=cells, justify="left" if column.left else "right")
+        table.add_column(width=_GAP)
     for row in rows:
-        table.add_row(*map(Text, row))  # as Text, or rich would take [words] for markup
+        # As Text, or rich would take [words] for markup.
+        table.add_row(*(cell for text in row for cell in (Text(text), "")))
     # Without colours: a report is the same on a terminal, in a file and through a pipe.
     console = Console(
         file=io.StringIO(),
