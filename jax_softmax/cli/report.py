@@ -163,6 +163,7 @@ def _loss(loss: float) -> str:
 
 def prediction_lines(records: Sequence[dict[str, Any]]) -> list[str]:
     """A line an example: its number, likeliest class and that class's probability."""
+    # Not by `table_lines`: rich would take longer over a long file than the model does.
     width = max(5, *(len(record["class_name"]) for record in records)) + 2
     lines = [f"{'row':>6}  {'class':{width}}probability"]
     for record in records:
