@@ -11,7 +11,6 @@ from typing import Annotated, NoReturn, Protocol
 
 import tyro
 
-from jax_softmax.cli.arguments import check_words
 from jax_softmax.cli.bench import Bench
 from jax_softmax.cli.compilation_cache import use_compilation_cache, use_no_compilation_cache
 from jax_softmax.cli.evaluate import Evaluate
@@ -27,15 +26,6 @@ Command = (
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
-
-
-_COMMANDS = {
-    "train": Train,
-    "evaluate": Evaluate,
-    "predict": Predict,
-    "verify": Verify,
-    "bench": Bench,
-}
 
 
 class _Runs(Protocol):
@@ -69,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given[:1] == ["--version"]:
             print(f"jax-softmax {metadata.version('jax_softmax')}, jax {metadata.version('jax')}")
             return 0
-        check_words(given, _COMMANDS)
         command = _parse(given)
         debug = command.debug
         if arguments is None:  # as a process of its own
@@ -122,6 +111,18 @@ def _backend_failure() -> str:
 
 
 def _parse(arguments: Sequence[str]) -> _Runs:
+    from jax_softmax.cli.arguments import check_words
+
+    check_words(
+        arguments,
+        {
+            "train": Train,
+            "evaluate": Evaluate,
+            "predict": Predict,
+            "verify": Verify,
+            "bench": Bench,
+        },
+    )
     return tyro.cli(
         Command,
         prog="jax-softmax",
