@@ -9,13 +9,13 @@ from typing import Annotated
 import tyro
 
 from jax_softmax.cli.options import DataOptions, note
-from jax_softmax.cli.report import evaluation_lines
+from jax_softmax.cli.report import evaluation_lines, named_lines
 from jax_softmax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate(DataOptions):
-    """Measure a trained model on its dataset's test examples, or on another dataset's."""
+    """Measure a trained model on its dataset's test examples, or on another's."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
     """The run folder that `jax-softmax train` wrote."""
@@ -71,10 +71,12 @@ class Evaluate(DataOptions):
                 }
             ]
         )
-        print(f"data        {dataset.name}, {len(test.labels):,} test examples")
-        print(f"source      {dataset.source}")
+        lines = named_lines("data", f"{dataset.name}, {len(test.labels):,} test examples")
+        lines += named_lines("source", dataset.source)
         if same and dataset.source != trained.get("source"):
-            print(f"            (trained on another: {trained.get('source')})")
+            lines += named_lines("", f"(trained on another: {trained.get('source')})")
         if "split_seed" not in trained:
-            print("            (the run does not say its split: it may have been trained on these)")
-        print("\n".join(evaluation_lines(test=test)))
+            lines += named_lines(
+                "", "(the run does not say its split: it may have been trained on these)"
+            )
+        print("\n".join([*lines, *evaluation_lines(test=test)]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
 import tokenize
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jax_softmax.cli.csv_file import read_csv
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,49 +75,7 @@ def _warn_of_scale(path: Path, array: np.ndarray, model: SoftmaxModel) -> None:
 
 
 def _read_csv(path: Path, model: SoftmaxModel) -> np.ndarray:
-    width = math.prod(model.feature_shape)
-    rows: list[list[float]] = []
-    header = ""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            for line, cells in enumerate(csv.reader(file), start=1):
-                if not cells:
-                    continue
-                if len(cells) == 1 and ";" in cells[0]:
-                    raise InputError(f"{path}, line {line}: expected commas, found semicolons.")
-                row: list[float] = []
-                try:
-                    row = [float(cell) for cell in cells]
-                    problem = "" if len(row) == width else f"got {len(row)}"
-                except ValueError as error:
-                    problem = str(error)
-                    if line == 1:
-                        header = f"{path}, line 1: taken as a header ({problem})."
-                        if any(map(_is_number, cells)):  # which may be a slip of the pen
-                            print(f"jax-softmax: {header}", file=sys.stderr)
-                        continue
-                if problem:
-                    hint = " Leave out the column of labels." if len(cells) == width + 1 else ""
-                    raise InputError(
-                        f"{path}, line {line}: expected {width} numbers, as the model was trained "
-                        f"on ({problem}).{hint}"
-                    )
-                rows.append(row)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: expected a text table ({error}).") from error
-    if not rows:
-        raise InputError(
-            f"{path}: expected at least one row of numbers, got none. {header}".rstrip()
-        )
-    return np.array(rows)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    return read_csv(path, math.prod(model.feature_shape))
 
 
 def _read_image(path: Path, model: SoftmaxModel) -> np.ndarray:

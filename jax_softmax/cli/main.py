@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command = _parse(given)
             debug = command.debug
             if arguments is None:  # as a process of its own
+                _print_whatever_the_encoding()
                 if command.no_compilation_cache:
                     use_no_compilation_cache()
                 else:
@@ -74,6 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _print_whatever_the_encoding() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _backend_failure() -> str:
     """Why JAX has no device; "" if it has one."""
     import jax
@@ -93,12 +101,21 @@ def _parse(arguments: Sequence[str]) -> _Runs:
     # Here, so that without the extra [train] even --help says what to install.
     import tyro
 
+    from jax_softmax.cli.arguments import check_words
     from jax_softmax.cli.bench import Bench
     from jax_softmax.cli.evaluate import Evaluate
     from jax_softmax.cli.predict import Predict
     from jax_softmax.cli.train import Train
     from jax_softmax.cli.verify import Verify
 
+    commands = {
+        "train": Train,
+        "evaluate": Evaluate,
+        "predict": Predict,
+        "verify": Verify,
+        "bench": Bench,
+    }
+    check_words(arguments, commands)
     return tyro.cli(
         Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]

@@ -10,11 +10,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from jax_softmax.errors import InputError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _File = tyro.conf.arg(metavar="FILE", help_behavior_hint="")
 
@@ -89,6 +92,19 @@ def _is_json_list(path: Path) -> bool:
 
 def _as_text(records: Sequence[dict[str, Any]]) -> str:
     return json.dumps(list(records), indent=2) + "\n"
+
+
+def progress_bar(words: str, total: int, unit: str) -> tqdm:
+    """A bar on a terminal that wipes itself: `training: 20 of 1000 epochs |## | 00:03`."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        desc=words,
+        bar_format=f"{{desc}}: {{n_fmt}} of {{total_fmt}} {unit} |{{bar}}| {{elapsed}}{{postfix}}",
+        leave=False,
+        disable=None,  # silent where standard error is no terminal
+    )
 
 
 @contextlib.contextmanager

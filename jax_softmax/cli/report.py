@@ -1,14 +1,114 @@
-"""What the commands print, as lines of text."""
+"""What the commands print, as lines of text no wider than the terminal."""
 
 from __future__ import annotations
 
+import io
+import itertools
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from jax_softmax.datasets import Dataset
     from jax_softmax.training import Evaluation, FitResult
+
+_WIDTH_WITHOUT_A_TERMINAL = 100
+_GAP = 2
+_NAMES = 10  # the width of `run folder` and of shorter names
+
+
+class Column(NamedTuple):
+    """A column of a table: its title, where its cells stand, and whether they may wrap."""
+
+    title: str
+    left: bool = False
+    wraps: bool = False
+
+
+def width() -> int:
+    """The columns of the terminal, or COLUMNS; where there is neither, 100."""
+    return shutil.get_terminal_size((_WIDTH_WITHOUT_A_TERMINAL, 24)).columns
+
+
+def table_lines(
+    columns: Sequence[Column], rows: Sequence[Sequence[str] | str], indent: int = 0
+) -> list[str]:
+    """A table as plain text, its titles first.
+
+    Args:
+      columns: of which one at most wraps, between words, where the table would be too wide.
+      rows: the cells of a row, or a heading over the rows that follow.
+      indent: how far the rows stand in from the headings.
+    """
+    from rich.cells import cell_len
+
+    titles = [column.title for column in columns]
+    cells = [titles, *(row for row in rows if not isinstance(row, str))]
+    widths = [max(map(cell_len, texts)) for texts in zip(*cells, strict=True)]
+    excess = indent + sum(widths) + _GAP * (len(widths) - 1) - width()
+    for i, column in enumerate(columns):
+        if column.wraps and excess > 0:
+            words = (word for row in cells for word in row[i].split())
+            widths[i] = max(widths[i] - excess, *map(cell_len, words))
+    lines = []
+    for heading, group in itertools.groupby([titles, *rows], _heading):
+        if heading:
+            lines.append(heading)
+        else:
+            lines += [" " * indent + line for line in _row_lines(columns, widths, group)]
+    return lines
+
+
+def _heading(row: Sequence[str] | str) -> str:
+    return row if isinstance(row, str) else ""
+
+
+def _row_lines(
+    columns: Sequence[Column], widths: Sequence[int], rows: Iterable[Sequence[str]]
+) -> list[str]:
+    """Rows of cells, each in as many lines as its wrapping cell needs."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # The gaps are columns of their own: rich's padding differs from version to version.
+    table = Table.grid()
+    for column, cells in zip(columns, widths, strict=True):
+        table.add_column(width=cells, justify="left" if column.left else "right")
+        table.add_column(width=_GAP)
+    for row in rows:
+        # As Text, or rich would take [words] for markup.
+        table.add_row(*(cell for text in row for cell in (Text(text), "")))
+    # Without colours: a report is the same on a terminal, in a file and through a pipe.
+    console = Console(
+        file=io.StringIO(),
+        width=sum(widths) + _GAP * len(widths),
+        color_system=None,
+        force_terminal=False,
+        force_jupyter=False,
+    )
+    with console.capture() as captured:
+        console.print(table)
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def wrapped(text: str, indent: int = 0, hanging: int | None = None) -> list[str]:
+    """A paragraph in lines, broken between words; a long path keeps a line of its own."""
+    return textwrap.wrap(
+        text,
+        min(width(), _WIDTH_WITHOUT_A_TERMINAL),
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent if hanging is None else hanging),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def named_lines(name: str, text: str) -> list[str]:
+    """What `name` is, the name in a column of its own."""
+    return wrapped(f"{name:{_NAMES}}  {text}", hanging=_NAMES + 2)
 
 
 def device_name(platform: str, kind: str) -> str:
@@ -25,32 +125,36 @@ def train_report(dataset: Dataset, result: FitResult) -> list[str]:
     config = result.config
     batch = "full batch" if config.batch_size is None else f"batches of {config.batch_size}"
     epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs:,} epochs"
-    width = math.prod(result.feature_shape)
-    return [
-        f"data        {dataset.name}: {len(dataset.train.labels):,} training and "
-        f"{len(dataset.test.labels):,} test examples, {width} features, "
+    said = {
+        "data": f"{dataset.name}: {len(dataset.train.labels):,} training and "
+        f"{len(dataset.test.labels):,} test examples, {math.prod(result.feature_shape)} features, "
         f"{len(result.class_names)} classes",
-        f"source      {dataset.source}",
-        f"device      {result.device}",
-        f"training    {epochs}, {batch}, learning rate {config.learning_rate:g} "
+        "source": dataset.source,
+        "device": result.device,
+        "training": f"{epochs}, {batch}, learning rate {config.learning_rate:g} "
         f"({config.schedule})",
-        f"time        {result.compile_seconds:.2f} s to compile, "
-        f"{result.train_seconds:.2f} s to run",
-    ]
+        "time": f"{result.compile_seconds:.2f} s to compile, {result.train_seconds:.2f} s to run",
+    }
+    return [line for name, text in said.items() for line in named_lines(name, text)]
 
 
 def evaluation_lines(**evaluations: Evaluation) -> list[str]:
     """Loss and accuracy of each evaluation, then the table of classes of the last one."""
-    lines = ["", f"{'':12}{'loss':>8}{'accuracy':>11}"]
-    for name, seen in evaluations.items():
-        lines.append(f"{name:12}{_loss(seen.loss):>8}{seen.accuracy:11.4f}")
-    records = list(evaluations.values())[-1].per_class()
-    width = max(10, *(len(record["class_name"]) for record in records)) + 2
-    lines += ["", f"{'class':{width}}{'precision':>9}{'recall':>9}{'f1':>9}{'examples':>10}"]
-    for record in records:
-        scores = "".join(f"{record[name]:9.3f}" for name in ("precision", "recall", "f1"))
-        lines.append(f"{record['class_name']:{width}}{scores}{record['support']:10,}")
-    return lines
+    scores = [
+        (name, _loss(seen.loss), f"{seen.accuracy:.4f}") for name, seen in evaluations.items()
+    ]
+    columns = (Column(" " * _NAMES, left=True), Column("loss"), Column("accuracy"))
+    lines = ["", *table_lines(columns, scores)]
+    rows = [
+        (
+            record["class_name"],
+            *(f"{record[name]:.3f}" for name in ("precision", "recall", "f1")),
+            f"{record['support']:,}",
+        )
+        for record in list(evaluations.values())[-1].per_class()
+    ]
+    numbers = (Column(title) for title in ("precision", "recall", "f1", "examples"))
+    return [*lines, "", *table_lines([Column("class", left=True, wraps=True), *numbers], rows)]
 
 
 def _loss(loss: float) -> str:
@@ -59,6 +163,7 @@ def _loss(loss: float) -> str:
 
 def prediction_lines(records: Sequence[dict[str, Any]]) -> list[str]:
     """A line an example: its number, likeliest class and that class's probability."""
+    # Not by `table_lines`: rich would take longer over a long file than the model does.
     width = max(5, *(len(record["class_name"]) for record in records)) + 2
     lines = [f"{'row':>6}  {'class':{width}}probability"]
     for record in records:

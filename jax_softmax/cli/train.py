@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
 import time
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jax_softmax.cli.options import DataOptions, note
+from jax_softmax.cli.arguments import number, one_of, whole_number, whole_number_or_none
+from jax_softmax.cli.options import DataOptions, note, progress_bar
 from jax_softmax.cli.report import evaluation_lines, train_report
 
 if TYPE_CHECKING:
@@ -25,37 +25,40 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {"learning_rate": 0.5, "batch_size": 32, "epochs": 100, "schedule": "cosine"},
 }
 
-_suits = functools.partial(tyro.conf.arg, help_behavior_hint="(default: what suits the dataset)")
+
+def _suits(metavar: str, setting: str, otherwise: str = "") -> Any:
+    """Says in an option's help what each dataset takes where the option is not given."""
+    taken = (f"{name} {values.get(setting) or otherwise}" for name, values in _SETTINGS.items())
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {', '.join(taken)})")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train(DataOptions):
-    """Train a softmax classifier on a dataset and write a run folder.
-
-    Where a flag is not given, what suits the dataset is taken: iris 1000 full-batch epochs at
-    learning rate 0.1; mnist 20 epochs of batches of 128, digits 100 of 32, both at 0.5, cosine.
-    """
+    """Train a softmax classifier on a dataset and write a run folder."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """iris, mnist or digits."""
-    epochs: Annotated[int | None, _suits(metavar="N")] = None
+    epochs: Annotated[int | None, _suits("N", "epochs"), whole_number] = None
     """Passes over the training examples."""
-    batch_size: Annotated[int | Literal["none"] | None, _suits(metavar="N|none")] = None
+    batch_size: Annotated[
+        int | Literal["none"] | None, _suits("N|none", "batch_size", "none"), whole_number_or_none
+    ] = None
     """Examples to a step, or "none" for all of them at once."""
-    learning_rate: Annotated[float | None, _suits(metavar="RATE")] = None
+    learning_rate: Annotated[float | None, _suits("RATE", "learning_rate"), number] = None
     """Step size of SGD, at its peak."""
-    momentum: float = 0.0
+    momentum: Annotated[float, tyro.conf.arg(metavar="NUMBER"), number] = 0.0
     """In [0, 1); 0 is plain SGD."""
     nesterov: bool = False
     """Nesterov's momentum."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, tyro.conf.arg(metavar="NUMBER"), number] = 0.0
     """Added times the kernel to the kernel's gradient."""
     schedule: Annotated[
         Literal["constant", "cosine", "warmup-cosine"] | None,
-        _suits(metavar="constant|cosine|warmup-cosine"),
+        _suits("constant|cosine|warmup-cosine", "schedule", "constant"),
+        one_of("constant", "cosine", "warmup-cosine"),
     ] = None
     """How the learning rate goes over the run."""
-    seed: int = 0
+    seed: Annotated[int, tyro.conf.arg(metavar="N"), whole_number] = 0
     """Fixes the split and the order of the examples."""
     run_dir: Annotated[
         Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/DATASET-TIME)")
@@ -125,12 +128,9 @@ def _new_run_dir(dataset: str) -> Path:
 
 
 def _fit_with_progress(dataset: Dataset, config: TrainConfig) -> FitResult:
-    from tqdm import tqdm
-
     from jax_softmax.training import fit
 
-    # disable=None: silent where standard error is no terminal.
-    with tqdm(total=config.epochs, desc="training", unit="epoch", leave=False, disable=None) as bar:
+    with progress_bar("training", config.epochs, "epochs") as bar:
 
         def on_progress(record: dict[str, float]) -> None:
             bar.update(int(record["epoch"]) - bar.n)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from jax_softmax.cli.options import OutputOptions, note
+from jax_softmax.cli.options import OutputOptions, note, progress_bar
 from jax_softmax.cli.verify_report import (
     closing_line,
     failure_lines,
     header_lines,
     json_records,
-    table_lines,
+    worst_lines,
 )
 from jax_softmax.errors import InputError
 
@@ -27,7 +27,7 @@ _NAMES = tyro.conf.arg(metavar="NAME", help_behavior_hint="(repeatable; default:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify(OutputOptions):
-    """Check every derivative on this device against exact values, jax.grad and differences.
+    """Check every derivative on this device against exact values.
 
     Exit code 1 if anything is off by more than its bound.
     """
@@ -56,8 +56,9 @@ class Verify(OutputOptions):
         seconds = time.perf_counter() - started
         self.write_json(json_records(results))
         self._draw()
-        print("\n".join(["", *table_lines(results), *failure_lines(results), ""]))
-        print(closing_line(results, seconds))
+        verdict = closing_line(results, seconds)
+        print("\n".join(["", verdict, *failure_lines(results), "", *worst_lines(results)]))
+        print(f"\n{verdict}")  # again, where a long report ends
         return 0 if all(result.passed for result in results) else 1
 
     def _selection(self) -> Selection:
@@ -88,15 +89,11 @@ class Verify(OutputOptions):
 
 
 def _verify_with_progress(selection: Selection) -> list[CheckResult]:
-    from tqdm import tqdm
-
     from jax_softmax.verification import verify
 
-    # disable=None: silent where standard error is no terminal.
-    with tqdm(desc="verifying", unit="program", leave=False, disable=None) as bar:
+    with progress_bar("verifying", len(selection.groups()), "programs") as bar:
 
-        def on_progress(done: int, groups: int) -> None:
-            bar.total = groups
+        def on_progress(done: int, _groups: int) -> None:
             bar.update(done - bar.n)
 
         return verify(selection, on_progress=on_progress)

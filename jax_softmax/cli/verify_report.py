@@ -6,21 +6,29 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jax_softmax.cli.report import device_name
+from jax_softmax.cli.report import Column, device_name, named_lines, table_lines, wrapped
 
 if TYPE_CHECKING:
     from jax_softmax.verification import CheckResult, Selection
 
 _VALUES = ("loss", "value", "logsumexp", "label_log_prob", "entropy")
 _PEERS = {"textbook": "textbook_eps", "jax.nn": "jax_nn_eps", "optax": "optax_eps"}
+_COLUMNS = (
+    Column("dtype", left=True),
+    Column("of", left=True),
+    Column("error"),
+    Column("bound"),
+    *(Column(name) for name in _PEERS),
+    Column("where", left=True, wraps=True),
+)
 _LEGEND = (
-    "error, bound: in eps of the dtype. Capping a logit at c rounds it to c eps before anything is",
-    "  computed from it: with soft_cap errors are larger, and so is the bound.",
+    "error, bound: in eps of the dtype. Capping a logit at c rounds it to c eps before anything is "
+    "computed from it: with soft_cap errors are larger, and so is the bound.",
     "of: value is of losses, statistics and probabilities, gradient of every derivative.",
-    "textbook, jax.nn, optax: the largest error of theirs, by autodiff, in any check of the line;",
-    "  inf is an infinite or NaN result, – no such function or option, or not asked.",
-    "where: the option (together is all at once), the logits (N(0, s); a label that leads by so",
-    "  much; rows shifted by a constant), and the place.",
+    "textbook, jax.nn, optax: the largest error of theirs, by autodiff, in any check of the line; "
+    "inf is an infinite or NaN result, – no such function or option, or not asked.",
+    "where: the option (together is all at once), the logits (N(0, s); a label that leads by so "
+    "much; rows shifted by a constant), and the place.",
 )
 
 
@@ -34,41 +42,42 @@ def header_lines(selection: Selection) -> list[str]:
     device = jax.devices()[0]
     ops = ", ".join(dict.fromkeys(group.op for group in groups))
     dtypes = ", ".join(dict.fromkeys(group.dtype for group in groups))
-    classes = ", ".join(f"{n:,}" for n in sorted({group.classes for group in groups}))
-    return [
-        f"device      {device_name(device.platform, device.device_kind)}",
-        f"versions    jax {jax.__version__}, jax_softmax {jax_softmax.__version__}",
-        f"functions   {ops}",
-        f"dtypes      {dtypes}",
-        f"classes     {classes.replace(', ', '  ')}",
-        f"programs    {len(groups)} ({selection.grid}), 7 regimes of logits each",
-    ]
+    classes = "  ".join(f"{n:,}" for n in sorted({group.classes for group in groups}))
+    said = {
+        "device": device_name(device.platform, device.device_kind),
+        "versions": f"jax {jax.__version__}, jax_softmax {jax_softmax.__version__}",
+        "functions": ops,
+        "dtypes": dtypes,
+        "classes": classes,
+        "programs": f"{len(groups)} ({selection.grid}), 7 regimes of logits each",
+    }
+    return [line for name, text in said.items() for line in named_lines(name, text)]
 
 
-def table_lines(results: Sequence[CheckResult]) -> list[str]:
-    """For each op a row to a rule, dtype and kind of quantity: what came nearest to its bound.
+def worst_lines(results: Sequence[CheckResult]) -> list[str]:
+    """For each op and rule a row to a dtype and kind of quantity: what came nearest to its bound.
 
     The peers' errors are the largest of theirs in all checks of a row.
     """
-    lines = [
-        "against exact values, the check that came nearest to its bound:",
-        f"  {'rule':5}{'dtype':10}{'of':10}{'error':>7}{'bound':>7}  "
-        + "".join(f"{name:>10}" for name in _PEERS)
-        + "  where",
-    ]
+    rows: list[tuple[str, ...] | str] = []
     last = None
     for key, group in _grouped(result for result in results if result.against == "oracle"):
         worst = max(group, key=_share_of_bound)
-        op, rule, dtype, kind = key
-        if op != last:
-            lines.append(op)
-            last = op
-        peers = "".join(f"{_peer(group, field):>10}" for field in _PEERS.values())
-        lines.append(
-            f"  {rule:5}{dtype:10}{kind:10}{_eps(worst.error_eps):>7}"
-            f"{worst.bound_eps:7.3g}  {peers}  {_where(worst)}"
-        )
-    return [*lines, "", *_LEGEND, "", *_other_lines(results)]
+        op, rule, *names = key
+        if (op, rule) != last:
+            rows.append(f"{op}, rule {rule}")
+            last = op, rule
+        peers = (_peer(group, field) for field in _PEERS.values())
+        errors = (_eps(worst.error_eps), f"{worst.bound_eps:.3g}")
+        rows.append((*names, *errors, *peers, _where(worst)))
+    return [
+        "against exact values, the check that came nearest to its bound:",
+        *table_lines(_COLUMNS, rows, indent=2),
+        "",
+        *(line for text in _LEGEND for line in wrapped(text, hanging=2)),
+        "",
+        *_other_lines(results),
+    ]
 
 
 def failure_lines(results: Sequence[CheckResult]) -> list[str]:
@@ -76,14 +85,14 @@ def failure_lines(results: Sequence[CheckResult]) -> list[str]:
     failures = [result for result in results if not result.passed]
     lines = ["", f"failures ({len(failures)})"] if failures else []
     for r in failures:
-        lines += [
-            f"  {r.op}, rule {r.rule}, option {r.option}, {r.dtype}, {r.classes:,} classes, "
-            f"{r.regime}",
-            f"    {r.quantity} against {r.against}: {_eps(r.error_eps)} eps, "
-            f"bound {_eps(r.bound_eps)}",
-            f"    at {_place(r)}: got {r.actual!r}, expected {r.expected!r}",
-            f"    logits: {_logits(r)}",
-        ]
+        what = f"{r.op}, rule {r.rule}, option {r.option}, {r.dtype}, {r.classes:,} classes"
+        lines += wrapped(f"{what}, {r.regime}", indent=2)
+        for detail in (
+            f"{r.quantity} against {r.against}: {_eps(r.error_eps)} eps, bound {_eps(r.bound_eps)}",
+            f"at {_place(r)}: got {r.actual!r}, expected {r.expected!r}",
+            f"logits: {_logits(r)}",
+        ):
+            lines += wrapped(detail, indent=4)
     return lines
 
 
@@ -149,7 +158,9 @@ def _eps(error: float) -> str:
 
 
 def _where(result: CheckResult) -> str:
-    return f"{result.option}, {result.regime}, {result.classes:,} classes, {_place(result)}"
+    place, classes = _place(result), f"{result.classes:,}"
+    of = f"{place} of {classes}" if result.class_index is not None else f"{place}, V={classes}"
+    return f"{result.option}, {result.regime}, {of}"
 
 
 def _place(result: CheckResult) -> str:

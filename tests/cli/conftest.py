@@ -49,6 +49,7 @@ def _hide_the_machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.delenv("JAX_SOFTMAX_RAW_DIR", raising=False)
     monkeypatch.setenv("TFDS_DATA_DIR", str(folder / "no-prepared-data"))
     monkeypatch.setattr(network, "Probe", OfflineProbe)
+    monkeypatch.setenv("COLUMNS", "100")  # whatever terminal the tests run in
     monkeypatch.chdir(folder)
 
 

@@ -101,13 +101,19 @@ PREDICT = {
     "empty array": ("predict {iris} none.npy", "none.npy: expected a NumPy array file"),
     "short row": ("predict {iris} short.csv", "short.csv, line 2: expected 4 numbers.*got 3"),
     "a label": ("predict {iris} labelled.csv", "4 numbers.*got 5.. Leave out the column of labels"),
-    "semicolons": ("predict {iris} semicolons.csv", "line 1: expected commas, found semicolons"),
-    "a word": ("predict {iris} word.csv", "word.csv, line 3: expected 4 numbers.*'x'"),
-    "a gap": ("predict {iris} gap.csv", "gap.csv, line 2: expected 4 numbers"),
-    "nan in a table": ("predict {iris} nan.csv", "got nan in row 1, column 1"),
+    "semicolons": (
+        "predict {iris} semicolons.csv",
+        "line 1: expected commas between the cells, found sem",
+    ),
+    "a word": ("predict {iris} word.csv", "word.csv, line 3, column 3: expected a .*it is 'x'"),
+    "a gap": ("predict {iris} gap.csv", "gap.csv, line 2, column 2: expected .* it is empty"),
+    "nan in a table": (
+        "predict {iris} nan.csv",
+        "line 2, column 2: expected a finite number.*'nan'",
+    ),
     "header only": ("predict {iris} header.csv", "expected at least one row of numbers"),
     "empty table": ("predict {iris} none.csv", "expected at least one row of numbers"),
-    "bytes": ("predict {iris} bytes.csv", "bytes.csv: expected a text table"),
+    "bytes": ("predict {iris} bytes.csv", "bytes.csv: expected a text table in UTF-8"),
     "picture of numbers": ("predict {iris} eight.png", "trained on 4 numbers an example, not on"),
     "size": ("predict {digits} other.png", "expected an image of 8x8 pixels.*got 7x9; resize"),
     "cut picture": ("predict {digits} cut.png", "cut.png: cannot be read"),
@@ -144,25 +150,87 @@ def test_debug_raises(files):
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "message"),
     [
-        "",
-        "trai iris",
-        "train",
-        "train iris --epoch-count 3",
-        "train iris --epochs many",
-        "train iris --batch-size some",
-        "train iris --schedule linear",
-        "train iris --no-overwrite",
-        "predict onlyrun",
+        ("", "train, ?evaluate, ?predict"),
+        ("train", "DATASET"),
+        ("train iris --epochs", "--epochs"),
+        ("train iris --epochs ten", "--epochs: expected a whole number, got 'ten'"),
+        ("train iris --epochs 3.5", "--epochs: expected a whole number, got '3.5'"),
+        ("train iris --epochs None", "--epochs: expected a whole number, got 'None'"),
+        ("train iris --seed=x", "--seed: expected a whole number, got 'x'"),
+        ("train iris --learning-rate fast", "--learning-rate: expected a number, got 'fast'"),
+        ("train iris --momentum much", "--momentum: expected a number, got 'much'"),
+        (
+            "train iris --batch-size some",
+            "--batch-size: expected a whole number or none, got 'some'",
+        ),
+        ("train iris --schedule linear", "one of constant, cosine, warmup-cosine, got 'linear'"),
+        ("train iris more", "more"),
+        ("predict onlyrun", "FILE"),
     ],
 )
-def test_a_command_line_that_cannot_be_read_exits_with_2(words, capsys, cwd, tree):
+def test_a_command_line_that_cannot_be_read_exits_with_2(words, message, capsys, cwd, tree):
     with pytest.raises(SystemExit) as caught:
         main(words.split())
     assert caught.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "Traceback" not in err
+    assert "Traceback" not in err and "<class" not in err and "'None'," not in err
     assert "help" in err
+    said = " ".join(err.replace("│", " ").split())  # tyro draws a box around it
+    assert re.search(message, said)
     assert tree(cwd) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("trai iris", "unknown command 'trai': did you mean train?"),
+        (
+            "learn",
+            "unknown command 'learn': expected one of train, evaluate, predict, verify, bench.",
+        ),
+        (
+            "train iris --lr 3",
+            "unknown option --lr of jax-softmax train: did you mean --learning-rate?",
+        ),
+        ("train --lr=3 iris", "unknown option --lr of .*: did you mean --learning-rate?"),
+        ("train iris --rate 3", "unknown option --rate of .*: did you mean --learning-rate?"),
+        ("train iris --max_epochs 3", "unknown option --max-epochs of .* mean --epochs?"),
+        ("train iris --force", "unknown option --force of .*: did you mean --overwrite?"),
+        ("train iris --no-overwrite", "unknown option --no-overwrite of .* mean --overwrite?"),
+        ("train iris --target x", "unknown option --target of .*: expected one of .*--epochs, .*"),
+        ("evaluate run --run-dir x", "unknown option --run-dir of .* mean --raw-dir?"),
+        ("bench --no-compilation-cache", "unknown option --no-compilation-cache of .*: .*"),
+    ],
+)
+def test_an_unknown_word_names_the_nearest_that_is_known(words, message, command, cwd, tree):
+    done = command(*words.split())
+    assert (done.code, done.out) == (2, "")
+    assert re.fullmatch(f"jax-softmax: {message}\n".replace("?", "\\?"), done.err)
+    assert tree(cwd) == {}
+
+
+@pytest.mark.parametrize("name", ["", "train", "evaluate", "predict", "verify"])
+def test_help_fits_80_columns(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        main([*name.split(), "--help"])
+    assert caught.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("usage: jax-softmax")  # the only line that tyro does not wrap
+    assert max(map(len, lines[1:])) <= 80
+
+
+def test_help_says_what_each_dataset_takes(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for defaults in (
+        "iris 1000, mnist 20, digits 100",
+        "iris none, mnist 128, digits 32",
+        "iris 0.1, mnist 0.5, digits 0.5",
+        "iris constant, mnist cosine, digits cosine",
+    ):
+        assert f"(default: {defaults})" in said

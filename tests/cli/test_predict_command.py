@@ -142,7 +142,7 @@ def test_a_first_line_with_a_slip_is_a_header_and_said_to_be_one(iris, command):
     file.write_text("4.9,3.0,1.4,O.2\n5.9,3.0,5.1,1.8\n")
     outcome = command("predict", iris.run, file)
     assert outcome.code == 0
-    assert "line 1: taken as a header (could not convert" in outcome.err
+    assert "line 1: taken as a header (column 4 is 'O.2')" in outcome.err
     file.write_text("4.9,3.0,1.4,O.2\n")
     outcome = command("predict", iris.run, file)
     assert outcome.code == 2

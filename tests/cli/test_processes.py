@@ -77,3 +77,10 @@ def test_a_platform_that_is_not_there_is_one_message(process):
     assert failed.returncode == 2
     assert failed.stderr.startswith("jax-softmax: JAX finds no device (JAX_PLATFORMS='nowhere'")
     assert "Traceback" not in failed.stderr
+
+
+def test_a_terminal_that_lacks_a_letter_gets_its_number(process):
+    words = ("verify", "--quick", "--op", "softmax", "--dtype", "bfloat16")
+    told = process(*words, PYTHONIOENCODING="ascii")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert r"\u2013" in told.stdout  # the dash of a peer that was not asked

@@ -1,0 +1,102 @@
+"""What words of a command line may be, and what is said of those that may not.
+
+tyro reads the command line. Its own words for a mistake are Python's (`invalid literal for int()`),
+differ from version to version, and know no option by another name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tyro
+
+from jax_softmax.errors import InputError
+
+# Names that others give to what is here; initials (--lr) and parts of names (--rate) need none.
+_OTHER_NAMES = {
+    "force": "overwrite",
+    "output": "run-dir",
+    "random-state": "seed",
+    "l2": "weight-decay",
+}
+
+
+def _reads(expected: str, read: Callable[[str], Any]) -> tyro.constructors.PrimitiveConstructorSpec:
+    """Tells tyro how to read a word, and to say what was `expected` where it cannot be read."""
+
+    def instance(words: list[str]) -> Any:
+        try:
+            return read(words[0])
+        except ValueError as error:
+            raise ValueError(f"expected {expected}, got {words[0]!r}.") from error
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="",  # each option has its own
+        instance_from_str=instance,
+        is_instance=lambda _default: True,
+        str_from_instance=lambda default: [str(default)],
+    )
+
+
+def one_of(*choices: str) -> tyro.constructors.PrimitiveConstructorSpec:
+    """An option that takes one of these words."""
+
+    def read(word: str) -> str:
+        if word not in choices:
+            raise ValueError
+        return word
+
+    return _reads(f"one of {', '.join(choices)}", read)
+
+
+whole_number = _reads("a whole number", int)
+number = _reads("a number", float)
+whole_number_or_none = _reads(
+    "a whole number or none", lambda word: word if word == "none" else int(word)
+)
+
+
+def check_words(arguments: Sequence[str], commands: Mapping[str, type]) -> None:
+    """Raises InputError if the command or an option is unknown, naming the nearest there is."""
+    if not arguments or arguments[0].startswith("-"):
+        return
+    name, *words = arguments
+    if name not in commands:
+        raise InputError(f"unknown command {name!r}: {_instead(name, list(commands))}")
+    options = _options(commands[name])
+    for word in words:
+        option = word.partition("=")[0].replace("_", "-")
+        if option.startswith("--") and option[2:] not in (*options, "help", ""):
+            instead = _instead(option[2:], options, "--")
+            raise InputError(f"unknown option {option} of jax-softmax {name}: {instead}")
+
+
+def _options(command: type) -> list[str]:
+    hints = typing.get_type_hints(command, include_extras=True)
+    unnamed = (tyro.conf.Positional, tyro.conf.Suppress)
+    return [
+        name.replace("_", "-")
+        for name, hint in hints.items()
+        if not any(marker in typing.get_args(hint) for marker in unnamed)
+    ]
+
+
+def _instead(name: str, known: Sequence[str], dashes: str = "") -> str:
+    near = _nearest(name, known)
+    if near:
+        return f"did you mean {dashes}{near}?"
+    return f"expected one of {', '.join(dashes + other for other in known)}."
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """The one of `known` that is meant by `name`, as far as one can tell; else ""."""
+    initials = {"".join(part[0] for part in other.split("-")): other for other in known}
+    parts = {part: other for other in known for part in other.split("-")}
+    for meant in (_OTHER_NAMES.get(name), initials.get(name), parts.get(name)):
+        if meant is not None and meant in known:
+            return meant
+    return next(iter(difflib.get_close_matches(name, known, 1)), "")
