@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench(OutputOptions):
-    """Time the losses and training on this device, beside others and the machine's limits.
+    """Time the losses and training on this device, beside optax, jax.nn, NumPy and a bare copy.
 
     Results are checked before they are timed; who gives other results gets no time. Exit code 1 if
     a result of jax_softmax's own is wrong.
@@ -74,7 +74,7 @@ class Bench(OutputOptions):
         from jax_softmax.benchmark import run_suites
 
         # disable=None: silent where standard error is no terminal.
-        with tqdm(desc="measuring the machine", unit="case", leave=False, disable=None) as bar:
+        with tqdm(desc="starting", unit="case", leave=False, disable=None) as bar:
 
             def on_progress(done: int, steps: int, name: str) -> None:
                 bar.total = steps
