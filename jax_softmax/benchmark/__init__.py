@@ -1,4 +1,4 @@
-"""What `jit` buys, what the hand-written rule does, and how near both are to the machine's limits.
+"""What `jit` buys, what the hand-written rule does, and how near both are to a copy and a product.
 
 Names load on first use, so that a process that times PyTorch does not import JAX as well.
 """
@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jax_softmax.benchmark.cases import Case, Contender, Prepared, UnavailableError, run_case
-    from jax_softmax.benchmark.machine import Machine, measure_machine
+    from jax_softmax.benchmark.machine import Machine
     from jax_softmax.benchmark.results import Record
     from jax_softmax.benchmark.suites import SUITES, Report, run_suites
-    from jax_softmax.benchmark.timing import Timing, alternate
 
 _HOMES = {
     "cases": ("Case", "Contender", "Prepared", "UnavailableError", "run_case"),
-    "machine": ("Machine", "measure_machine"),
+    "machine": ("Machine",),
     "results": ("Record",),
     "suites": ("SUITES", "Report", "run_suites"),
-    "timing": ("Timing", "alternate"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -32,10 +30,7 @@ __all__ = [
     "Prepared",
     "Record",
     "Report",
-    "Timing",
     "UnavailableError",
-    "alternate",
-    "measure_machine",
     "run_case",
     "run_suites",
 ]

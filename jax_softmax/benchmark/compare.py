@@ -20,11 +20,8 @@ PARAMS_BOUND = 1e-3
 def relative_error(actual: Any, desired: Any, smallest: float | np.ndarray = 0.0) -> float:
     """The largest `|actual - desired| / max(|desired|, smallest)` of any element; NaN if one is.
 
-    Args:
-      actual: an array.
-      desired: an array of the same shape.
-      smallest: what a smaller `desired` is divided by instead, e.g. the dtype's least normal
-        number, under which it has fewer digits; broadcasts.
+    `smallest` broadcasts; it is e.g. the dtype's least normal number, under which there are fewer
+    digits.
 
     >>> relative_error([1.0, 2.2], [1.0, 2.0])
     0.10000000000000009
@@ -41,3 +38,19 @@ def params_error(actual: Any, desired: Any) -> float:
         relative_error(mine, right, smallest=float(np.max(np.abs(right))))
         for mine, right in zip(actual, desired, strict=True)
     )
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """An array of JAX, or of PyTorch, as float64."""
+    if hasattr(array, "cpu"):
+        array = array.cpu().double()  # NumPy has no bfloat16 of PyTorch's
+    return np.asarray(array, np.float64)
+
+
+def evenly_spread(size: int, count: int) -> np.ndarray:
+    """At most `count` of the numbers below `size`, the first and the last among them.
+
+    >>> evenly_spread(9, 3), evenly_spread(2, 3)
+    (array([0, 4, 8]), array([0, 1]))
+    """
+    return np.unique(np.linspace(0, size - 1, min(size, count)).astype(int))

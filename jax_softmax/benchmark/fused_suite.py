@@ -1,28 +1,44 @@
 """What a loss without its logits costs: value and gradients by features and kernel.
 
-The limit is the time of the three matrix products that no such loss can do without, and what it
-saves is the memory of the logits.
+The limit is the time of the three matrix products that no such loss can do without. What it saves
+is the memory of the logits.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
-from jax_softmax.benchmark import linear_peers
-from jax_softmax.benchmark.cases import Case, Contender, Context, Prepared, Step, run_case
-from jax_softmax.benchmark.compare import LINEAR_BOUNDS
-from jax_softmax.benchmark.linear_data import LinearData
+from jax_softmax import linear_softmax_cross_entropy
+from jax_softmax.benchmark import tutorial
+from jax_softmax.benchmark.cases import Case, Contender, Context, Prepared, Steps
+from jax_softmax.benchmark.compare import LINEAR_BOUNDS, evenly_spread, relative_error, to_numpy
+from jax_softmax.benchmark.loss_suite import optax_loss, textbook_loss
 from jax_softmax.benchmark.results import OURS, Record
-from jax_softmax.benchmark.scaling_suite import fitted_exponent
+from jax_softmax.benchmark.timing import compiled, temporaries
 
 PRODUCTS = "three products"
-_LARGE_SECONDS = 100.0  # a round of the large case takes about 30 on two cores
-_AGAINST = "NumPy in float64, largest error of value and gradients over the row's largest"
+AGAINST = "NumPy in float64, largest error of value and gradients over the row's largest"
+
+# Of the gradients so many rows (of the features) and columns (of the kernel) are compared, and of
+# the kernel as many again that are labels; the loss is compared over all rows.
+_COMPARED = 32
+_NUMBERS_PER_BLOCK = 2**22
+
+
+Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # of features, kernel and labels
+
+
+def on_logits(loss: Callable[[jax.Array, jax.Array], jax.Array], dtype: Any = None) -> Loss:
+    """A mean loss of logits as one of a layer, on logits of `dtype`, or else of the arrays'."""
+    return lambda x, k, y: loss(jnp.matmul(x, k, preferred_element_type=dtype), y)
 
 
 @dataclass(frozen=True)
@@ -34,157 +50,148 @@ class Size:
     classes: int
     dtype: str = "float32"
 
-    @property
-    def logits_bytes(self) -> int:
-        """What all logits would take, in the dtype of the arrays."""
-        return self.rows * self.classes * jnp.dtype(self.dtype).itemsize
-
     def __str__(self) -> str:
         return f"{self.rows:,}×{self.width:,}×{self.classes:,} {self.dtype}"
 
-    def doubled(self, axis: str, times: int) -> Size:
-        """The size with `rows`, `width` or `classes` doubled so often."""
-        return replace(self, **{axis: getattr(self, axis) * 2**times})
+
+def steps(context: Context) -> Steps:
+    """A case for each size."""
+    if jax.default_backend() == "cpu":
+        small = Size(512, 128, 8192)
+        full = [Size(2048, 512, 32768), Size(1024, 256, 16384, "bfloat16")]
+    else:  # where float32 products are rounded to fewer digits, by default
+        small = Size(512, 128, 8192, "bfloat16")
+        full = [Size(2048, 512, 32768, "bfloat16"), Size(8192, 4096, 128256, "bfloat16")]
+    sizes = [small] if context.quick else full
+    return {str(size): functools.partial(fused_case, size) for size in sizes}
 
 
-def steps(context: Context) -> list[Step]:
-    """A case a size; then rows, classes and width doubled in turn."""
-    seconds = context.budget_seconds
-
-    def case(size: Size) -> list[Record]:
-        large = size.rows * size.width * size.classes >= 2**34
-        budget = _LARGE_SECONDS if large and not context.quick else seconds
-        return run_case_with_fractions(fused_case(size, quick=context.quick), budget)
-
-    # On accelerators float32 products are rounded to fewer digits, by default.
-    dtype = "float32" if context.machine.platform == "cpu" else "bfloat16"
-    sizes = _quick_sizes(dtype) if context.quick else _full_sizes(dtype)
-    found = [Step(str(size), functools.partial(case, size)) for size in sizes]
-    if context.quick:
-        return found
-    return found + [
-        Step(name, functools.partial(run_series, name, series, seconds))
-        for name, series in _series(dtype).items()
-    ]
-
-
-def _quick_sizes(dtype: str) -> list[Size]:
-    return [Size(512, 128, 8192, dtype)]
-
-
-def _full_sizes(dtype: str) -> list[Size]:
-    if dtype == "float32":
-        return [Size(2048, 512, 32768), Size(1024, 256, 16384, "bfloat16")]
-    return [Size(2048, 512, 32768, dtype), Size(8192, 4096, 128256, dtype)]
-
-
-def _series(dtype: str) -> dict[str, list[Size]]:
-    # Blocks of 64 MiB of float32 logits throughout: the smallest is one, the largest are four.
-    start = {"rows": (1024, 128, 16384), "classes": (2048, 128, 8192), "width": (2048, 128, 16384)}
-    return {
-        f"{axis} doubled": [Size(*size, dtype).doubled(axis, i) for i in range(3)]
-        for axis, size in start.items()
+def fused_case(size: Size, others: Sequence[Contender] = (), *, small_block: int = 128) -> Case:
+    """The contenders on one size, and `others`."""
+    data = LinearData(size)
+    losses = {"optax": on_logits(optax_loss), "reference, autodiff": on_logits(textbook_loss)}
+    if size.dtype != "float32":  # as exact as the logits of half-precision arrays can be
+        losses["optax, float32 logits"] = on_logits(optax_loss, jnp.float32)
+    variants: dict[str, Callable[[], Prepared]] = {
+        OURS: data.ours,
+        f"{OURS}, blocks of {small_block}": functools.partial(data.ours, block_size=small_block),
+        f"{OURS}, none": functools.partial(data.ours, "none"),
     }
-
-
-def fused_case(
-    size: Size, others: Sequence[Contender] = (), *, small_block: int = 128, quick: bool = False
-) -> Case:
-    """The contenders on one size, and `others`; `quick` leaves out what takes seconds to start."""
-    data = LinearData(size.rows, size.width, size.classes, size.dtype)
-    losses = {
-        "reference, autodiff": linear_peers.textbook_loss,
-        "optax": linear_peers.optax_loss,
-    }
-    if size.dtype != "float32":
-        losses["optax, float32 logits"] = linear_peers.optax_float32_loss
-    contenders = [
+    contenders = (
         Contender(PRODUCTS, data.three_products),
-        Contender(OURS, data.ours, ours=True),
-        Contender(
-            f"{OURS}, blocks of {small_block}",
-            functools.partial(data.ours, "mean", small_block),
-            ours=True,
-        ),
-        Contender(f"{OURS}, none", functools.partial(data.ours, "none"), ours=True),
-        *(Contender(name, functools.partial(data.jax_loss, loss)) for name, loss in losses.items()),
-        *(
-            Contender(f"tokamax {name}", functools.partial(data.tokamax, name))
-            for name in linear_peers.TOKAMAX
-        ),
-        Contender("PyTorch", functools.partial(data.torch, chunked=False)),
-    ]
-    if not quick:
-        chunked = functools.partial(data.torch, chunked=True)
-        contenders.append(Contender("PyTorch, chunked", chunked))
-    about = _about(size, f"value and gradients, {size}")
-    return Case(replace(about, ratio_to=PRODUCTS), (*contenders, *others))
-
-
-def run_series(name: str, sizes: Sequence[Size], budget_seconds: float) -> list[Record]:
-    """Times value and gradients at every size, in turns, and fits the exponent of the size."""
-
-    def prepare(size: Size) -> Prepared:
-        return LinearData(size.rows, size.width, size.classes, size.dtype).ours()
-
-    contenders = [
-        Contender(str(size), functools.partial(prepare, size), ours=True) for size in sizes
-    ]
+        *(Contender(name, prepare, ours=True) for name, prepare in variants.items()),
+        *(Contender(name, functools.partial(data.jax_loss, f)) for name, f in losses.items()),
+        *others,
+    )
     about = Record(
         suite="fused",
-        case=name,
-        contender="",
-        error_bound=max(LINEAR_BOUNDS[size.dtype] for size in sizes),
-        compared_with=_AGAINST,
-    )
-    records = run_case(Case(about, contenders), budget_seconds)
-    timed = [
-        (math.prod((size.rows, size.width, size.classes)), record.seconds_median)
-        for size, record in zip(sizes, records, strict=True)
-        if record.seconds_median is not None
-    ]
-    exponent = fitted_exponent(*zip(*timed, strict=True)) if len(timed) > 1 else None
-    found = [
-        replace(
-            record,
-            contender=OURS,
-            rows=size.rows,
-            width=size.width,
-            classes=size.classes,
-            dtype=size.dtype,
-            logits_bytes=size.logits_bytes,
-            exponent=exponent,
-        )
-        for size, record in zip(sizes, records, strict=True)
-    ]
-    return with_fractions(found)
-
-
-def run_case_with_fractions(case: Case, budget_seconds: float) -> list[Record]:
-    """`run_case`, with temporaries over the logits."""
-    return with_fractions(run_case(case, budget_seconds))
-
-
-def with_fractions(records: Sequence[Record]) -> list[Record]:
-    """The records with their temporaries over the logits' bytes."""
-    return [
-        record
-        if record.temporary_bytes is None or not record.logits_bytes
-        else replace(record, temporary_fraction=record.temporary_bytes / record.logits_bytes)
-        for record in records
-    ]
-
-
-def _about(size: Size, case: str) -> Record:
-    return Record(
-        suite="fused",
-        case=case,
-        contender="",
+        case=f"value and gradients, {size}",
         rows=size.rows,
-        width=size.width,
         classes=size.classes,
+        width=size.width,
         dtype=size.dtype,
-        logits_bytes=size.logits_bytes,
+        ratio_to=PRODUCTS,
         error_bound=LINEAR_BOUNDS[size.dtype],
-        compared_with=_AGAINST,
+        compared_with=AGAINST,
+        logits_bytes=size.rows * size.classes * jnp.dtype(size.dtype).itemsize,
     )
+    return Case(about, contenders)
+
+
+class LinearData:
+    """Arrays of a size with N(0, 1) logits, what is right for them, and the contenders on them.
+
+    Gradients are held against the largest number of their row or column: sums that cancel have
+    elements with fewer digits, and the columns of labels have much larger numbers than others.
+    """
+
+    def __init__(self, size: Size) -> None:
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((size.rows, size.width), np.float32)
+        k = rng.standard_normal((size.width, size.classes), np.float32)
+        self.size = size
+        self.labels = rng.integers(0, size.classes, size.rows, np.int32)
+        self.x, self.y = jnp.asarray(x, size.dtype), jnp.asarray(self.labels)
+        self.k = jnp.asarray(k / np.float32(size.width**0.5), size.dtype)
+        self.some_rows = evenly_spread(size.rows, _COMPARED)
+        self.some_classes = np.union1d(
+            evenly_spread(size.classes, _COMPARED), self.labels[self.some_rows]
+        )
+
+    @functools.cached_property
+    def _host(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.asarray(self.x).astype(np.float64), np.asarray(self.k).astype(np.float64)
+
+    @functools.cached_property
+    def right(self) -> tuple[float, tuple[np.ndarray, np.ndarray]]:
+        """The mean loss of all rows, and what is compared of its gradients, in float64."""
+        x, k = self._host
+        count = self.size.rows
+        total, by_features, by_kernel = 0.0, [], np.zeros((x.shape[1], len(self.some_classes)))
+        block = max(1, _NUMBERS_PER_BLOCK // self.size.classes)
+        for first in range(0, count, block):
+            rows = slice(first, first + block)
+            labels = self.labels[rows]
+            z = x[rows] @ k
+            total += float(tutorial.cross_entropy_losses(z, labels).sum())
+            g = tutorial.softmax_backward(tutorial.softmax(z), labels) * (len(labels) / count)
+            by_kernel += x[rows].T @ g[:, self.some_classes]
+            here = self.some_rows[(self.some_rows >= first) & (self.some_rows < first + block)]
+            by_features.append(g[here - first] @ k.T)
+        return total / count, (np.concatenate(by_features), by_kernel)
+
+    def error(self, result: Any) -> float:
+        """Of a mean loss and its gradients by features and kernel."""
+        loss, gradients = result
+        right_loss, right_gradients = self.right
+        return max(
+            relative_error(to_numpy(loss), right_loss),
+            self._gradients_error(gradients, right_gradients),
+        )
+
+    def _gradients_error(self, gradients: Any, right: tuple[np.ndarray, np.ndarray]) -> float:
+        by_features, by_kernel = gradients
+        rows = to_numpy(by_features[self.some_rows])
+        columns = to_numpy(by_kernel[:, self.some_classes])
+        return max(
+            relative_error(rows, right[0], np.max(np.abs(right[0]), axis=1, keepdims=True)),
+            relative_error(columns, right[1], np.max(np.abs(right[1]), axis=0, keepdims=True)),
+        )
+
+    def three_products(self) -> Prepared:
+        """`z = x k`, `z kᵀ` and `xᵀ z`, with `z` held between: the products no loss can save."""
+
+        def products(x: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+            z = lax.optimization_barrier(x @ k)
+            return z @ k.T, x.T @ z
+
+        def error(result: Any) -> float:
+            x, k = self._host
+            by_features = x[self.some_rows] @ k @ k.T
+            return self._gradients_error(result, (by_features, x.T @ (x @ k[:, self.some_classes])))
+
+        return self._prepared(products, error, self.x, self.k)
+
+    def ours(
+        self, reduction: Literal["mean", "none"] = "mean", block_size: int | None = None
+    ) -> Prepared:
+        """The loss of jax_softmax; losses of rows are averaged."""
+
+        def loss(x: jax.Array, k: jax.Array, y: jax.Array) -> jax.Array:
+            return jnp.mean(
+                linear_softmax_cross_entropy(x, k, y, reduction=reduction, block_size=block_size)
+            )
+
+        return self.jax_loss(loss)
+
+    def jax_loss(self, loss: Loss) -> Prepared:
+        """Value and gradients of a mean loss `loss(features, kernel, labels)`."""
+        return self._prepared(jax.value_and_grad(loss, (0, 1)), self.error, self.x, self.k, self.y)
+
+    def _prepared(
+        self, function: Callable[..., Any], error: Callable[[Any], float], *arrays: jax.Array
+    ) -> Prepared:
+        program, seconds = compiled(function, *arrays)
+        return Prepared(
+            lambda: program(*arrays), error, seconds, temporary_bytes=temporaries(program)
+        )

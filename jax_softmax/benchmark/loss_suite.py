@@ -6,126 +6,182 @@ same number of logits for each number of classes, twice as many in half precisio
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
-from jax_softmax.benchmark import peers
-from jax_softmax.benchmark.cases import Case, Contender, Context, Step, run_case
-from jax_softmax.benchmark.compare import LOSS_BOUNDS
-from jax_softmax.benchmark.loss_data import LossData, Reduction, Rule
-from jax_softmax.benchmark.machine import Machine
+from jax_softmax import softmax_cross_entropy_with_integer_labels
+from jax_softmax.benchmark import tutorial
+from jax_softmax.benchmark.cases import Case, Contender, Context, Prepared, Steps
+from jax_softmax.benchmark.compare import LOSS_BOUNDS, evenly_spread, relative_error, to_numpy
 from jax_softmax.benchmark.results import OURS, Record
+from jax_softmax.benchmark.timing import compiled
+from jax_softmax.ops import reference
 
 COPY = "copy (z * c)"
+AGAINST = "NumPy in float64, largest relative error of value and gradient"
+
+# Gradients are compared on so many numbers, of rows evenly spread from the first to the last; the
+# loss is compared over all rows.
+_NUMBERS_COMPARED = 2**20
+_NUMBERS_PER_BLOCK = 2**22
 
 
-Variants = Sequence[tuple[Reduction, Rule]]
-_REDUCTIONS: Sequence[Reduction] = ("mean", "sum", "none")
-_RULES: Sequence[Rule] = ("vjp", "jvp")
-_ONE: Variants = (("mean", "vjp"),)
-_SOME: Variants = (*_ONE, ("mean", "jvp"))
-_ALL: Variants = tuple((reduction, rule) for rule in _RULES for reduction in _REDUCTIONS)
+def textbook_loss(z: jax.Array, y: jax.Array) -> jax.Array:
+    """The mean of `ops.reference`'s losses."""
+    return jnp.mean(reference.softmax_cross_entropy_with_integer_labels(z, y))
+
+
+def jax_nn_loss(z: jax.Array, y: jax.Array) -> jax.Array:
+    """The mean of `jax.nn.log_softmax` at the labels."""
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], axis=1))
+
+
+def optax_loss(z: jax.Array, y: jax.Array) -> jax.Array:
+    """The mean of optax's losses."""
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(z, y))
+
+
+OTHERS = {"optax": optax_loss, "jax.nn": jax_nn_loss, "reference, autodiff": textbook_loss}
 
 
 @dataclass(frozen=True)
 class Size:
-    """One case: what is computed, and which of our variants take part."""
+    """Logits `[rows, classes]`."""
 
     rows: int
     classes: int
     dtype: str = "float32"
-    variants: Variants = _ALL
+
+    def __str__(self) -> str:
+        return f"{self.rows:,}×{self.classes:,} {self.dtype}"
 
 
-def steps(context: Context) -> list[Step]:
-    """A case a size."""
-
-    def run(size: Size) -> list[Record]:
-        return with_bandwidth(run_case(loss_case(size), context.budget_seconds), context.machine)
-
-    return [
-        Step(f"{size.rows:,}×{size.classes:,} {size.dtype}", functools.partial(run, size))
-        for size in (_quick_sizes() if context.quick else _full_sizes())
-    ]
-
-
-def _quick_sizes() -> list[Size]:
-    # 32 MB: what is larger, glibc's malloc maps afresh each time, and so does the machine's copy.
-    of = functools.partial(_size, 2**25)
-    return [
-        of(10, variants=_ONE),
-        of(1024, variants=_SOME),
-        of(1024, "bfloat16", variants=_ONE),
-        of(262144, variants=_ONE),
-    ]
-
-
-def _full_sizes() -> list[Size]:
+def steps(context: Context) -> Steps:
+    """A case for each size."""
+    classes: dict[str, tuple[int, ...]] = dict.fromkeys(
+        ("float32", "bfloat16", "float16"), (10, 100, 1000, 8192, 32768, 50257, 262144)
+    )
+    nbytes = 2**27
+    if context.quick:
+        # 32 MB: what is larger, glibc's malloc maps afresh each time, and so does the copy.
+        nbytes, classes = 2**25, {"float32": (10, 1024, 262144), "bfloat16": (1024,)}
     sizes = [
-        _size(2**27, classes, dtype)
-        for dtype in ("float32", "bfloat16", "float16")
-        for classes in (10, 100, 1000, 8192, 50257, 262144)
+        Size(nbytes // jnp.dtype(dtype).itemsize // count, count, dtype)
+        for dtype, counts in classes.items()
+        for count in counts
     ]
-    return [*sizes, Size(4096, 32768)]
-
-
-def _size(nbytes: int, classes: int, dtype: str = "float32", variants: Variants = _ALL) -> Size:
-    return Size(nbytes // jnp.dtype(dtype).itemsize // classes, classes, dtype, variants)
+    return {str(size): functools.partial(loss_case, size) for size in sizes}
 
 
 def loss_case(size: Size, others: Sequence[Contender] = ()) -> Case:
     """The contenders on N(0, 1) logits of one size; `others` take part as well."""
-    data = LossData(size.rows, size.classes, size.dtype)
-    contenders = [
+    data = LossData(size)
+    variants: dict[str, Callable[[], Prepared]] = {
+        OURS: data.ours,
+        f"{OURS}, none": functools.partial(data.ours, "none"),
+        f'{OURS}, rule="jvp"': functools.partial(data.ours, rule="jvp"),
+    }
+    contenders = (
         Contender(COPY, data.copy),
-        *(
-            Contender(variant_name(*variant), functools.partial(data.ours, *variant), ours=True)
-            for variant in size.variants
-        ),
-        *(
-            Contender(name, functools.partial(data.jax_loss, loss))
-            for name, loss in peers.LOSSES.items()
-        ),
-        Contender("PyTorch", data.torch),
-    ]
+        *(Contender(name, prepare, ours=True) for name, prepare in variants.items()),
+        *(Contender(name, functools.partial(data.jax_loss, f)) for name, f in OTHERS.items()),
+        *others,
+    )
     about = Record(
         suite="loss",
-        case=f"value and gradient, {size.rows:,}×{size.classes:,} {size.dtype}",
-        contender="",
+        case=f"value and gradient, {size}",
         rows=size.rows,
         classes=size.classes,
         dtype=size.dtype,
         ratio_to=COPY,
         error_bound=LOSS_BOUNDS[size.dtype],
-        compared_with="NumPy in float64, largest relative error of value and gradient",
-        bytes_moved=2 * data.z.nbytes,
+        compared_with=AGAINST,
     )
-    return Case(about, (*contenders, *others))
+    return Case(about, contenders)
 
 
-def variant_name(reduction: Reduction, rule: Rule) -> str:
-    """`jax_softmax`, and how it departs from what is usual.
+class LossData:
+    """Logits and labels of a size, what is right for them, and the contenders on them."""
 
-    >>> variant_name("mean", "vjp"), variant_name("sum", "jvp")
-    ('jax_softmax', 'jax_softmax, sum, rule="jvp"')
-    """
-    departures = [reduction] * (reduction != "mean") + [f'rule="{rule}"'] * (rule != "vjp")
-    return ", ".join([OURS, *departures])
+    def __init__(self, size: Size) -> None:
+        rng = np.random.default_rng(0)
+        z = rng.standard_normal((size.rows, size.classes), np.float32)
+        self.size = size
+        self.labels = rng.integers(0, size.classes, size.rows, np.int32)
+        self.z, self.y = jnp.asarray(z, size.dtype), jnp.asarray(self.labels)
+        self.smallest = float(jnp.finfo(size.dtype).tiny)  # smaller numbers have fewer digits
+        self.compared = evenly_spread(size.rows, max(8, _NUMBERS_COMPARED // size.classes))
 
+    def placed(self, sharding: jax.sharding.Sharding) -> LossData:
+        """The same with logits and labels spread over devices, and what is right shared."""
+        placed = copy.copy(self)
+        placed.z, placed.y = jax.device_put((self.z, self.y), sharding)
+        return placed
 
-def with_bandwidth(records: Sequence[Record], machine: Machine) -> list[Record]:
-    """The records with their fraction of the machine's copy bandwidth."""
-    return [
-        record
-        if record.seconds_median is None or record.bytes_moved is None
-        else replace(
-            record,
-            bandwidth_fraction=record.bytes_moved
-            / record.seconds_median
-            / machine.copy_bytes_per_second,
+    @functools.cached_property
+    def right(self) -> tuple[float, np.ndarray]:
+        """The mean loss of all rows, and the rows of its gradient that are compared, in float64."""
+        host = np.asarray(self.z)
+        block = max(1, _NUMBERS_PER_BLOCK // self.size.classes)
+        total = 0.0
+        for first in range(0, self.size.rows, block):
+            rows = slice(first, first + block)
+            z = host[rows].astype(np.float64)
+            total += float(tutorial.cross_entropy_losses(z, self.labels[rows]).sum())
+        z = host[self.compared].astype(np.float64)
+        gradient = tutorial.softmax_backward(tutorial.softmax(z), self.labels[self.compared])
+        return total / self.size.rows, gradient * (len(self.compared) / self.size.rows)
+
+    def error(self, result: Any) -> float:
+        """Of a mean loss and its gradient."""
+        loss, gradient = result
+        right_loss, right_gradient = self.right
+        return max(
+            relative_error(to_numpy(loss), right_loss),
+            relative_error(to_numpy(gradient[self.compared]), right_gradient, self.smallest),
         )
-        for record in records
-    ]
+
+    def copy(self) -> Prepared:
+        """`z * c`: what reading and writing as many bytes takes."""
+        c = jnp.asarray(1.5, self.size.dtype)
+        program, seconds = compiled(jnp.multiply, self.z, c)
+
+        def error(result: Any) -> float:
+            right = to_numpy(self.z[self.compared]) * 1.5
+            return relative_error(to_numpy(result[self.compared]), right, self.smallest)
+
+        return Prepared(lambda: program(self.z, c), error, seconds)
+
+    def ours(
+        self, reduction: Literal["mean", "none"] = "mean", rule: Literal["vjp", "jvp"] = "vjp"
+    ) -> Prepared:
+        """The loss of jax_softmax; losses of rows are averaged."""
+
+        def loss(z: jax.Array, y: jax.Array) -> jax.Array:
+            return jnp.mean(
+                softmax_cross_entropy_with_integer_labels(z, y, reduction=reduction, rule=rule)
+            )
+
+        return self.jax_loss(loss)
+
+    def jax_loss(self, loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Prepared:
+        """Value and gradient of a mean loss `loss(logits, labels)`."""
+        # An argument: were it a constant, XLA would spend seconds folding what follows from it.
+        cotangent = jnp.ones(())
+
+        def value_and_gradient(
+            z: jax.Array, y: jax.Array, cotangent: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
+            value, vjp = jax.vjp(lambda z: loss(z, y), z)
+            return value, vjp(cotangent.astype(value.dtype))[0]
+
+        program, seconds = compiled(value_and_gradient, self.z, self.y, cotangent)
+        return Prepared(lambda: program(self.z, self.y, cotangent), self.error, seconds)

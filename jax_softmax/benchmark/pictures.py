@@ -1,174 +1,236 @@
-"""A picture to a suite, of its records."""
+"""A picture of a suite's records: a row for each contender, or lines against the size."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from jax_softmax.benchmark.results import OURS, Record
+from jax_softmax.benchmark.scaling_suite import fitted_exponent, sizes_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-OURS_COLOR, OTHERS_COLOR = "tab:blue", "0.55"
-COLORS = ("tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:gray")
+_OURS_COLOR, _OTHERS_COLOR = "tab:blue", "0.55"
+_COLORS = ("tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
+_SMALL = 8  # points
+_BESIDE: dict[str, Any] = {
+    "xytext": (7, 0),
+    "textcoords": "offset points",
+    "va": "center",
+    "fontsize": _SMALL,
+}
 
 
-def dots_figure(records: Sequence[Record]) -> Figure:
-    """A panel a case, a dot a contender: the median time, log scale, with a line for quartiles."""
-    from matplotlib.figure import Figure
-
-    cases = [
-        (case, [record for record in group if record.seconds_median is not None])
-        for case, group in itertools.groupby(records, key=lambda record: record.case)
-    ]
-    cases = [(case, group) for case, group in cases if group]
-    columns = 1 if len(cases) < 4 else 2
-    lines = max(1, -(-len(cases) // columns))
-    dots = max((len(group) for _, group in cases), default=1)
-    size = (6.5 * columns, 0.3 + lines * (0.6 + 0.24 * dots))
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
-    figure.supxlabel("median time (log scale); the line spans the quartiles", fontsize=8)
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes, (case, group) in zip(panels, cases, strict=False):
-        _dots(axes, case, group)
-    for axes in panels[len(cases) :]:
-        axes.set_visible(False)
-    return figure
+class NothingToDrawError(Exception):
+    """The records leave nothing that a picture would show; the message says why."""
 
 
-def _dots(axes: Axes, case: str, records: Sequence[Record]) -> None:
-    for place, record in enumerate(records):
-        median = record.seconds_median or 0.0
-        quartiles = [record.seconds_q1 or median, record.seconds_q3 or median]
-        color = OURS_COLOR if record.ours else OTHERS_COLOR
-        axes.axhline(place, color="0.93", linewidth=0.8, zorder=0)
-        axes.plot(quartiles, [place, place], color=color, linewidth=3, solid_capstyle="butt")
-        axes.plot(median, place, "o", color=color, markersize=7)
-        axes.annotate(
-            _short_time(median),
-            (quartiles[1], place),
-            xytext=(7, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
-    medians = [record.seconds_median or 0.0 for record in records]
-    axes.set_yticks(range(len(records)), [record.contender for record in records], fontsize=8)
-    axes.set_ylim(len(records) - 0.4, -0.6)  # the first on top
-    axes.set_xscale("log")
-    axes.set_xlim(min(medians) / 2, max(medians) * 6)
-    axes.set_title(case, fontsize=9, loc="left", weight="bold")
-    axes.tick_params(axis="x", labelsize=8)
-    axes.tick_params(axis="y", length=0)
-    narrow = max(medians) < 30 * min(medians)
-    round_ticks(axes.xaxis, unit="s", steps=(1, 2, 5) if narrow else (1,))
-    axes.spines[["top", "right", "left"]].set_visible(False)
+@dataclass(frozen=True)
+class _Quantity:
+    """What a panel shows of each contender; `unit` is that of its ticks, `line` a mark."""
+
+    title: str
+    value: Callable[[Record], float | None]
+    text: Callable[[float], str]
+    unit: str = ""
+    line: float | None = None
 
 
-def loss_figure(records: Sequence[Record]) -> Figure:
-    """A panel a dtype: time over that of a copy, against the number of classes."""
-    from matplotlib.figure import Figure
+def short_time(seconds: float) -> str:
+    """Three digits and a unit.
 
-    timed = [r for r in records if r.ratio is not None and r.contender != r.ratio_to]
-    dtypes = list(dict.fromkeys(record.dtype for record in timed))
-    figure = Figure(figsize=(max(6.5, 5.5 * len(dtypes)), 4.2), dpi=120, layout="constrained")
-    panels = figure.subplots(
-        1, max(1, len(dtypes)), sharex=True, sharey=True, squeeze=False
-    ).ravel()
-    # Of ours the one of that name, not its variants.
-    names = list(dict.fromkeys(r.contender for r in timed if not r.ours or r.contender == OURS))
-    others = itertools.cycle(COLORS)
-    colors = {name: OURS_COLOR if name == OURS else next(others) for name in names}
-    for axes, dtype in zip(panels, dtypes, strict=False):
-        for name in names:
-            points = [r for r in timed if r.dtype == dtype and r.contender == name]
-            points.sort(key=lambda record: record.classes or 0)
-            line(axes, name, [(r.classes or 0, r.ratio or 0.0) for r in points], colors[name])
-        axes.axhline(1, color="gray", linewidth=0.8, linestyle=":")
-        axes.annotate(
-            "a copy of the logits",
-            (0.01, 1),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            color="gray",
-            fontsize=8,
-        )
-        axes.set(title=dtype, xlabel="classes", xscale="log", yscale="log")
-        round_ticks(axes.yaxis, steps=(1, 2, 5))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("time of value and gradient\nover that of a copy")
-    _legend(panels[0])
-    return figure
-
-
-def scaling_figure(records: Sequence[Record]) -> Figure:
-    """Time against the number of logits, with the fitted exponents, and against devices."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
-    growth, devices = figure.subplots(1, 2)
-    series = {
-        case: [r for r in group if r.seconds_median is not None and r.devices is None]
-        for case, group in itertools.groupby(records, key=lambda record: record.case)
-    }
-    drawn = [(case, points) for case, points in series.items() if points]
-    for (case, points), color in zip(drawn, (OURS_COLOR, *COLORS), strict=False):
-        label = f"{case}: size$^{{{points[0].exponent or 0:.2f}}}$"
-        sizes = [((r.rows or 0) * (r.classes or 0), 1e3 * (r.seconds_median or 0)) for r in points]
-        line(growth, label, sizes, color)
-    growth.set(xlabel="logits (rows × classes)", ylabel="value and gradient (ms)")
-    growth.set(xscale="log", yscale="log", title="Growth with the size")
-    round_ticks(growth.xaxis)
-    round_ticks(growth.yaxis, steps=(1, 2, 5))
-    _legend(growth)
-    spread = [r for r in records if r.devices is not None and r.ratio is not None]
-    line(devices, "", [(r.devices or 0, r.ratio or 0.0) for r in spread], OURS_COLOR)
-    devices.axhline(1, color="gray", linewidth=0.8, linestyle=":")
-    devices.set(xlabel="simulated devices, on the same cores", ylabel="time over one device's")
-    devices.set(ylim=(0, None), title="Rows over devices")
-    devices.set_xticks([r.devices or 0 for r in spread])
-    for axes in (growth, devices):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def line(axes: Axes, label: str, points: Sequence[tuple[float, float]], color: str | None) -> None:
-    """A line with a dot at each point; nothing where there is none."""
-    if points:
-        wide = 2.2 if color == OURS_COLOR else 1.2
-        axes.plot(
-            *zip(*points, strict=True),
-            marker="o",
-            markersize=4,
-            linewidth=wide,
-            color=color,
-            label=label,
-        )
-
-
-def round_ticks(axis: Axis, unit: str = "", steps: Sequence[float] = (1, 2, 4)) -> None:
-    """Ticks at round numbers of a log scale, written as 10 ms or 4 M."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
-
-    axis.set_major_locator(LogLocator(subs=steps))
-    axis.set_major_formatter(EngFormatter(unit))
-    axis.set_minor_locator(NullLocator())
-
-
-def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
-
-
-def _short_time(seconds: float) -> str:
+    >>> short_time(0.00123456), short_time(12.3456)
+    ('1.23 ms', '12.3 s')
+    """
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds / 1e-6:.3g} µs"
+
+
+def times_figure(records: Sequence[Record]) -> Figure:
+    """A panel for each case: the median times, with lines that span the quartiles."""
+    time = _Quantity(
+        "median time; the line spans the quartiles", lambda r: r.seconds_median, short_time, "s"
+    )
+    return _rows_figure(records, [time])
+
+
+def fused_figure(records: Sequence[Record]) -> Figure:
+    """For each case the time over that of the base, and beside it the memory."""
+    shown = [r for r in records if r.ratio is not None and r.contender != r.ratio_to]
+    base = shown[0].ratio_to if shown else ""
+    time = _Quantity(f"time over that of {base}", lambda r: r.ratio, lambda x: f"{x:.2f}", line=1)
+    memory = _Quantity(
+        "temporaries, % of the logits",
+        lambda r: None if r.temporary_fraction is None else 100 * r.temporary_fraction,
+        lambda x: f"{x:.0f}%",
+        line=100,
+    )
+    return _rows_figure(shown, [time, memory])
+
+
+def _rows_figure(records: Sequence[Record], quantities: Sequence[_Quantity]) -> Figure:
+    """For each case a panel for each quantity; two to a line."""
+    from matplotlib.figure import Figure
+
+    timed = [record for record in records if record.seconds_median is not None]
+    if not timed:
+        raise NothingToDrawError("nothing was timed")
+    cases = {case: list(group) for case, group in itertools.groupby(timed, key=lambda r: r.case)}
+    wanted = [(case, q) for case in cases for q in quantities]
+    columns = min(2, len(wanted))
+    lengths = [len(cases[case]) for case, _ in wanted]
+    heights = [1 + 0.24 * max(lengths[i : i + columns]) for i in range(0, len(wanted), columns)]
+    figure = Figure(figsize=(6.0 * columns, sum(heights)), dpi=120, layout="constrained")
+    panels = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights).ravel()
+    for axes in panels[len(wanted) :]:
+        axes.set_visible(False)
+    for axes, (case, quantity) in zip(panels, wanted, strict=False):
+        _rows(axes, cases[case], quantity)
+        if quantity is quantities[0]:
+            axes.set_title(case, fontsize=9, loc="left", weight="bold")
+        else:
+            axes.tick_params(axis="y", labelleft=False)
+    return figure
+
+
+def _rows(axes: Axes, records: Sequence[Record], quantity: _Quantity) -> None:
+    """A row for each record, so that no label can cover another."""
+    known = [quantity.line] if quantity.line else []
+    for place, record in enumerate(records):
+        axes.axhline(place, color="0.93", linewidth=0.8, zorder=0)
+        value = quantity.value(record)
+        if not value:
+            where = axes.get_yaxis_transform()
+            axes.annotate("not known", (0, place), xycoords=where, color="gray", **_BESIDE)
+            continue
+        known.append(value)
+        color, right = _OURS_COLOR if record.ours else _OTHERS_COLOR, value
+        if quantity.unit == "s" and record.seconds_q1 and record.seconds_q3:
+            right = record.seconds_q3
+            axes.plot([record.seconds_q1, right], [place] * 2, color=color, linewidth=3, alpha=0.5)
+        axes.plot(value, place, "o", color=color, markersize=7)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        axes.annotate(quantity.text(value), (right, place), bbox=box, **_BESIDE)
+    axes.set_yticks(range(len(records)), [r.contender for r in records], fontsize=_SMALL)
+    axes.set_ylim(len(records) - 0.4, -0.6)  # the first on top
+    if quantity.line:
+        axes.axvline(quantity.line, color="gray", linewidth=0.8, linestyle=":", zorder=0)
+    axes.set_xscale("log")
+    axes.set_xlim(min(known, default=1) / 2, max(known, default=1) * 6)
+    axes.set_xlabel(quantity.title, fontsize=_SMALL)
+    axes.tick_params(axis="x", labelsize=_SMALL)
+    axes.tick_params(axis="y", length=0)
+    narrow = max(known, default=1) < 30 * min(known, default=1)
+    _round_ticks(axes.xaxis, quantity.unit, (1, 2, 5) if narrow else (1,))
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """A panel of lines; `even` draws where the other axis grows as this one, or a level of 1."""
+
+    xlabel: str
+    ylabel: str
+    lines: dict[str, list[tuple[float, float]]]
+    title: str = ""
+    even: bool = False
+
+
+def loss_figure(records: Sequence[Record]) -> Figure:
+    """A panel for each dtype: time over that of a copy, against the number of classes."""
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for r in records:
+        variant = r.ours and r.contender != OURS
+        if r.ratio is not None and r.contender != r.ratio_to and not variant:
+            lines = panels.setdefault(r.dtype or "", {})
+            lines.setdefault(r.contender, []).append((r.classes or 0, r.ratio))
+    ylabel = "time of value and gradient\nover that of a copy (dotted)"
+    drawn = [
+        _Lines("classes", ylabel, {name: sorted(line) for name, line in lines.items()}, dtype)
+        for dtype, lines in panels.items()
+        if len({classes for line in lines.values() for classes, _ in line}) > 1
+    ]
+    if not drawn:
+        raise NothingToDrawError("a line needs two numbers of classes, timed in the same dtype")
+    return _lines_figure(drawn)
+
+
+def scaling_figure(records: Sequence[Record]) -> Figure:
+    """Time against the size, with the fitted exponents."""
+    series = {}
+    for case, group in itertools.groupby(records, key=lambda record: record.case):
+        found = [record for record in group if record.devices is None]
+        points = sizes_of(found)
+        if len(points) > 1 and _apart(found):
+            first_size, first_seconds = points[0]
+            label = f"{case}: size$^{{{fitted_exponent(points):.2f}}}$"
+            series[label] = [(size / first_size, s / first_seconds) for size, s in points]
+    if not series:
+        raise NothingToDrawError(
+            "the quartiles of neighbouring sizes overlap, so that their times cannot be told apart"
+        )
+    labels = "size, over the smallest's", "time, over the smallest's (dotted: as the size)"
+    return _lines_figure([_Lines(*labels, series, even=True)])
+
+
+def _apart(records: Sequence[Record]) -> bool:
+    """Whether no size's quartiles reach those of the next."""
+    spans = [(r.seconds_q1, r.seconds_q3) for r in records if r.seconds_q1 and r.seconds_q3]
+    return all(before[1] < after[0] for before, after in itertools.pairwise(spans))
+
+
+def _lines_figure(panels: Sequence[_Lines]) -> Figure:
+    """Panels side by side, their legends below, where they cover no line."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(6.5, 5.0 * len(panels)), 4.6), dpi=120, layout="constrained")
+    places = figure.subplots(1, len(panels), squeeze=False).ravel()
+    colors: dict[str, str] = {OURS: _OURS_COLOR}
+    for axes, panel in zip(places, panels, strict=True):
+        for name, points in panel.lines.items():
+            color = colors.setdefault(name, _COLORS[(len(colors) - 1) % len(_COLORS)])
+            width = 2.2 if name == OURS else 1.4
+            axes.plot(*zip(*points, strict=True), "o-", ms=4, lw=width, color=color, label=name)
+        right = max(x for points in panel.lines.values() for x, _ in points)
+        even = ([1, right], [1, right]) if panel.even else ([0, 1], [1, 1])
+        where = axes.transData if panel.even else axes.get_yaxis_transform()
+        axes.plot(*even, color="gray", lw=0.8, ls=":", zorder=0, transform=where)
+        axes.set(xscale="log", yscale="log", xlabel=panel.xlabel)
+        axes.set_title(panel.title, fontsize=9, loc="left", weight="bold")
+        if panel.ylabel != panels[0].ylabel or panel is panels[0]:
+            axes.set_ylabel(panel.ylabel)
+        if panel.even:
+            _round_ticks(axes.xaxis, steps=(1, 2, 4))
+        _round_ticks(axes.yaxis, steps=(1, 2, 5))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    found = {
+        label: handle
+        for axes in places
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        list(found.values()),
+        list(found),
+        loc="outside lower center",
+        ncols=min(5, len(found)),
+        frameon=False,
+        fontsize=_SMALL,
+    )
+    return figure
+
+
+def _round_ticks(axis: Axis, unit: str = "", steps: Sequence[float] = (1,)) -> None:
+    """Ticks at round numbers of a log scale, written as 10 ms or 0.5."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(EngFormatter(unit) if unit else StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())

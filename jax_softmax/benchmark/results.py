@@ -17,50 +17,36 @@ class Record:
     Attributes:
       suite: "jit", "loss", ...
       case: what was done.
-      contender: who did it.
-      ours: whether that is a function of this package: one that differs is a defect of it.
+      contender: who did it; in a series of sizes, the size.
+      ours: whether that is a function of this package. A wrong result is then a defect of it.
       rows: examples.
       classes: V.
-      width: D, of the features, where the logits are their product with a kernel `[D, V]`.
+      width: D of the features, where the logits are their product with a kernel `[D, V]`.
       dtype: of the logits, or of the features and the kernel.
-      batch_size: examples to a step.
-      devices: the rows (and classes) were spread over so many.
-      seconds_median: of one run of the case, compiling left out.
-      seconds_q1: a quarter of the runs took less.
-      seconds_q3: a quarter of the runs took more.
+      devices: how many devices share the rows.
+      seconds_median: of one run of the case, without compiling.
+      seconds_q1: the first quartile; `seconds_q3` is the third.
       repeats: how many runs (or turns of several short ones) were timed.
-      compile_seconds: time to trace and compile, where there is something to compile.
-      ratio: the time over that of `ratio_to`, the median of ratios within a round.
+      compile_seconds: time to trace and compile, where something was compiled.
+      ratio: the time over that of `ratio_to`: the median of the ratios within each round.
       ratio_to: the contender whose ratio is 1.
-      max_error: the largest error of the results, measured before any time was.
-      error_bound: what it may be. A contender beyond it differs, and is not timed.
+      max_error: the largest error of the results, measured before any time.
+      error_bound: the largest error allowed. A contender beyond it is not timed.
       compared_with: what the results are held against, and how.
-      bytes_moved: the least that has to be read and written, in bytes.
-      bandwidth_fraction: `bytes_moved / seconds_median` over the machine's copy bandwidth.
-      temporary_bytes: what the compiled program holds (on a device) beside arguments, results.
-      logits_bytes: what all logits would take there, in `dtype`.
-      temporary_fraction: `temporary_bytes / logits_bytes`.
-      temporary_ratio: `temporary_bytes` over those of `ratio_to`.
-      block_rows: rows of a block of logits (on a device).
-      break_even_runs_numpy: so many runs pay for compiling, against the NumPy tutorial; None where
-        none do.
-      break_even_runs_no_jit: the same against JAX without jit.
-      test_accuracy: after the run, in [0, 1].
-      epochs: passes over the examples that it took.
-      exponent: of the size in the time, fitted to the largest sizes of the series.
+      temporary_bytes: what the compiled program holds beside its arguments and results.
+      logits_bytes: what all logits would take, in `dtype`.
       skipped: why it was not run; empty if it was.
-      note: what else to know.
+      note: anything else worth knowing.
     """
 
     suite: str
     case: str
-    contender: str
+    contender: str = ""
     ours: bool = False
     rows: int | None = None
     classes: int | None = None
     width: int | None = None
     dtype: str | None = None
-    batch_size: int | None = None
     devices: int | None = None
     seconds_median: float | None = None
     seconds_q1: float | None = None
@@ -72,36 +58,45 @@ class Record:
     max_error: float | None = None
     error_bound: float | None = None
     compared_with: str | None = None
-    bytes_moved: int | None = None
-    bandwidth_fraction: float | None = None
     temporary_bytes: int | None = None
     logits_bytes: int | None = None
-    temporary_fraction: float | None = None
-    temporary_ratio: float | None = None
-    block_rows: int | None = None
-    break_even_runs_numpy: int | None = None
-    break_even_runs_no_jit: int | None = None
-    test_accuracy: float | None = None
-    epochs: int | None = None
-    exponent: float | None = None
     skipped: str = ""
     note: str = ""
 
     @property
     def differs(self) -> bool:
-        """Whether the results were off by more than the bound, so that no time was taken."""
+        """Whether the error was above the bound, so that no time was taken."""
         if self.max_error is None or self.error_bound is None:
             return False
         return not self.max_error <= self.error_bound  # NaN differs
 
-    def record(self) -> dict[str, Any]:
-        """The fields and `differs`, flat; what is not finite as text, for JSON has no such numbers.
+    @property
+    def temporary_fraction(self) -> float | None:
+        """`temporary_bytes` over `logits_bytes`."""
+        if self.temporary_bytes is None or not self.logits_bytes:
+            return None
+        return self.temporary_bytes / self.logits_bytes
 
-        >>> wrong = Record(suite="loss", case="c", contender="x", max_error=math.nan, error_bound=1)
+    @property
+    def break_even_runs(self) -> int | None:
+        """How many runs save what compiling took, beside `ratio_to`; None if none do."""
+        if self.compile_seconds is None or self.seconds_median is None or self.ratio is None:
+            return None
+        saved = self.seconds_median / self.ratio - self.seconds_median
+        return math.ceil(self.compile_seconds / saved) if saved > 0 else None
+
+    def record(self) -> dict[str, Any]:
+        """The fields and properties, flat. Numbers that JSON lacks become text.
+
+        >>> wrong = Record(suite="loss", case="c", max_error=math.nan, error_bound=1)
         >>> wrong.record()["max_error"], wrong.record()["differs"]
         ('nan', True)
         """
-        fields = dataclasses.asdict(self) | {"differs": self.differs}
+        fields = dataclasses.asdict(self) | {
+            "differs": self.differs,
+            "temporary_fraction": self.temporary_fraction,
+            "break_even_runs": self.break_even_runs,
+        }
         return {
             name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in fields.items()

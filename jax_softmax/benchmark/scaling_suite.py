@@ -1,121 +1,113 @@
-"""How it grows: with the rows, with the classes, and over devices."""
+"""How it grows: with the rows, with the classes, and over the devices that there are."""
 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from jax_softmax.benchmark.cases import (
-    Case,
-    Contender,
-    Context,
-    Prepared,
-    Step,
-    UnavailableError,
-    run_case,
-)
-from jax_softmax.benchmark.children import run_child
+from jax_softmax.benchmark.cases import Case, Contender, Context, Prepared, Steps, UnavailableError
 from jax_softmax.benchmark.compare import LOSS_BOUNDS
-from jax_softmax.benchmark.loss_data import LossData
-from jax_softmax.benchmark.results import OURS, Record
+from jax_softmax.benchmark.loss_suite import AGAINST, LossData, Size
+from jax_softmax.benchmark.results import Record
 
-Series = Sequence[tuple[int, int]]
-"""Rows and classes of each size, the largest last."""
-
-_POINTS = 3  # of the largest sizes, to which the exponent is fitted
-_DEVICES = 8
+_ONE = "1 device"
+_POINTS = 3  # of the largest sizes, to which an exponent is fitted
 
 
-def steps(context: Context) -> list[Step]:
+def steps(context: Context) -> Steps:
     """Rows doubled, classes doubled, devices doubled."""
     # From 4 to 16 MB, or from 16 to 256 MB: on a CPU the caches, and from 32 MB malloc's fresh
     # pages, are steps in the time, over which an exponent would say nothing.
     largest, count, some_rows = (12, 3, 2**6) if context.quick else (16, 5, 2**8)
     numbers = 2**largest * 1024
     series = {
-        "rows doubled": [(2**largest // 2**i, 1024) for i in range(count)][::-1],
-        "classes doubled": [(some_rows, numbers // some_rows // 2**i) for i in range(count)][::-1],
+        "rows doubled": [Size(2**largest // 2**i, 1024) for i in range(count)],
+        "classes doubled": [Size(some_rows, numbers // some_rows // 2**i) for i in range(count)],
     }
-    budget = context.budget_seconds
-    return [
-        *(
-            Step(name, functools.partial(run_series, name, sizes, budget))
-            for name, sizes in series.items()
-        ),
-        Step("devices doubled", functools.partial(run_devices, 2**largest, 1024, budget)),
-    ]
+    found: Steps = {
+        name: functools.partial(series_case, name, sizes[::-1]) for name, sizes in series.items()
+    }
+    return found | {"rows over devices": functools.partial(devices_case, 2**largest, 1024)}
 
 
-def run_series(name: str, sizes: Series, budget_seconds: float) -> list[Record]:
-    """Times value and gradient at every size, in turns, and fits the exponent of the size."""
-
-    def prepare(rows: int, classes: int) -> Prepared:
-        return LossData(rows, classes).ours("mean", "vjp")
-
-    contenders = [
-        Contender(f"{rows}×{classes}", functools.partial(prepare, rows, classes), ours=True)
-        for rows, classes in sizes
-    ]
-    about = Record(
+def _about(case: str) -> Record:
+    return Record(
         suite="scaling",
-        case=name,
-        contender="",
+        case=case,
         dtype="float32",
         error_bound=LOSS_BOUNDS["float32"],
-        compared_with="NumPy in float64, largest relative error of value and gradient",
+        compared_with=AGAINST,
     )
-    records = run_case(Case(about, contenders), budget_seconds)
-    seconds = [record.seconds_median for record in records]
-    timed = [
-        (rows * classes, s)
-        for (rows, classes), s in zip(sizes, seconds, strict=True)
-        if s is not None
+
+
+def series_case(name: str, sizes: Sequence[Size]) -> Case:
+    """Value and gradient, a contender for each size."""
+    contenders = [
+        Contender(
+            f"{size.rows:,}×{size.classes:,}",
+            functools.partial(_one_size, size),
+            ours=True,
+            fields={"rows": size.rows, "classes": size.classes},
+        )
+        for size in sizes
     ]
-    exponent = fitted_exponent(*zip(*timed, strict=True)) if len(timed) > 1 else None
+    return Case(_about(name), contenders)
+
+
+def _one_size(size: Size) -> Prepared:
+    return LossData(size).ours()
+
+
+def devices_case(rows: int, classes: int) -> Case:
+    """Value and gradient with the rows spread over 1, 2, 4, ... of the devices."""
+    data = LossData(Size(rows, classes))
+    counts = [2**i for i in range(jax.device_count().bit_length())]
+    contenders = [
+        Contender(
+            _ONE if count == 1 else f"{count} devices",
+            functools.partial(_over_devices, count, data),
+            ours=True,
+            fields={"devices": count},
+        )
+        for count in counts
+    ]
+    if len(counts) == 1:
+        contenders = [Contender("devices", _no_devices, ours=True)]
+    about = replace(_about("rows over devices"), rows=rows, classes=classes, ratio_to=_ONE)
+    return Case(about, contenders)
+
+
+def _no_devices() -> Prepared:
+    raise UnavailableError(f"JAX has one device here: {jax.devices()[0].device_kind}")
+
+
+def _over_devices(count: int, data: LossData) -> Prepared:
+    mesh = jax.make_mesh((count,), ("rows",), devices=jax.devices()[:count])
+    data = data.placed(NamedSharding(mesh, P("rows")))
+    note = "simulated, on the same cores" if jax.default_backend() == "cpu" else ""
+    return replace(data.ours(), error=lambda x: data.error(jax.device_get(x)), note=note)
+
+
+def sizes_of(records: Sequence[Record]) -> list[tuple[float, float]]:
+    """The number of logits and the median seconds of each that was timed."""
     return [
-        replace(record, contender=OURS, rows=rows, classes=classes, exponent=exponent)
-        for record, (rows, classes) in zip(records, sizes, strict=True)
+        (float((r.rows or 1) * (r.classes or 1)), r.seconds_median)
+        for r in records
+        if r.seconds_median is not None
     ]
 
 
-def fitted_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+def fitted_exponent(points: Sequence[tuple[float, float]]) -> float:
     """`k` of `seconds = c * size**k`, least squares of the logarithms on the three largest sizes.
 
-    >>> round(fitted_exponent([1, 10, 100, 1000], [5.0, 0.2, 2.0, 20.0]), 6)
+    >>> round(fitted_exponent([(1, 5.0), (10, 0.2), (100, 2.0), (1000, 20.0)]), 6)
     1.0
     """
-    x, y = (np.log(np.asarray(values[-_POINTS:], float)) for values in (sizes, seconds))
+    x, y = np.log(np.asarray(points[-_POINTS:], float)).T
     return float(np.polyfit(x, y, 1)[0])
-
-
-def run_devices(rows: int, classes: int, budget_seconds: float) -> list[Record]:
-    """Value and gradient with the rows spread over 1 to 8 simulated devices of a CPU."""
-    about = Record(
-        suite="scaling",
-        case="devices doubled",
-        contender=OURS,
-        ours=True,
-        rows=rows,
-        classes=classes,
-        dtype="float32",
-        note="simulated devices share the CPU's cores",
-    )
-    # The last of a flag counts.
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={_DEVICES}"
-    environment = {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
-    try:
-        if jax.default_backend() != "cpu":
-            raise UnavailableError("only a CPU's devices are simulated: set JAX_PLATFORMS=cpu")
-        found = run_child(
-            "jax_softmax.benchmark.sharded_rows",
-            *map(str, (rows, classes, budget_seconds)),
-            environment=environment,
-        )
-    except UnavailableError as reason:
-        return [replace(about, skipped=str(reason))]
-    return [replace(about, **fields) for fields in found]

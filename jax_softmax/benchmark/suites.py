@@ -5,27 +5,28 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jax_softmax.benchmark import (
-    fused_pictures,
     fused_suite,
     jit_suite,
     loss_suite,
     pictures,
-    pod_suite,
     scaling_suite,
     train_suite,
 )
-from jax_softmax.benchmark.cases import Context, Step
-from jax_softmax.benchmark.machine import Machine, measure_machine
-from jax_softmax.benchmark.results import Record
+from jax_softmax.benchmark.cases import Context, Steps, run_case
+from jax_softmax.benchmark.machine import Machine
+from jax_softmax.benchmark.results import OURS, Record
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# How long the contenders of a case are timed, together.
+_SECONDS, _QUICK_SECONDS = 3.0, 0.2
 
 
 @dataclass(frozen=True)
@@ -34,34 +35,46 @@ class Suite:
 
     Attributes:
       question: what the suite answers.
-      steps: its parts, in order.
-      draw: a picture of its records.
+      steps: its cases, in order.
+      draw: a picture of its records; raises `NothingToDrawError` where there is none.
+      main: the contender that its answer is about.
+      beside: those that its answer compares it with.
     """
 
     question: str
-    steps: Callable[[Context], list[Step]]
+    steps: Callable[[Context], Steps]
     draw: Callable[[Sequence[Record]], Figure]
+    main: str = OURS
+    beside: tuple[str, ...] = ()
 
 
 SUITES = {
-    "jit": Suite("what does jit buy?", jit_suite.steps, pictures.dots_figure),
+    "jit": Suite(
+        "what does jit buy?",
+        jit_suite.steps,
+        pictures.times_figure,
+        jit_suite.FIT,
+        (jit_suite.NUMPY, jit_suite.NO_JIT),
+    ),
     "loss": Suite(
         "what does the hand-written rule buy, and how near is it to a copy?",
         loss_suite.steps,
         pictures.loss_figure,
+        beside=tuple(loss_suite.OTHERS),
     ),
     "fused": Suite(
         "what does a loss that never holds the logits cost, and what does it save?",
         fused_suite.steps,
-        fused_pictures.fused_figure,
+        pictures.fused_figure,
+        beside=("optax", fused_suite.PRODUCTS),
     ),
-    "train": Suite("how fast does it train?", train_suite.steps, pictures.dots_figure),
+    "train": Suite(
+        "how fast does it train?",
+        train_suite.steps,
+        pictures.times_figure,
+        beside=(train_suite.OPTAX, train_suite.NUMPY),
+    ),
     "scaling": Suite("how does it grow?", scaling_suite.steps, pictures.scaling_figure),
-    "pod": Suite(
-        "what would each of 256 chips hold, compiled for them here?",
-        pod_suite.steps,
-        fused_pictures.pod_figure,
-    ),
 }
 
 
@@ -90,7 +103,7 @@ class Report:
 
     def flat(self) -> list[dict[str, Any]]:
         """A flat record each, with the machine."""
-        return [record.record() | self.machine.record() for record in self.records]
+        return [record.record() | asdict(self.machine) for record in self.records]
 
 
 def run_suites(
@@ -100,7 +113,7 @@ def run_suites(
     raw_dir: str | Path | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Report:
-    """Measures the machine, then runs the suites.
+    """Runs the suites.
 
     Args:
       names: of `SUITES`, or "all".
@@ -114,16 +127,15 @@ def run_suites(
     """
     started = time.perf_counter()
     suites = [SUITES[name] for name in suite_names(names)]
-    context = Context(
-        measure_machine(quick=quick), quick, None if raw_dir is None else Path(raw_dir)
-    )
-    todo = [step for suite in suites for step in suite.steps(context)]
+    machine = Machine.here()
+    context = Context(quick, None if raw_dir is None else Path(raw_dir))
+    todo = [step for suite in suites for step in suite.steps(context).items()]
     records: list[Record] = []
-    for done, step in enumerate(todo):
+    for done, (name, make_case) in enumerate(todo):
         if on_progress is not None:
-            on_progress(done, len(todo), step.name)
-        records += step.run()
-    return Report(context.machine, tuple(records), time.perf_counter() - started)
+            on_progress(done, len(todo), name)
+        records += run_case(make_case(), _QUICK_SECONDS if quick else _SECONDS)
+    return Report(machine, tuple(records), time.perf_counter() - started)
 
 
 def suite_names(names: Sequence[str]) -> list[str]:

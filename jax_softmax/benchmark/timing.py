@@ -6,12 +6,14 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 from jax.stages import Compiled
+
+from jax_softmax.benchmark.results import Record
 
 # A turn lasts so long at least: short calls are repeated in it, so that what the contender before
 # left behind (caches, threads that still spin) weighs little.
@@ -19,94 +21,67 @@ _TURN_SECONDS = 2e-3
 _MIN_ROUNDS, _MAX_ROUNDS = 3, 200
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one call, measured several times.
+def timed(record: Record, samples: np.ndarray, base: np.ndarray | None = None) -> Record:
+    """The record with the quartiles of some seconds, and their ratio to those of `base`.
 
-    Attributes:
-      samples: seconds a call, a sample a round; `samples[i]` of two contenders that were timed
-        together are of the same round.
+    The ratio is the median of the ratios within each round, so that what slows a whole round drops
+    out; `samples[i]` and `base[i]` are of the same round.
 
-    >>> timing = Timing((1.0, 2.0, 3.0, 4.0, 5.0))
-    >>> timing.median, timing.q1, timing.q3, timing.repeats
-    (3.0, 2.0, 4.0, 5)
-    >>> timing.ratio(Timing((2.0, 4.0, 6.0, 8.0, 10.0)))
+    >>> record = Record(suite="loss", case="c")
+    >>> timed(record, np.array([1.0, 10.0, 3.0]), np.array([2.0, 20.0, 3.0])).ratio
     0.5
     """
-
-    samples: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """Half of the samples are shorter."""
-        return float(np.median(self.samples))
-
-    @property
-    def q1(self) -> float:
-        """A quarter of the samples are shorter."""
-        return float(np.quantile(self.samples, 0.25))
-
-    @property
-    def q3(self) -> float:
-        """Three quarters of the samples are shorter."""
-        return float(np.quantile(self.samples, 0.75))
-
-    @property
-    def repeats(self) -> int:
-        """How many samples there are."""
-        return len(self.samples)
-
-    def scaled(self, factor: float) -> Timing:
-        """All samples times `factor`."""
-        return Timing(tuple(sample * factor for sample in self.samples))
-
-    def ratio(self, base: Timing) -> float:
-        """The median of the rounds' ratios to `base`: what slows a whole round drops out."""
-        pairs = zip(self.samples, base.samples, strict=True)
-        return float(np.median([mine / other for mine, other in pairs]))
+    q1, median, q3 = map(float, np.quantile(samples, (0.25, 0.5, 0.75)))
+    return replace(
+        record,
+        seconds_median=median,
+        seconds_q1=q1,
+        seconds_q3=q3,
+        repeats=len(samples),
+        ratio=None if base is None else float(np.median(samples / base)),
+    )
 
 
 def alternate(
     calls: Mapping[str, Callable[[], Any]],
     budget_seconds: float,
     *,
-    first_seconds: Mapping[str, float] | None = None,
-    seed: int = 0,
+    first_seconds: Mapping[str, float],
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Timing]:
+) -> dict[str, np.ndarray]:
     """Times the calls in rounds, each of which gives every call one turn, in a new random order.
 
-    A call counts until its result is there (`jax.block_until_ready`). What each is called before
-    the first round warms up, and tells how many calls make a turn of 2 ms.
+    A call counts until its result is there (`jax.block_until_ready`).
 
     Args:
-      calls: what to time, by name. Results are dropped at once, so that few are alive.
-      budget_seconds: rounds go on so long, warming up left out; at least 3 and at most 200.
-      first_seconds: what one call of each took that warmed it up; None makes that call here.
-      seed: of the orders.
+      calls: what to time, by name, each called before to warm up. Results are dropped at once, so
+        that few are alive.
+      budget_seconds: rounds go on so long; at least 3 and at most 200.
+      first_seconds: what one call of each took, which tells how many make a turn of 2 ms.
       clock: gives seconds.
 
     Returns:
-      For each name as many samples as there were rounds.
+      For each name the seconds a call, a number a round.
     """
-    if first_seconds is None:
-        first_seconds = {name: _turn(call, 1, clock) for name, call in calls.items()}
     repeats = {name: math.ceil(_TURN_SECONDS / max(first_seconds[name], 1e-6)) for name in calls}
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    shuffled = random.Random(seed)
+    shuffled = random.Random(0)
     names, rounds, started = list(calls), 0, clock()
     while calls and (
         rounds < _MIN_ROUNDS or (rounds < _MAX_ROUNDS and clock() - started < budget_seconds)
     ):
         shuffled.shuffle(names)
         for name in names:
-            samples[name].append(_turn(calls[name], repeats[name], clock))
+            turn_started = clock()
+            for _ in range(repeats[name]):
+                jax.block_until_ready(calls[name]())
+            samples[name].append((clock() - turn_started) / repeats[name])
         rounds += 1
-    return {name: Timing(tuple(found)) for name, found in samples.items()}
+    return {name: np.array(found) for name, found in samples.items()}
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Compiled, float]:
-    """`jax.jit(function)`, traced and compiled for the arguments, and the seconds that took.
+    """`jax.jit(function)`, compiled for the arguments, and the seconds that tracing and that took.
 
     >>> double, seconds = compiled(lambda x: 2 * x, 1.5)
     >>> float(double(1.5)), seconds > 0
@@ -117,8 +92,7 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Compiled, f
     return program, time.perf_counter() - started
 
 
-def _turn(call: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:
-    started = clock()
-    for _ in range(repeats):
-        jax.block_until_ready(call())
-    return (clock() - started) / repeats
+def temporaries(program: Compiled) -> int | None:
+    """What a compiled program holds beside its arguments and results, in bytes."""
+    found = program.memory_analysis()
+    return None if found is None else found.temp_size_in_bytes

@@ -1,130 +1,211 @@
-"""How fast it trains: an epoch, and the way to a test accuracy, on digits and on MNIST."""
+"""How fast it trains: an epoch of digits and of MNIST, beside a plain optax loop and NumPy's."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
-from jax_softmax import Dataset, InputError, load_dataset
-from jax_softmax.benchmark.cases import Context, Step, run_case
+from jax_softmax import InputError, load_dataset
+from jax_softmax.benchmark import tutorial
+from jax_softmax.benchmark.cases import Case, Contender, Context, Prepared, Steps, UnavailableError
+from jax_softmax.benchmark.compare import PARAMS_BOUND, params_error
 from jax_softmax.benchmark.results import OURS, Record
-from jax_softmax.benchmark.train_epochs import epoch_case
-from jax_softmax.benchmark.train_race import KEPT, Race, run_race
+from jax_softmax.benchmark.threads import blas_limits, fastest
+from jax_softmax.benchmark.timing import compiled
 from jax_softmax.benchmark.train_task import TrainTask
-from jax_softmax.benchmark.trainers import NUMPY, OPTAX, SKLEARN, TORCH
+from jax_softmax.benchmark.tutorial import NUMPY
+from jax_softmax.training import step as training
 
-_LEARNING_RATE = 0.5
+OPTAX = "optax scan"
 
+# Test accuracies after the same epochs in other orders may differ by so much.
+_ACCURACY_BOUNDS = {"digits": 0.05, "mnist": 0.02}
 
-@dataclass(frozen=True)
-class Plan:
-    """What is measured on a dataset.
-
-    Attributes:
-      batch_sizes: of the epochs that are timed, and how many of them to a call.
-      target: the test accuracy to reach.
-      target_batch_size: to it.
-      most_epochs: who runs to it, for how long at most (scikit-learn: iterations of L-BFGS).
-      accuracy_bound: what accuracies after the same epochs, in other orders, may differ by.
-      repeats: of each process.
-    """
-
-    batch_sizes: dict[int | None, int]
-    target: float
-    target_batch_size: int
-    most_epochs: dict[str, int]
-    accuracy_bound: float
-    repeats: int = 3
-
-
-_FULL = {
-    "digits": Plan(
-        batch_sizes={32: 10, 128: 10, None: 100},
-        target=0.95,
-        target_batch_size=32,
-        most_epochs={OURS: 50, KEPT: 50, NUMPY: 2000, OPTAX: 50, TORCH: 50, SKLEARN: 100},
-        accuracy_bound=0.05,
-    ),
-    "mnist": Plan(
-        batch_sizes={32: 2, 128: 2, 512: 2, 4096: 2, None: 5},
-        target=0.92,
-        target_batch_size=128,
-        most_epochs={OURS: 20, KEPT: 20, NUMPY: 200, OPTAX: 20, TORCH: 20, SKLEARN: 100},
-        accuracy_bound=0.02,
-    ),
+# A batch size (None is the full batch), and how many epochs are timed together.
+_FULL: dict[str, dict[int | None, int]] = {
+    "digits": {32: 10, 128: 10, None: 100},
+    "mnist": {32: 2, 128: 2, 512: 2, 4096: 2, None: 5},
 }
-_QUICK = {
-    "digits": replace(
-        _FULL["digits"],
-        batch_sizes={None: 100},
-        most_epochs={OURS: 50, NUMPY: 2000, TORCH: 50, SKLEARN: 100},
-        repeats=1,
-    ),
-    "mnist": replace(
-        _FULL["mnist"], batch_sizes={128: 1}, most_epochs={OURS: 20, TORCH: 20}, repeats=1
-    ),
-}
+_QUICK: dict[str, dict[int | None, int]] = {"digits": {None: 100}, "mnist": {128: 1}}
 
 
-def steps(context: Context) -> list[Step]:
-    """Epochs and the way to the target, for digits, and for MNIST where it is.
+def steps(context: Context) -> Steps:
+    """Epochs of digits, and of MNIST where it is.
 
     Raises:
       InputError: if `raw_dir` was given and does not lead to MNIST.
     """
-    plans = _QUICK if context.quick else _FULL
-    digits = load_dataset("digits")
-    try:
-        mnist = load_dataset("mnist", raw_dir=context.raw_dir)
-    except InputError as error:
-        if context.raw_dir is not None:
-            raise
-        missing = Record(suite="train", case="mnist", contender=OURS, skipped=str(error))
-        return [*_steps_of(digits, plans["digits"], context), Step("mnist", lambda: [missing])]
-    of_digits = plans["digits"]
-    if context.quick:  # one race is what a minute has room for
-        of_digits = replace(of_digits, most_epochs={})
-    return _steps_of(digits, of_digits, context) + _steps_of(mnist, plans["mnist"], context)
+    found: Steps = {}
+    for name, epochs in (_QUICK if context.quick else _FULL).items():
+        try:
+            dataset = load_dataset(name, raw_dir=context.raw_dir if name == "mnist" else None)
+        except InputError as error:
+            if context.raw_dir is not None:
+                raise
+            found[name] = functools.partial(_missing_case, name, str(error))
+            continue
+        for size, count in epochs.items():
+            task = TrainTask(dataset, size)
+            found[task.name] = functools.partial(epoch_case, task, count)
+    return found
 
 
-def _steps_of(dataset: Dataset, plan: Plan, context: Context) -> list[Step]:
-    def run_epochs(task: TrainTask, epochs: int) -> list[Record]:
-        case = epoch_case(dataset.name, task, epochs, plan.accuracy_bound)
-        return run_case(case, context.budget_seconds)
+def _missing_case(name: str, reason: str) -> Case:
+    def prepare() -> Prepared:
+        raise UnavailableError(reason)
 
-    tasks = [(task_of(dataset, size), epochs) for size, epochs in plan.batch_sizes.items()]
-    epochs_steps = [
-        Step(f"{dataset.name} epoch, {task.batches}", functools.partial(run_epochs, task, epochs))
-        for task, epochs in tasks
-    ]
-    if not plan.most_epochs:
-        return epochs_steps
-    race = Race(
-        dataset.name,
-        task_of(dataset, plan.target_batch_size),
-        plan.target,
-        plan.most_epochs,
-        plan.repeats,
+    return Case(Record(suite="train", case=f"{name} epoch"), [Contender(OURS, prepare, ours=True)])
+
+
+Error = Callable[[tutorial.Params], float]
+Trainer = Callable[[TrainTask, int, Error], Prepared]
+"""Prepares training for so many epochs from zeros, with the data in place."""
+
+
+def epoch_case(task: TrainTask, epochs: int, others: Mapping[str, Trainer] | None = None) -> Case:
+    """An epoch, timed as so many to a call.
+
+    Full batches have one right answer, the parameters. Batches come in each trainer's own order, so
+    that test accuracies are compared.
+    """
+    full_batch = task.batch_size is None
+    right = tutorial.train(*task.for_tutorial(np.float64, epochs))
+    right_accuracy = task.accuracy(*right)
+
+    def error(found: tutorial.Params) -> float:
+        if full_batch:
+            return params_error(found, right)
+        return abs(task.accuracy(*found) - right_accuracy)
+
+    after = f"after {epochs} epoch{'s' * (epochs > 1)}"
+    about = Record(
+        suite="train",
+        case=task.name,
+        rows=len(task.labels),
+        classes=task.classes,
+        dtype="float32",
+        ratio_to=OPTAX,
+        error_bound=PARAMS_BOUND if full_batch else _ACCURACY_BOUNDS[task.dataset.name],
+        compared_with=(
+            f"NumPy in float64, parameters {after}, over the largest"
+            if full_batch
+            else f"NumPy's test accuracy {after} in another order, the difference"
+        ),
     )
-    return [
-        *epochs_steps,
-        Step(f"{dataset.name} to {plan.target}", functools.partial(run_race, race)),
+    trainers = {OURS: our_trainer, NUMPY: numpy_trainer, OPTAX: optax_trainer, **(others or {})}
+    contenders = [
+        Contender(trainer, functools.partial(prepare, task, epochs, error), ours=trainer == OURS)
+        for trainer, prepare in trainers.items()
     ]
+    return Case(about, contenders)
 
 
-def task_of(dataset: Dataset, batch_size: int | None) -> TrainTask:
-    """The dataset as the trainers take it."""
-    train, test = dataset.train, dataset.test
-    return TrainTask(
-        features=train.features.reshape(len(train.labels), -1),
-        labels=train.labels,
-        test_features=test.features.reshape(len(test.labels), -1),
-        test_labels=test.labels,
-        classes=len(dataset.class_names),
-        scale=train.feature_scale,
-        batch_size=batch_size,
-        learning_rate=_LEARNING_RATE,
-        platform=jax.default_backend(),
+def our_trainer(task: TrainTask, epochs: int, error: Error) -> Prepared:
+    """What `fit` runs, in one compiled call, on the pixels as they are stored."""
+    split = task.dataset.train
+    examples = len(split.labels)
+    full_batch = training.is_full_batch(task.batch_size, examples)
+    features, labels = split.features.reshape(examples, -1), split.labels.astype(np.int32)
+    data = training.Batches(
+        jnp.asarray(features), jnp.asarray(labels), np.float32(split.feature_scale)
     )
+    optimizer = training.sgd(0.0, nesterov=False, weight_decay=0.0, schedule="constant", steps=0)
+    kernel = jnp.zeros((task.classes, features.shape[1]))
+    params = {"kernel": kernel, "bias": jnp.zeros(task.classes)}
+    zeros = training.TrainState(params, optimizer.init(params))
+
+    def orders() -> np.ndarray | None:
+        rng = np.random.default_rng(0)
+        return None if full_batch else training.epoch_orders(rng, examples, epochs, epochs)
+
+    run = functools.partial(
+        training.run_epochs,
+        optimizer=optimizer,
+        batch_size=task.batch_size,
+        calls_epochs=epochs,
+    )
+    numbers = jnp.int32(epochs), jnp.float32(task.learning_rate)
+    program, compile_seconds = compiled(run, zeros, data, orders(), *numbers)
+
+    def train() -> tutorial.Params:
+        state, _losses = program(zeros, data, orders(), *numbers)
+        return np.asarray(state.params["kernel"]).T, np.asarray(state.params["bias"])
+
+    return Prepared(train, error, compile_seconds, share=epochs)
+
+
+def numpy_trainer(
+    task: TrainTask, epochs: int, error: Error, dtype: type[np.floating] = np.float32
+) -> Prepared:
+    """The repaired tutorial; in batches where the task has them."""
+    arguments, limits = task.for_tutorial(dtype, epochs), blas_limits()
+    one_step = (*(array[: task.batch_size] for array in arguments[:2]), *arguments[2:4], 1)
+    threads = fastest(lambda: tutorial.train(*one_step), limits).name
+
+    def train() -> tutorial.Params:
+        with limits[threads]():
+            return tutorial.train(*arguments)
+
+    return Prepared(train, error, share=epochs, note=threads)
+
+
+def optax_trainer(task: TrainTask, epochs: int, error: Error) -> Prepared:
+    """The plain loop of `optax_epochs`."""
+    start, compile_seconds = optax_epochs(task)
+
+    def train() -> tutorial.Params:
+        return optax_params(next(itertools.islice(start(), epochs - 1, None)))
+
+    return Prepared(train, error, compile_seconds, share=epochs)
+
+
+def optax_epochs(task: TrainTask) -> tuple[Callable[[], Iterator[Any]], float]:
+    """The loop that one writes: float32 pixels, a `lax.scan` over the epoch's shuffled batches.
+
+    As such loops do, it drops the last, partial batch.
+
+    Returns:
+      What starts from zeros and gives the state after each epoch, without end, and the seconds that
+      compiling took.
+    """
+    x, y = jnp.asarray(task.features()), jnp.asarray(task.labels)
+    optimizer = optax.sgd(task.learning_rate)
+    size = min(task.batch_size or len(y), len(y))
+
+    def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        logits = x @ params["kernel"] + params["bias"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    def epoch(state: Any, key: jax.Array, x: jax.Array, y: jax.Array) -> Any:
+        def step(state: Any, rows: jax.Array) -> Any:
+            params, optimizer_state = state
+            value, gradients = jax.value_and_grad(loss)(params, x[rows], y[rows])
+            updates, optimizer_state = optimizer.update(gradients, optimizer_state)
+            return (optax.apply_updates(params, updates), optimizer_state), value
+
+        order = jax.random.permutation(key, len(y))[: len(y) // size * size]
+        return jax.lax.scan(step, state, order.reshape(-1, size))
+
+    params = {"kernel": jnp.zeros((x.shape[1], task.classes)), "bias": jnp.zeros(task.classes)}
+    zeros = params, optimizer.init(params)
+    program, compile_seconds = compiled(epoch, zeros, jax.random.key(0), x, y)
+
+    def start() -> Iterator[Any]:
+        state = zeros
+        for i in itertools.count():
+            state, _losses = program(state, jax.random.key(i), x, y)
+            yield state
+
+    return start, compile_seconds
+
+
+def optax_params(state: Any) -> tutorial.Params:
+    """Kernel and bias of a state of `optax_epochs`."""
+    return np.asarray(state[0]["kernel"]), np.asarray(state[0]["bias"])

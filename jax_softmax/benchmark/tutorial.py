@@ -12,6 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+NUMPY = "NumPy tutorial"
+"""Its name among the contenders."""
+
 Params = tuple[np.ndarray, np.ndarray]
 """Kernel `[D, V]` and bias `[V]`."""
 

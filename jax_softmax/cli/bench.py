@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from jax_softmax.cli.bench_report import closing_line, header_lines, suite_lines
+from jax_softmax.cli.bench_report import print_report
 from jax_softmax.cli.options import OutputOptions, note
 from jax_softmax.errors import InputError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench(OutputOptions):
-    """Time the losses and training on this device, beside others and the machine's limits.
+    """Time the losses and training on this device, beside optax, jax.nn, NumPy and a bare copy.
 
     Results are checked before they are timed; who gives other results gets no time. Exit code 1 if
     a result of jax_softmax's own is wrong.
@@ -31,7 +31,7 @@ class Bench(OutputOptions):
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(metavar="NAME", help_behavior_hint="(repeatable; default: all)"),
     ] = ()
-    """What to time: jit, loss, fused, train, scaling, pod or all."""
+    """What to time: jit, loss, fused, train, scaling or all."""
     quick: bool = False
     """Small sizes: a minute on two cores for everything."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
@@ -52,11 +52,7 @@ class Bench(OutputOptions):
             names = suite_names(self.suite)
         report = self._run_with_progress(names)
         self.write_json(report.flat())
-        self._draw(report, names)
-        print("\n".join(header_lines(report.machine)))
-        for name in names:
-            print("\n".join(["", *suite_lines(name, report.of(name))]))
-        print(f"\n{closing_line(report)}")
+        print_report(report, names, self._draw(report, names))
         return 1 if report.ours_differ else 0
 
     def _check_output(self) -> None:
@@ -78,7 +74,7 @@ class Bench(OutputOptions):
         from jax_softmax.benchmark import run_suites
 
         # disable=None: silent where standard error is no terminal.
-        with tqdm(desc="measuring the machine", unit="case", leave=False, disable=None) as bar:
+        with tqdm(desc="starting", unit="case", leave=False, disable=None) as bar:
 
             def on_progress(done: int, steps: int, name: str) -> None:
                 bar.total = steps
@@ -89,11 +85,21 @@ class Bench(OutputOptions):
                 names, quick=self.quick, raw_dir=self.raw_dir, on_progress=on_progress
             )
 
-    def _draw(self, report: Report, names: list[str]) -> None:
+    def _draw(self, report: Report, names: list[str]) -> list[str]:
+        """Draws the suites' pictures, and says where they are or why there is none."""
         if self.output is None:
-            return
+            return []
         from jax_softmax.benchmark import SUITES
+        from jax_softmax.benchmark.pictures import NothingToDrawError
 
+        said = []
         for name in names:
-            with note(f"drawing {name}.png"):
-                SUITES[name].draw(report.of(name)).savefig(self.output / f"{name}.png")
+            path = self.output / f"{name}.png"
+            try:
+                with note(f"drawing {path.name}"):
+                    SUITES[name].draw(report.of(name)).savefig(path)
+            except NothingToDrawError as reason:
+                said.append(f"{path} not drawn: {reason}")
+            else:
+                said.append(f"{path} drawn")
+        return said

@@ -1,20 +1,18 @@
-"""Peers that are not installed."""
+"""The programs in `benchmarks/`, and peers that are not installed."""
 
 from __future__ import annotations
 
-import builtins
+import sys
+from pathlib import Path
 
 import pytest
 
+# As `python benchmarks/races.py` has it: the programs import each other.
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
 
 @pytest.fixture
-def no_torch(monkeypatch):
-    """Importing PyTorch fails, as where it is not installed."""
-    true_import = builtins.__import__
-
-    def refuse(name, *arguments, **keywords):
-        if name == "torch":
-            raise ImportError(name)
-        return true_import(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+def no_peers(monkeypatch):
+    """Importing PyTorch or tokamax fails, as where they are not installed."""
+    for name in ("torch", "tokamax"):
+        monkeypatch.setitem(sys.modules, name, None)

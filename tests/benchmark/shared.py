@@ -15,13 +15,8 @@ MACHINE = Machine(
     jax_version="0.10.2",
     jaxlib_version="0.10.2",
     numpy_version="2.4",
-    jax_softmax_version="0.1.0",
     optax_version="0.2.8",
-    scikit_learn_version="1.9",
-    torch_version=None,
-    tokamax_version=None,
-    copy_bytes_per_second=1e10,
-    matmul_flop_per_second=1e11,
+    jax_softmax_version="0.1.0",
 )
 
 

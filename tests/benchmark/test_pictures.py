@@ -1,37 +1,122 @@
-"""A picture of each suite, whatever there is to draw."""
+"""A picture of each suite; no label over another; nothing drawn where nothing would be seen."""
+
+import itertools
+import json
+from pathlib import Path
 
 import pytest
+import redraw
 
 from jax_softmax.benchmark import SUITES, Record
-from jax_softmax.benchmark.loss_suite import COPY
+from jax_softmax.benchmark.pictures import NothingToDrawError
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks"
 
 
-def records_of(suite):
-    def record(case, name, **fields):
-        return Record(
-            suite=suite,
-            case=case,
-            contender=name,
-            rows=8,
-            seconds_median=2e-3,
-            seconds_q1=1e-3,
-            seconds_q3=3e-3,
-            repeats=3,
-            ratio=1.5,
-            ratio_to=COPY,
-            **fields,
-        )
+def record(suite, case, name, seconds=2e-3, **fields):
+    spread = {"seconds_q1": 0.9 * seconds, "seconds_q3": 1.1 * seconds, "repeats": 3}
+    return Record(
+        suite=suite, case=case, contender=name, seconds_median=seconds, **spread, **fields
+    )
 
+
+def crowded_layer():
+    """Contenders whose times and memory are nearly the same, with long names."""
     return [
-        record("a", "jax_softmax", classes=10, dtype="float32", exponent=1.0),
-        record("a", "optax", classes=1000, dtype="float32", exponent=1.0),
-        record("b", "jax_softmax", classes=10, dtype="bfloat16", devices=2),
-        Record(suite=suite, case="c", contender="PyTorch", skipped="not installed"),
+        record(
+            "fused",
+            case,
+            f"a contender with a long name, number {i}",
+            ratio=1 + 0.001 * i,
+            ratio_to="three products",
+            temporary_bytes=None if i == 3 else 1000 + i,
+            logits_bytes=1000,
+        )
+        for case in ("value and gradients, float32", "value and gradients, bfloat16")
+        for i in range(9)
     ]
 
 
+def drawn_texts(figure):
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        if axes.get_visible():
+            yield from (text for text in axes.texts if text.get_text())
+            yield axes.title
+            yield from (axes.xaxis.label, axes.yaxis.label)
+            low, high = sorted(axes.get_ylim())
+            ticks = [t for t in axes.get_yticklabels() if t.get_visible() and t.get_text()]
+            yield from (t for t in ticks if low <= t.get_position()[1] <= high)
+
+
+def boxes_of(figure):
+    return [
+        (text.get_text(), text.get_window_extent())
+        for text in dict.fromkeys(drawn_texts(figure))
+        if text.get_text()
+    ]
+
+
+@pytest.mark.parametrize("suite", ["fused", "train"])
+def test_no_label_covers_another(suite):
+    records = crowded_layer()
+    if suite == "train":
+        records = [record("train", f"case {i // 9}", f"a long name, {i}") for i in range(36)]
+    boxes = boxes_of(SUITES[suite].draw(records))
+    assert len(boxes) > len(records)
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b), f"{one!r} and {other!r}"
+
+
+def test_labels_stay_inside_the_picture():
+    figure = SUITES["fused"].draw(crowded_layer())
+    width, height = figure.get_size_inches() * figure.dpi
+    for text, box in boxes_of(figure):
+        assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height, text
+
+
+def test_a_line_of_one_point_is_not_drawn():
+    copy = {"ratio": 1.5, "ratio_to": "copy", "dtype": "float32"}
+    one = [record("loss", "a", "jax_softmax", classes=10, **copy)]
+    with pytest.raises(NothingToDrawError, match="a line needs two numbers of classes"):
+        SUITES["loss"].draw(one)
+    two = [*one, record("loss", "b", "jax_softmax", classes=100, **copy)]
+    half = record("loss", "c", "optax", classes=10, **(copy | {"dtype": "bfloat16"}))
+    figure = SUITES["loss"].draw([*two, half])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["float32"]
+
+
+def test_noise_is_not_drawn():
+    def series(*seconds):
+        return [
+            record("scaling", "rows doubled", f"{i}", s, rows=2**i, classes=8)
+            for i, s in enumerate(seconds)
+        ]
+
+    with pytest.raises(NothingToDrawError, match="quartiles of neighbouring sizes overlap"):
+        SUITES["scaling"].draw(series(1e-3, 1.1e-3, 1.2e-3))
+    (axes,) = SUITES["scaling"].draw(series(1e-3, 2e-3, 4e-3)).axes
+    line = axes.get_lines()[0]
+    assert list(line.get_xdata()) == [1, 2, 4] and list(line.get_ydata()) == [1, 2, 4]
+
+
 @pytest.mark.parametrize("suite", SUITES)
-def test_a_picture_of_each_suite(suite, tmp_path):
-    for records in (records_of(suite), []):
-        SUITES[suite].draw(records).savefig(tmp_path / "a.png")
-        assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+def test_nothing_timed_is_no_picture(suite):
+    skipped = Record(suite=suite, case="c", contender="PyTorch", skipped="not installed")
+    for records in ([skipped], []):
+        with pytest.raises(NothingToDrawError):
+            SUITES[suite].draw(records)
+
+
+@pytest.mark.parametrize("file", sorted(DOCS.rglob("*.json")), ids=lambda path: path.stem)
+def test_recorded_results_draw_the_pictures_beside_them(file, tmp_path):
+    redraw.main(str(file), str(tmp_path))
+    drawn = {path.name for path in tmp_path.glob("*.png")}
+    assert drawn and drawn <= {path.name for path in file.parent.glob("*.png")}
+
+
+def test_recorded_results_have_a_line_each():
+    for file in DOCS.rglob("*.json"):
+        lines = file.read_text().splitlines()
+        assert lines[0] == "[" and lines[-1] == "]"
+        assert len(lines) == len(json.loads(file.read_text())) + 2, file

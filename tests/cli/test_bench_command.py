@@ -7,33 +7,32 @@ from dataclasses import replace
 import pytest
 
 import jax_softmax.benchmark as benchmark
-from jax_softmax.benchmark import Record, Report, run_case, suites
-from jax_softmax.benchmark.cases import Step
-from jax_softmax.benchmark.jit_ops import gradient_case
+from jax_softmax.benchmark import Record, Report, suites
+from jax_softmax.benchmark.jit_suite import gradient_case
 from tests.benchmark.shared import MACHINE
 
-TIMED = Record(
+BASE = Record(
     suite="loss",
     case="value and gradient, 4×10 float32",
-    contender="jax_softmax",
+    contender="copy (z * c)",
     rows=4,
     classes=10,
     dtype="float32",
-    seconds_median=2e-3,
+    seconds_median=1.5e-3,
     seconds_q1=1e-3,
-    seconds_q3=3e-3,
+    seconds_q3=1.6e-3,
     repeats=5,
-    compile_seconds=0.25,
-    ratio=1.25,
+    ratio=1.0,
     ratio_to="copy (z * c)",
     max_error=1e-7,
     error_bound=2e-5,
     compared_with="NumPy in float64",
-    bandwidth_fraction=0.8,
 )
-WRONG = replace(TIMED, contender="optax", max_error=0.5, seconds_median=None, ratio=None, repeats=0)
+OURS = replace(BASE, contender="jax_softmax", ours=True, seconds_median=2e-3, ratio=1.25)
+OPTAX = replace(BASE, contender="optax", seconds_median=4e-3, ratio=2.5, max_error=3e-6)
+WRONG = replace(OPTAX, max_error=0.5, seconds_median=None, ratio=None, repeats=0)
 SKIPPED = Record(
-    suite="loss", case=TIMED.case, contender="PyTorch", skipped="PyTorch is not installed\nmore"
+    suite="loss", case=BASE.case, contender="PyTorch", skipped="PyTorch is not installed\nmore"
 )
 
 
@@ -51,25 +50,111 @@ def records_are(monkeypatch):
     return use
 
 
-def test_the_report(command, records_are, cwd):
-    records_are(TIMED, WRONG, SKIPPED)
-    done = command("bench", "--suite", "loss", "--json", "b.json", "--output", "pictures")
+def test_the_answers_come_first(command, records_are):
+    faster = replace(OURS, case="value and gradient, 4×99 float32", ratio=3.0)
+    peer = replace(OPTAX, case=faster.case, ratio=2.0)
+    records_are(BASE, OURS, OPTAX, faster, peer)
+    done = command("bench", "--suite", "loss")
     assert (done.code, done.err) == (0, "")
-    lines = done.out.splitlines()
-    assert "device      cpu; processor a CPU, 2 threads" in lines
-    assert "peers       optax 0.2.8, scikit-learn 1.9" in lines
-    assert any("copy 10 GB/s" in line and "100 GFLOP/s" in line for line in lines)
-    (ours,) = (line for line in lines if line.startswith("  jax_softmax"))
-    for text in ("2 ms", "1 ms – 3 ms", "5", "1.25", "80%", "250 ms", "1.0e-07"):
-        assert text in ours
-    assert any("optax" in line and "DIFFERS by 0.5: not timed" in line for line in lines)
-    assert any(line.endswith("skipped: PyTorch is not installed") for line in lines)
-    assert lines[-1] == "1 timed, 1 DIFFER and were not timed, 1 skipped, in 12.3 s"
+    first, second, *_ = done.out.splitlines()
+    assert first == "results        all 5 right"
+    assert second == "loss, float32  jax_softmax takes 0.5 to 1.5 × the time of optax"
+
+
+def test_wrong_results_come_before_all_else(command, records_are):
+    records_are(BASE, OURS, WRONG)
+    first = command("bench", "--suite", "loss").out.splitlines()[:2]
+    assert " ".join(" ".join(first).split()).startswith(
+        "results 1 of 3 WRONG and not timed: optax (value and gradient, 4×10 float32)"
+    )
+
+
+def test_the_report(command, records_are, cwd):
+    records_are(BASE, OURS, WRONG, SKIPPED)
+    done = command("bench", "--suite", "loss", "--json", "b.json")
+    assert (done.code, done.err) == (0, "")
+    lines = [line.rstrip() for line in done.out.splitlines()]
+    assert "device    cpu; processor a CPU, 2 threads" in lines
+    assert "checked against NumPy in float64: 1.0e-07, at most 2e-05" in lines
+    (ours,) = (line for line in lines if line.startswith("jax_softmax "))
+    assert re.fullmatch(r"jax_softmax +2 ms +1–1.6 ms +1.25", ours)
+    assert "  optax: DIFFERS by 0.5: not timed" in lines
+    assert "  PyTorch: skipped: PyTorch is not installed" in lines
+    assert lines[-1] == "2 timed, 1 DIFFER and were not timed, 1 skipped, in 12.3 s"
     found = json.loads((cwd / "b.json").read_text())
-    assert [record["contender"] for record in found] == ["jax_softmax", "optax", "PyTorch"]
+    assert [r["contender"] for r in found] == ["copy (z * c)", "jax_softmax", "optax", "PyTorch"]
     assert all(record["jax_version"] == "0.10.2" for record in found)
     assert not any(isinstance(value, dict | list) for r in found for value in r.values())
+
+
+def test_ratios_that_do_not_divide_are_explained(command, records_are):
+    records_are(BASE, OURS)  # 2 ms over 1.5 ms, and 1.25
+    words = " ".join(command("bench", "--suite", "loss").out.split())
+    assert "“over” is the median of the ratios within alternating rounds" in words
+    assert "it need not equal the quotient of the medians." in words
+    records_are(replace(BASE, ratio=None))
+    assert "“over”" not in command("bench", "--suite", "loss").out
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_wrap_between_words(command, records_are, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    names = ["three products", "jax_softmax, blocks of 128", "optax, float32 logits"]
+    records = [
+        replace(
+            BASE,
+            suite="fused",
+            case="value and gradients, 2,048×512×32,768 bfloat16",
+            contender=name,
+            ratio_to="three products",
+            seconds_median=0.1234,
+            seconds_q1=0.1223,
+            seconds_q3=0.1245,
+            ratio=12.34,
+            temporary_bytes=805_000_000,
+            logits_bytes=268_000_000,
+            compared_with="NumPy in float64, largest error of value and gradients over the row's",
+        )
+        for name in names
+    ]
+    records_are(*records)
+    out = command("bench", "--suite", "fused").out
+    assert all(len(line) <= width for line in out.splitlines())
+    words = set(out.split())
+    for record in records:
+        assert set(record.contender.split()) <= words
+    for whole in ("temporaries", "123", "122–124", "805", "300%", "12.3", "gradients"):
+        assert whole in words, whole
+    assert "…" not in out
+
+
+def test_memory_and_growth_are_in_the_answers(command, records_are):
+    memory = {"suite": "fused", "logits_bytes": 100}
+    sizes = [
+        replace(
+            OURS, suite="scaling", case="rows doubled", contender=f"{n}", rows=n, seconds_median=n
+        )
+        for n in (1, 2, 4)
+    ]
+    records_are(
+        replace(OURS, temporary_bytes=29, **memory),
+        replace(OPTAX, temporary_bytes=200, **memory),
+        *sizes,
+    )
+    out = command("bench", "--suite", "fused", "--suite", "scaling").out
+    assert "it holds 29% of the logits' bytes, optax 200%" in " ".join(out.split())
+    assert "time grows, rows doubled to the power of 1.00" in out
+
+
+def test_pictures_are_drawn_or_the_reason_is_said(command, records_are, cwd):
+    many = replace(OURS, case="value and gradient, 4×99 float32", classes=99)
+    records_are(BASE, OURS, many)
+    done = command("bench", "--suite", "loss", "--suite", "scaling", "--output", "pictures")
     assert (cwd / "pictures" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert not (cwd / "pictures" / "scaling.png").exists()
+    words = " ".join(done.out.split())
+    assert "pictures/loss.png drawn" in words
+    assert "pictures/scaling.png not drawn: the quartiles of neighbouring sizes overlap" in words
 
 
 @pytest.mark.parametrize(("ours", "code"), [(True, 1), (False, 0)])
@@ -80,12 +165,13 @@ def test_a_wrong_result_of_ours_exits_with_1(command, records_are, ours, code):
 
 def test_a_true_run(command, monkeypatch):
     """Of one small case, for a suite takes its time."""
-    small = Step("gradient", lambda: run_case(gradient_case(6, 3), 0.0))
-    suite = replace(suites.SUITES["jit"], steps=lambda context: [small])
+    small = {"gradient": lambda: gradient_case(6, 3)}
+    suite = replace(suites.SUITES["jit"], steps=lambda context: small)
     monkeypatch.setitem(suites.SUITES, "jit", suite)
     done = command("bench", "--suite", "jit", "--quick")
     assert (done.code, done.err) == (0, "")
-    assert re.search(r"^  JAX without jit .*ms", done.out, re.MULTILINE)
+    assert done.out.startswith("results  all 3 right\n")
+    assert re.search(r"^JAX without jit .*ms", done.out, re.MULTILINE)
     assert re.fullmatch(r"3 timed, 0 skipped, in \d+\.\d s", done.out.splitlines()[-1])
 
 
@@ -93,6 +179,10 @@ def test_a_true_run(command, monkeypatch):
     ("words", "message"),
     [
         ("--suite los", "unknown suite 'los': .*; did you mean 'loss'?"),
+        (
+            "--suite pod",
+            "unknown suite 'pod': expected one of jit, loss, fused, train, scaling, all.",
+        ),
         ("--json nowhere/b.json", "--json nowhere/b.json: expected a file's path"),
         ("--output file", "--output file: expected a folder, or a path where one can be made"),
     ],
