@@ -105,7 +105,7 @@ def test_a_mask_broadcasts_to_the_rows(rng):
 
 
 def test_a_mask_has_no_derivative_and_may_be_traced(layer):
-    x, k, b, y = layer
+    x, k, _, y = layer
     f = jax.jit(functools.partial(fused, reduction="mean"))
     found = f(x, k, y, where=MASK)
     assert_close(found, fused(x[MASK], k, y[MASK]), np.float32)
@@ -113,7 +113,7 @@ def test_a_mask_has_no_derivative_and_may_be_traced(layer):
 
 
 def test_derivative_by_a_masked_rows_weight_is_0(layer):
-    x, k, b, y = layer
+    x, k, _, y = layer
 
     def total(w):
         return fused(x, k, y, where=MASK, sample_weight=w, reduction="sum")
