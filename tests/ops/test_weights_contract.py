@@ -133,6 +133,16 @@ def test_weights_may_be_negative(loss, rule):
     close(gradient, GRADIENT * [[1.5], [-0.5]])
 
 
+@every_loss
+@pytest.mark.parametrize("name", ["sample_weight", "class_weights"])
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_a_mean_over_an_infinite_or_nan_weight_is_no_number(loss, name, bad):
+    """Rather than 0, or the mean of the other rows."""
+    weights = {"sample_weight": np.float32([bad, 1]), "class_weights": np.float32([1, bad, 2])}
+    value = loss(jnp.asarray(Z), Y, reduction="mean", **{name: weights[name]})
+    assert not np.isfinite(value)
+
+
 # A mean of nothing, with statistics
 
 
