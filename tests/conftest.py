@@ -1,24 +1,34 @@
-"""Eight simulated devices for every test, and where compiled programs are kept.
+"""Eight simulated devices for every test but those of one, and where compiled programs are kept.
 
 Set before anything imports jax. Compiling is most of what the tests do: those that run again, with
 programs that did not change, take a third of the time. A folder to a worker, for JAX may read what
 another is still writing.
+
+`tests/ops/one_device` is for a process of its own (`tests/ops/test_one_device.py` starts it), in
+which JAX_SOFTMAX_TEST_DEVICES is 1: what is chosen on one device is not what is chosen on eight.
+That process may use one processor, so that few rows are many blocks on a machine of any size.
 """
 
 import os
 from pathlib import Path
 
-# --doctest-modules would import every conftest.py once more, under one name.
-collect_ignore_glob = ["*conftest.py"]
-
+_DEVICES = os.environ.get("JAX_SOFTMAX_TEST_DEVICES", "8")
 _FLAG = "--xla_force_host_platform_device_count"
 _PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 
+# --doctest-modules would import every conftest.py once more, under one name.
+collect_ignore_glob = ["*conftest.py"]
+if _DEVICES != "1":
+    collect_ignore_glob.append("*/one_device/*")
+elif hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}={_DEVICES}".strip()
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    worker = worker if _DEVICES == "8" else f"devices-{_DEVICES}"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_PROGRAMS / worker)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
