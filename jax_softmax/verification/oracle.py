@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from jax_softmax.verification.cases import Case, numpy_dtype, statistics_dtype, tiny
+from jax_softmax.verification.cases import Case, eps, numpy_dtype, statistics_dtype, tiny
 from jax_softmax.verification.exact_layer import exact_layer
 from jax_softmax.verification.exact_losses import exact_losses
 from jax_softmax.verification.exact_rows import Exact, as_exact, softmax_rows, underflow_slack
+from jax_softmax.verification.exact_softmax import log_softmax_gradient, softmax_gradient
 from jax_softmax.verification.selection import LINEAR, LOSSES
 
 _LONGDOUBLE_IS_WIDER = bool(np.finfo(np.longdouble).eps < np.finfo(np.float64).eps)
@@ -30,26 +31,30 @@ def exact(case: Case) -> dict[str, Exact]:
 
 
 def _softmaxes(case: Case, z: np.ndarray) -> dict[str, Exact]:
-    """`softmax`: `p`, `p (g - sum g p)`; `log_softmax`: `-u`, `g - p sum g`."""
+    """Values and gradients of `softmax` and `log_softmax`, as `exact_softmax` has them."""
     rows, dtype = softmax_rows(z, case.where), numpy_dtype(case.group.dtype)
     g = case.cotangents["value"].astype(np.float64).astype(z.dtype)
-    least = tiny(statistics_dtype(dtype))
+    stats = statistics_dtype(dtype)
+    least = tiny(stats)
     if case.group.op == "softmax":
-        mean, size = (np.sum(x * rows.p, -1, keepdims=True) for x in (g, np.abs(g)))
-        value, terms, rounded = rows.p, rows.p, 0
-        gradient, gradient_terms = rows.p * (g - mean), rows.p * (np.abs(g) + size)
+        value, rounded = rows.p, 0
+        gradient = softmax_gradient(rows, g, eps(stats))
     else:
-        total, size = (np.sum(x, -1, keepdims=True) for x in (g, np.abs(g)))
-        value, terms, rounded = -rows.u, np.abs(rows.u), 1
-        gradient, gradient_terms = g - rows.p * total, np.abs(g) + rows.p * size
-    reach = np.abs(g) + size
-    slack = underflow_slack(rows.p, np.ones_like(g), reach, statistics_dtype(dtype))
+        value, rounded = -rows.u, 1
+        gradient = log_softmax_gradient(rows, g)
+    terms = np.abs(value)
+    slack = underflow_slack(rows.p, np.ones_like(g), gradient.reach, stats)
     return {
         "value": as_exact(
             value, terms, dtype, terms=terms + rounded, slack=np.where(terms < least, least, 0)
         ),
         "gradient": as_exact(
-            gradient, gradient_terms, dtype, terms=gradient_terms, slack=slack, reach=reach
+            gradient.value,
+            gradient.scale,
+            dtype,
+            terms=gradient.terms,
+            slack=slack + gradient.slack,
+            reach=gradient.reach,
         ),
     }
 
