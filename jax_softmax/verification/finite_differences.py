@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from jax_softmax.verification.bounds import STEP, difference_bound
-from jax_softmax.verification.cases import REGIMES, Case, eps
+from jax_softmax.testing.bounds import STEP, difference_bound
+from jax_softmax.testing.cases import Case
+from jax_softmax.testing.exact import Exact, eps
+from jax_softmax.testing.regimes import REGIMES
 from jax_softmax.verification.compare import check_result
-from jax_softmax.verification.exact_rows import Exact
 from jax_softmax.verification.results import CheckResult
 from jax_softmax.verification.under_test import Arrays, measure
 

@@ -9,21 +9,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_softmax.verification.bounds import (
+from jax_softmax.testing.bounds import (
     Bounds,
     oracle_bound,
     platform_bounds,
     reference_bound,
 )
-from jax_softmax.verification.cases import Case, make_case
-from jax_softmax.verification.compare import check_results, errors_in_eps, worst_errors
-from jax_softmax.verification.exact_layer import with_product_error
-from jax_softmax.verification.exact_rows import Exact
+from jax_softmax.testing.cases import Case, Group, make_case
+from jax_softmax.testing.exact import Exact, errors_in_eps, has_oracle
+from jax_softmax.testing.exact_layer import with_product_error
+from jax_softmax.testing.options import LINEAR
+from jax_softmax.testing.quantities import exact, exact_tangent
+from jax_softmax.verification.compare import check_results, worst_errors
 from jax_softmax.verification.finite_differences import finite_difference_results
-from jax_softmax.verification.oracle import exact, exact_tangent, has_oracle
 from jax_softmax.verification.peers import PEERS, TEXTBOOK
 from jax_softmax.verification.results import CheckResult
-from jax_softmax.verification.selection import LINEAR, Group
 from jax_softmax.verification.under_test import OpsUnderTest, measure, program
 
 Quantities = dict[str, np.ndarray]

@@ -18,8 +18,7 @@ from jax_softmax.ops._arguments import Axis, Reduction
 from jax_softmax.ops._linear_products import KernelLayout
 from jax_softmax.ops._options import Rule
 from jax_softmax.ops.cross_entropy import Loss
-from jax_softmax.verification.options import Option
-from jax_softmax.verification.selection import LOSSES
+from jax_softmax.testing.options import LOSSES, Option
 from jax_softmax.verification.under_test import OpsUnderTest
 
 

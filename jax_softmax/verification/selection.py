@@ -8,28 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jax_softmax.errors import InputError
-from jax_softmax.verification.options import OPTIONS
+from jax_softmax.testing.cases import Group
+from jax_softmax.testing.options import INTEGER_LABELS, LINEAR, LOSSES, OPTIONS, SOFT_LABELS
 
 OPS = tuple(OPTIONS)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 CLASSES = (2, 3, 10, 1000, 1024, 50257, 262144)  # 1024: sums over chunks of 128 need a multiple
-SOFT_LABELS = "softmax_cross_entropy"
-INTEGER_LABELS = "softmax_cross_entropy_with_integer_labels"
-LINEAR = "linear_softmax_cross_entropy"
-LOSSES = (SOFT_LABELS, INTEGER_LABELS, LINEAR)
 
 GridName = Literal["quick", "default", "full"]
-
-
-@dataclass(frozen=True)
-class Group:
-    """What is compiled once: every regime is rows of its one array."""
-
-    op: str
-    rule: str
-    option: str
-    dtype: str
-    classes: int
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_softmax import ops
-from jax_softmax.verification.cases import Case
-from jax_softmax.verification.layer import (
+from jax_softmax.testing.cases import Case
+from jax_softmax.testing.layer import (
     BIAS_GRADIENT,
     FEATURES_GRADIENT,
     call_on_layer,
     layer_keywords,
 )
-from jax_softmax.verification.options import STATISTICS
-from jax_softmax.verification.selection import LINEAR, LOSSES
+from jax_softmax.testing.options import LINEAR, LOSSES, STATISTICS
 
 Arrays = dict[str, Any]
 
@@ -43,12 +42,12 @@ OURS = OpsUnderTest()
 def program(ops_under_test: OpsUnderTest, case: Case) -> Callable[..., Arrays]:
     """A function of the case's arrays, cotangents and tangents that gives every quantity.
 
-    Quantities are named as the oracle names them. In forward mode the tangents of the outputs are
-    summed with the cotangents, to be one number a row.
+    Quantities are named as the oracle names them. In forward mode the tangents of a loss's outputs
+    are summed with the cotangents, to be one number a row.
     """
     op = getattr(ops_under_test, case.group.op)
     keywords = case.option.keywords()
-    if case.group.op in LOSSES:
+    if case.group.rule != "vjp":
         keywords["rule"] = case.group.rule
     if case.group.op == LINEAR:
         keywords |= layer_keywords(case.option, *case.logits.shape)
@@ -68,7 +67,11 @@ def program(ops_under_test: OpsUnderTest, case: Case) -> Callable[..., Arrays]:
             _, along = jax.jvp(
                 lambda logits: outputs({"logits": logits}, arrays), (arrays["logits"],), (tangents,)
             )
-            found["tangent"] = sum(cotangents[name] * along[name] for name in along)
+            found["tangent"] = (
+                sum(cotangents[name] * along[name] for name in along)
+                if case.group.op in LOSSES
+                else along["value"]
+            )
         return found
 
     return quantities
@@ -100,7 +103,7 @@ def _differentiated(case: Case) -> dict[str, str]:
 def _outputs(op: Callable[..., Any], case: Case, keywords: Arrays, arrays: Arrays) -> Arrays:
     """The outputs that have a cotangent, by name."""
     if case.group.op not in LOSSES:
-        return {"value": op(arrays["logits"], -1, arrays["where"])}
+        return {"value": op(arrays["logits"], -1, arrays["where"], **keywords)}
     if case.group.op == LINEAR:
         result = call_on_layer(op, arrays, keywords)
     else:

@@ -7,6 +7,10 @@ from typing import Any, Literal
 
 from jax_softmax.errors import InputError
 
+SOFT_LABELS = "softmax_cross_entropy"
+INTEGER_LABELS = "softmax_cross_entropy_with_integer_labels"
+LINEAR = "linear_softmax_cross_entropy"
+LOSSES = (SOFT_LABELS, INTEGER_LABELS, LINEAR)
 STATISTICS = ("logsumexp", "label_log_prob", "entropy")
 
 
@@ -93,20 +97,20 @@ _OF_LAYER: dict[str, Any] = _WEIGHTED | {"ignore_index": -1, "outputs": ("loss",
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "softmax": (_PLAIN, Option("where", where=True)),
     "log_softmax": (_PLAIN, Option("where", where=True)),
-    "softmax_cross_entropy": (
+    SOFT_LABELS: (
         *_OF_LOSSES,
         Option("soft_labels"),
         Option("weighted_sum", reduction="sum", **_WEIGHTED),
         Option("together", **_TOGETHER),
     ),
-    "softmax_cross_entropy_with_integer_labels": (
+    INTEGER_LABELS: (
         *_OF_LOSSES,
         Option("ignore_index", ignore_index=-1),
         Option("weighted_mean", reduction="mean", class_weights=True, ignore_index=-1),
         Option("weighted_sum", reduction="sum", ignore_index=-1, **_WEIGHTED),
         Option("together", ignore_index=-1, **_TOGETHER),
     ),
-    "linear_softmax_cross_entropy": (
+    LINEAR: (
         *(option for option in _OF_LOSSES if not option.where),
         Option("ignore_index", ignore_index=-1),
         Option("together", **_OF_LAYER),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jax_softmax.verification.cases import eps
+from jax_softmax.testing.exact import eps
 
 
 @dataclass(frozen=True)

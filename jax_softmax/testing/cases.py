@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from jax_softmax.verification.layer import features_of
-from jax_softmax.verification.options import Option, option_of
-from jax_softmax.verification.selection import LINEAR, LOSSES, SOFT_LABELS, Group
+from jax_softmax.testing.exact import numpy_dtype, statistics_dtype
+from jax_softmax.testing.layer import features_of
+from jax_softmax.testing.options import LINEAR, LOSSES, SOFT_LABELS, Option, option_of
+from jax_softmax.testing.regimes import REGIMES, regime_rows, row_cotangents
 
 
-class Regime(NamedTuple):
-    """Rows of `scale * N(0, 1) + shift`; with a `lead` the label's logit is that far ahead."""
+@dataclass(frozen=True)
+class Group:
+    """What is compiled once: every regime is rows of its one array."""
 
-    scale: float = 1.0
-    shift: float = 0.0
-    lead: float | None = None
-
-
-REGIMES = {
-    "N(0,1)": Regime(),
-    "N(0,30)": Regime(scale=30.0),
-    "N(0,1000)": Regime(scale=1000.0),
-    "shifted +1e4": Regime(shift=1e4),
-    "shifted -1e4": Regime(shift=-1e4),
-    "confident by 14": Regime(lead=14.0),
-    "confident by 60": Regime(lead=60.0),
-}
-COTANGENTS = (None, 1.0, 0.3, -2.0, 65536.0)  # None: a random one
+    op: str
+    rule: str
+    option: str
+    dtype: str
+    classes: int
 
 
 @dataclass(frozen=True)
@@ -77,32 +67,12 @@ class Case:
         return {name: getattr(self, name) for name in names}
 
 
-def numpy_dtype(name: str) -> np.dtype:
-    """The NumPy dtype of that name, bfloat16 included."""
-    return jnp.dtype(name)
-
-
-def statistics_dtype(dtype: np.dtype) -> np.dtype:
-    """The dtype that losses and statistics are due in: never half precision."""
-    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
-
-
-def tiny(dtype: np.dtype) -> float:
-    """The smallest normal number of `dtype`."""
-    return float(jnp.finfo(dtype).tiny)
-
-
-def eps(dtype: np.dtype) -> float:
-    """The machine epsilon of `dtype`."""
-    return float(jnp.finfo(dtype).eps)
-
-
 def make_case(group: Group) -> Case:
     """The inputs of `group`: the same at every call."""
     rng = np.random.default_rng(group.classes)
     option, dtype = option_of(group.op, group.option), numpy_dtype(group.dtype)
     wide = statistics_dtype(dtype)
-    logits, index = _rows(group.classes, 6 if group.classes <= 1000 else 2, rng)
+    logits, index, _ = regime_rows(group.classes, 6 if group.classes <= 1000 else 2, rng)
     logits = logits.astype(dtype)
     count = len(logits)
     # From here on everything is random whether it is used or not, so that options share it.
@@ -118,7 +88,7 @@ def make_case(group: Group) -> Case:
     if group.op == SOFT_LABELS:
         labels = _probabilities(index, group.classes, option.soft_labels, rng).astype(dtype)
     if group.op in LOSSES:
-        cotangents = {name: _cotangents(count, rng).astype(wide) for name in option.outputs}
+        cotangents = {name: row_cotangents(count, rng).astype(wide) for name in option.outputs}
         if option.reduction != "none":
             total = 0.3 * count if option.reduction == "mean" else 0.3
             cotangents["loss"] = np.asarray(total, wide)
@@ -142,24 +112,6 @@ def make_case(group: Group) -> Case:
     )
 
 
-def _rows(classes: int, rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Logits `[7 * rows, V]` float64 and labels `[7 * rows]`.
-
-    Every second row's label is the largest logit, the others' is any class.
-    """
-    logits, labels = [], []
-    for scale, shift, lead in REGIMES.values():
-        z = scale * rng.standard_normal((rows, classes)) + shift
-        y = rng.integers(0, classes, rows)
-        if lead is None:
-            y = np.where(np.arange(rows) % 2, z.argmax(-1), y)
-        else:
-            z[np.arange(rows), y] = z.max(-1) + lead
-        logits.append(z)
-        labels.append(y)
-    return np.concatenate(logits), np.concatenate(labels)
-
-
 def _probabilities(
     index: np.ndarray, classes: int, soft: bool, rng: np.random.Generator
 ) -> np.ndarray:
@@ -171,21 +123,12 @@ def _probabilities(
     return 0.5 * one_hot + 0.5 * spread / np.maximum(spread.sum(-1, keepdims=True), 1)
 
 
-def _cotangents(count: int, rng: np.random.Generator) -> np.ndarray:
-    """`[N]`: random ones and the fixed ones of `COTANGENTS` in turn."""
-    values = rng.standard_normal(count)
-    for n in range(count):
-        fixed = COTANGENTS[n % len(COTANGENTS)]
-        values[n] = values[n] if fixed is None else fixed
-    return values
-
-
 def _dense_cotangents(
     index: np.ndarray, mask: np.ndarray, dtype: np.dtype, rng: np.random.Generator
 ) -> np.ndarray:
     """`[N, V]`: random, or in every second row only at the label; 0 at classes left out."""
     count, classes = mask.shape
-    by_row = _cotangents(count, rng)[:, None]
+    by_row = row_cotangents(count, rng)[:, None]
     if dtype == np.float16:
         by_row = np.minimum(by_row, 1024)  # a float16 holds no 65536
     dense = by_row * rng.standard_normal((count, classes))

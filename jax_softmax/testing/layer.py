@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_softmax.verification.options import Option
+from jax_softmax.testing.options import Option
 
 FEATURES_GRADIENT = "features gradient"
 BIAS_GRADIENT = "bias gradient"

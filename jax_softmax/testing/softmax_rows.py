@@ -1,6 +1,11 @@
-"""The exact derivatives of softmax and log_softmax, and the sizes that their errors are held to.
+"""Softmax of rows and its derivatives in a wide type, without cancellation.
 
-For a cotangent g and with L the likeliest class,
+With k the likeliest class, e_j = exp(z_j - z_k) and o = sum_{j != k} e_j:
+
+    log s = log1p(o)        p_j = e_j / (1 + o)        1 - p_k = o / (1 + o)
+    u_j = -log p_j = (z_k - z_j) + log s
+
+For a cotangent g and with L the likeliest class, derivatives and the sizes that errors are held to:
 
     softmax        p_k sum_i p_i (g_k - g_i)              p_k sum_i p_i |g_k - g_i|
     log_softmax    (1 - p_k) g_k - p_k sum_{i != k} g_i   (1 - p_k) |g_k| + p_k sum_{i != k} |g_i|
@@ -12,11 +17,46 @@ exactly; else the mean, whose own rounding the second sum takes back.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from jax_softmax.verification.exact_rows import SoftmaxRows
+
+@dataclass(frozen=True)
+class SoftmaxRows:
+    """Rows of probabilities.
+
+    Attributes:
+      p: `[N, V]`, 0 at a class that cannot happen, and so in a row of none that can.
+      not_p: `[N, V]`, `1 - p`.
+      u: `[N, V]`, `-log p`.
+      largest: `[N, 1]`, the largest logit, or 0 where it is `-inf`.
+      log_s: `[N, 1]`; the logsumexp is `largest + log_s`.
+    """
+
+    p: np.ndarray
+    not_p: np.ndarray
+    u: np.ndarray
+    largest: np.ndarray
+    log_s: np.ndarray
+
+
+def softmax_rows(z: np.ndarray, where: np.ndarray | None = None) -> SoftmaxRows:
+    """The rows of `z [N, V]` over the classes of `where`; those left out are as if `-inf`."""
+    if where is not None:
+        z = np.where(where, z, -np.inf)
+    top = np.arange(z.shape[-1]) == z.argmax(-1)[:, None]
+    largest = z.max(-1, keepdims=True)
+    none = largest == -np.inf
+    largest = np.where(none, 0, largest)
+    e = np.exp(z - largest)
+    others = np.sum(np.where(top, 0, e), -1, keepdims=True)
+    log_s = np.where(none, -np.inf, np.log1p(others))
+    not_p = np.where(top & ~none, others / (1 + others), 1 - e / (1 + others))
+    with np.errstate(invalid="ignore"):
+        u = np.where(z == -np.inf, np.inf, largest - z + log_s)
+    return SoftmaxRows(e / (1 + others), not_p, u, largest, log_s)
 
 
 class Derivative(NamedTuple):
@@ -75,15 +115,12 @@ def softmax_gradient(rows: SoftmaxRows, g: np.ndarray, eps: float) -> Derivative
     """
     size = np.sum(rows.p * np.abs(g), -1, keepdims=True)
     reach = np.abs(g) + size
-    # Equal cotangents: of a mean that is taken off twice, rounding squared is left.
-    no_leader = np.max(rows.p, -1, keepdims=True) <= 0.5
-    left = np.where(no_leader, 4 * eps**2 * np.max(np.abs(g), -1, keepdims=True), 0)
     return Derivative(
         rows.p * differences_from_mean(rows, g),
         rows.p * sizes_of_differences(rows.p, g),
         rows.p * reach,
         reach,
-        rows.p * left,
+        rows.p * _left(rows, g, eps),
     )
 
 
@@ -101,3 +138,24 @@ def _sum_of_others(rows: SoftmaxRows, g: np.ndarray) -> np.ndarray:
     top = np.arange(g.shape[-1]) == rows.p.argmax(-1)[:, None]
     others = np.sum(np.where(top, 0, g), -1, keepdims=True)
     return np.where(top, others, others - g + np.sum(np.where(top, g, 0), -1, keepdims=True))
+
+
+def log_softmax_tangent(rows: SoftmaxRows, v: np.ndarray, eps: float) -> Derivative:
+    """Of log_softmax, along `v` `[N, V]`: `sum_j p_j (v_k - v_j)`.
+
+    At a class that cannot happen it is the tangent of an infinity, and may be any number.
+    """
+    of_softmax = softmax_gradient(rows, v, eps)
+    return Derivative(
+        differences_from_mean(rows, v),
+        sizes_of_differences(rows.p, v),
+        of_softmax.reach,
+        of_softmax.reach,
+        np.where(rows.p == 0, np.inf, _left(rows, v, eps)),
+    )
+
+
+def _left(rows: SoftmaxRows, g: np.ndarray, eps: float) -> np.ndarray:
+    """What is left of equal cotangents, `[N, 1]`: rounding squared, of a mean taken off twice."""
+    no_leader = np.max(rows.p, -1, keepdims=True) <= 0.5
+    return np.where(no_leader, 4 * eps**2 * np.max(np.abs(g), -1, keepdims=True), 0)
