@@ -30,7 +30,7 @@ COTANGENTS = (None, 1.0, 0.3, -2.0, 65536.0)  # None: a random one
 def regime_rows(
     classes: int, rows: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`rows` rows a regime: logits `[7 * rows, V]` float64, labels and cotangents `[7 * rows]`.
+    """`rows` rows a regime: logits `[7 * rows, V]` float64, labels, cotangents (float32).
 
     The label of a row that is not confident is any class; every second row's is the largest one.
     """
@@ -44,7 +44,8 @@ def regime_rows(
             z[np.arange(rows), y] = z.max(-1) + lead
         logits.append(z)
         labels.append(y)
-    return np.concatenate(logits), np.concatenate(labels), row_cotangents(rows * len(REGIMES), rng)
+    cotangents = row_cotangents(rows * len(REGIMES), rng).astype(np.float32)
+    return np.concatenate(logits), np.concatenate(labels), cotangents
 
 
 def row_cotangents(count: int, rng: np.random.Generator) -> np.ndarray:

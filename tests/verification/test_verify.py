@@ -6,11 +6,11 @@ import math
 import jax
 import numpy as np
 import pytest
+from jax_softmax.verification.bounds import BOUNDS, oracle_bound, platform_bounds
+from jax_softmax.verification.options import OPTIONS, option_of
 
 from jax_softmax import InputError
 from jax_softmax.verification import CheckResult, Group, Selection, verify
-from jax_softmax.verification.bounds import BOUNDS, oracle_bound, platform_bounds
-from jax_softmax.verification.options import OPTIONS, option_of
 from jax_softmax.verification.pictures import errors_by_lead, lead_figure
 from jax_softmax.verification.selection import CLASSES, DTYPES, INTEGER_LABELS, LINEAR, LOSSES, OPS
 

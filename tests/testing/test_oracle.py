@@ -4,16 +4,16 @@ import math
 
 import numpy as np
 import pytest
-
-from jax_softmax.verification import Group
 from jax_softmax.verification.cases import REGIMES, make_case
-from jax_softmax.verification.compare import errors_in_eps
 from jax_softmax.verification.exact_rows import as_exact, softmax_rows
 from jax_softmax.verification.layer import kernel_of
 from jax_softmax.verification.options import OPTIONS
 from jax_softmax.verification.oracle import exact
+
+from jax_softmax.testing.oracle import options_cross_entropy
+from jax_softmax.verification import Group
+from jax_softmax.verification.compare import errors_in_eps
 from jax_softmax.verification.selection import DTYPES, INTEGER_LABELS, LINEAR, SOFT_LABELS
-from tests.ops.oracle import integer_cross_entropy
 
 
 def test_a_confident_row_keeps_what_is_beside_the_leader():
@@ -31,7 +31,7 @@ def test_classes_left_out_have_no_probability():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_integer_labels_agree_with_the_tests_own_oracle(dtype):
     case = make_case(Group(INTEGER_LABELS, "vjp", "none", dtype, 10))
-    found, other = exact(case), integer_cross_entropy(case.logits, case.labels)
+    found, other = exact(case), options_cross_entropy(case.logits, case.labels)
     tight = 1e-13 if dtype != "float64" else 1e-16
     np.testing.assert_allclose(found["loss"].value, other.loss, rtol=tight, atol=1e-300)
     expected = other.gradient * case.cotangents["loss"][:, None]
@@ -96,7 +96,7 @@ def test_a_weighted_mean_is_over_the_weights_of_the_labels():
     case = make_case(Group(LINEAR, "vjp", "weighted_mean", "float64", 10))
     kept = case.labels != -1
     weights = case.class_weights[case.label_index]
-    by_row = integer_cross_entropy(case.logits, case.label_index).gradient
+    by_row = options_cross_entropy(case.logits, case.label_index).gradient
     expected = np.where(kept, weights, 0)[:, None] * by_row / weights[kept].sum()
     expected = expected * case.cotangents["loss"]
     np.testing.assert_allclose(exact(case)["gradient"].value, expected, rtol=1e-12, atol=1e-300)
