@@ -111,8 +111,6 @@ def test_gradients_summed_over_many_blocks_keep_their_digits(rng):
     x = features.astype(np.float64)
     exact = options_cross_entropy(x @ kernel.astype(np.float64) + bias, labels)
     by_logits = exact.loss.gradient / rows
-        options_cross_entropy(x @ kernel.astype(np.float64) + bias, labels).loss.gradient / rows
-    )
     by_features, by_kernel, by_bias = gradients(1)
     for actual, expected, size in (
         (by_kernel, x.T @ by_logits, np.abs(x.T) @ np.abs(by_logits)),
