@@ -11,6 +11,7 @@ SOFT_LABELS = "softmax_cross_entropy"
 INTEGER_LABELS = "softmax_cross_entropy_with_integer_labels"
 LINEAR = "linear_softmax_cross_entropy"
 LOSSES = (SOFT_LABELS, INTEGER_LABELS, LINEAR)
+SECOND_DERIVATIVES = ("forward over reverse", "reverse over reverse")
 STATISTICS = ("logsumexp", "label_log_prob", "entropy")
 
 
@@ -23,7 +24,11 @@ class Option:
       label_smoothing: as in the losses; so are `z_loss`, `soft_cap`, `ignore_index`, `reduction`.
       class_weights: whether classes have factors; so have rows with `sample_weight`.
       where: whether some classes are left out.
+      where_rows: whether some rows are left out; what they hold must not matter.
+      impossible: whether some logits are `-inf`, and so some labels' and some whole rows'.
+      row_blocks: whether the rows are repeated until a CPU takes them in blocks.
       soft_labels: for class probabilities, whether labels are spread rather than one-hot.
+      class_probabilities: for a linear layer, whether its labels are `[..., V]`.
       kernel_layout: of a linear layer.
       class_blocks: whether a linear layer's classes are taken in blocks too.
       outputs: the outputs that have a cotangent.
@@ -38,7 +43,11 @@ class Option:
     class_weights: bool = False
     sample_weight: bool = False
     where: bool = False
+    where_rows: bool = False
+    impossible: bool = False
+    row_blocks: bool = False
     soft_labels: bool = True
+    class_probabilities: bool = False
     kernel_layout: Literal["dv", "vd"] = "dv"
     class_blocks: bool = False
     outputs: tuple[str, ...] = ("loss",)
@@ -72,6 +81,11 @@ _CONSTANTS = (
     "kernel_layout",
 )
 _PLAIN = Option("none", soft_labels=False)
+_MASKS = (Option("where", where=True), Option("where_rows", where_rows=True))
+_IMPOSSIBLE, _ROW_BLOCKS = (
+    Option("impossible", impossible=True),
+    Option("row_blocks", row_blocks=True),
+)
 _OF_LOSSES = (
     _PLAIN,
     Option("label_smoothing", label_smoothing=0.1),
@@ -79,7 +93,7 @@ _OF_LOSSES = (
     Option("sample_weight", sample_weight=True),
     Option("z_loss", z_loss=1e-3),
     Option("soft_cap", soft_cap=30.0),
-    Option("where", where=True),
+    *_MASKS,
     Option("logsumexp", outputs=("logsumexp",)),
     Option("label_log_prob", outputs=("label_log_prob",)),
     Option("entropy", outputs=("entropy",)),
@@ -95,16 +109,22 @@ _TOGETHER: dict[str, Any] = _WEIGHTED | {"where": True, "outputs": ("loss", *STA
 _OF_LAYER: dict[str, Any] = _WEIGHTED | {"ignore_index": -1, "outputs": ("loss", *STATISTICS)}
 
 OPTIONS: dict[str, tuple[Option, ...]] = {
-    "softmax": (_PLAIN, Option("where", where=True)),
-    "log_softmax": (_PLAIN, Option("where", where=True)),
+    "softmax": (_PLAIN, *_MASKS, _IMPOSSIBLE, _ROW_BLOCKS),
+    "log_softmax": (_PLAIN, *_MASKS, _IMPOSSIBLE, _ROW_BLOCKS),
     SOFT_LABELS: (
         *_OF_LOSSES,
+        _IMPOSSIBLE,
+        Option("impossible_together", impossible=True, outputs=("loss", *STATISTICS)),
+        Option("row_blocks", row_blocks=True, soft_labels=False),
         Option("soft_labels"),
         Option("weighted_sum", reduction="sum", **_WEIGHTED),
         Option("together", **_TOGETHER),
     ),
     INTEGER_LABELS: (
         *_OF_LOSSES,
+        _IMPOSSIBLE,
+        Option("impossible_together", impossible=True, outputs=("loss", *STATISTICS)),
+        _ROW_BLOCKS,
         Option("ignore_index", ignore_index=-1),
         Option("weighted_mean", reduction="mean", class_weights=True, ignore_index=-1),
         Option("weighted_sum", reduction="sum", ignore_index=-1, **_WEIGHTED),
@@ -114,6 +134,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         *(option for option in _OF_LOSSES if not option.where),
         Option("ignore_index", ignore_index=-1),
         Option("together", **_OF_LAYER),
+        Option("soft_labels", class_probabilities=True),
+        Option("soft_labels_sum", class_probabilities=True, reduction="sum", **_WEIGHTED),
         Option("kernel_layout", kernel_layout="vd"),
         Option("class_blocks", class_blocks=True),
         Option("class_blocks_together", class_blocks=True, **_OF_LAYER),

@@ -16,7 +16,7 @@ from jax_softmax.testing.exact import (
     widened,
 )
 from jax_softmax.testing.exact_layer import exact_layer
-from jax_softmax.testing.options import LINEAR, LOSSES
+from jax_softmax.testing.options import LINEAR, LOSSES, SECOND_DERIVATIVES
 from jax_softmax.testing.oracle import ExactRows, Output, options_cross_entropy
 from jax_softmax.testing.softmax_rows import (
     Derivative,
@@ -30,6 +30,8 @@ from jax_softmax.testing.softmax_rows import (
 
 def exact(case: Case) -> dict[str, Exact]:
     """Every quantity of the case by its name: its outputs, "gradient", and what else it has."""
+    if case.group.order == 2:
+        return _second_derivatives(case, exact_rows(case))
     if case.group.op not in LOSSES:
         return _softmaxes(case)
     found = _losses(case, exact_rows(case))
@@ -188,3 +190,26 @@ def exact_tangent(case: Case, gradient: Exact) -> dict[str, Exact]:
     )
     dtype = statistics_dtype(gradient.dtype)
     return {"tangent": Exact(value, scale, terms, slack, dtype)}
+
+
+def _second_derivatives(case: Case, rows: ExactRows) -> dict[str, Exact]:
+    """The sizes of what a Hessian times the tangents cancels from; there are no exact values.
+
+    A gradient is a sum of `p_k` times something of at most `reach`; along v, p_k changes by
+    `p_k (v_k - sum_j p_j v_j)`, and what it is times by as much of each of its own terms.
+    """
+    dtype, p, bend = numpy_dtype(case.group.dtype), rows.probability, rows.cap_slope
+    along = np.abs(widened(case.tangents, dtype))
+    moved = bend * along
+    moved = moved + np.sum(p * moved, -1, keepdims=True)
+    terms, slack = np.zeros_like(p), np.zeros_like(p)
+    for name in case.option.outputs:
+        output, g = getattr(rows, name), cotangent(case, rows, name)
+        reach = np.abs(g) * (output.reach + 1)
+        inner = reach * moved + np.sum(p * reach * moved, -1, keepdims=True)
+        terms = terms + bend * p * inner
+        if case.option.soft_cap is not None:
+            terms = terms + np.abs(g) * output.gradient_size * along * 2 / case.option.soft_cap
+        slack = slack + underflow_slack(p * bend, g, (output.reach + 1) * moved, dtype)
+    sizes = as_exact(np.zeros_like(p), terms, dtype, terms=terms, slack=slack)
+    return dict.fromkeys(SECOND_DERIVATIVES, sizes)

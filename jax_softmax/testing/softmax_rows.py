@@ -126,8 +126,9 @@ def softmax_gradient(rows: SoftmaxRows, g: np.ndarray, eps: float) -> Derivative
 
 def log_softmax_gradient(rows: SoftmaxRows, g: np.ndarray) -> Derivative:
     """Of log_softmax, for a cotangent `g` `[N, V]`."""
-    value = rows.not_p * g - rows.p * _sum_of_others(rows, g)
-    scale = rows.not_p * np.abs(g) + rows.p * _sum_of_others(rows, np.abs(g))
+    not_p = np.where(np.isinf(rows.u), 0, rows.not_p)  # nothing reaches an impossible class
+    value = not_p * g - rows.p * _sum_of_others(rows, g)
+    scale = not_p * np.abs(g) + rows.p * _sum_of_others(rows, np.abs(g))
     size = np.sum(np.abs(g), -1, keepdims=True)
     terms, reach = np.abs(g) + rows.p * size, np.abs(g) + size
     return Derivative(value, scale, terms, reach, np.zeros_like(value))
@@ -151,7 +152,7 @@ def log_softmax_tangent(rows: SoftmaxRows, v: np.ndarray, eps: float) -> Derivat
         sizes_of_differences(rows.p, v),
         of_softmax.reach,
         of_softmax.reach,
-        np.where(rows.p == 0, np.inf, _left(rows, v, eps)),
+        np.where(np.isinf(rows.u), np.inf, _left(rows, v, eps)),
     )
 
 

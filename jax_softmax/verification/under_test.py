@@ -18,7 +18,7 @@ from jax_softmax.testing.layer import (
     call_on_layer,
     layer_keywords,
 )
-from jax_softmax.testing.options import LINEAR, LOSSES, STATISTICS
+from jax_softmax.testing.options import LINEAR, LOSSES, SECOND_DERIVATIVES, STATISTICS
 
 Arrays = dict[str, Any]
 
@@ -51,6 +51,10 @@ def program(ops_under_test: OpsUnderTest, case: Case) -> Callable[..., Arrays]:
         keywords["rule"] = case.group.rule
     if case.group.op == LINEAR:
         keywords |= layer_keywords(case.option, *case.logits.shape)
+    if case.group.order == 2:
+        return _second_derivatives(
+            lambda z, arrays: _outputs(op, case, keywords, arrays | {"logits": z})
+        )
     differentiated = _differentiated(case)
 
     def outputs(inputs: Arrays, arrays: Arrays) -> Arrays:
@@ -77,10 +81,32 @@ def program(ops_under_test: OpsUnderTest, case: Case) -> Callable[..., Arrays]:
     return quantities
 
 
+def _second_derivatives(outputs: Callable[[Any, Arrays], Arrays]) -> Callable[..., Arrays]:
+    """A program that gives the Hessian times the tangents, in both ways there are."""
+
+    def quantities(arrays: Arrays, cotangents: Arrays, tangents: Any) -> Arrays:
+        def gradient(logits: Any) -> Any:
+            values, pullback = jax.vjp(lambda z: outputs(z, arrays), logits)
+            return pullback({k: cotangents[k].astype(v.dtype) for k, v in values.items()})[0]
+
+        value, forward = jax.jvp(gradient, (arrays["logits"],), (tangents,))
+        (reverse,) = jax.vjp(gradient, arrays["logits"])[1](tangents.astype(value.dtype))
+        return dict(zip(SECOND_DERIVATIVES, (forward, reverse), strict=True))
+
+    return quantities
+
+
 def measure(quantities: Callable[..., Arrays], case: Case) -> dict[str, np.ndarray]:
     """What `program` gives for the case, as NumPy arrays."""
     found = quantities(*jax.tree.map(jnp.asarray, program_inputs(case)))
     return {name: np.asarray(value) for name, value in found.items()}
+
+
+def extremes(found: Arrays, rows: int) -> tuple[Arrays, Arrays]:
+    """The least and the largest of what repetitions of `rows` rows have: NaN where one is NaN."""
+    repeated = {name: x.reshape(-1, rows, *x.shape[1:]) for name, x in found.items()}
+    least, largest = ({name: f(x, 0) for name, x in repeated.items()} for f in (np.min, np.max))
+    return least, largest
 
 
 def program_inputs(case: Case) -> tuple[Arrays, Arrays, np.ndarray]:
