@@ -44,8 +44,8 @@ class Bounds:
 #     divisions Newton's, each within some ulp; 16 eps for each of four of them, and float64 is
 #     emulated. What is lost by cancellation is 1e3 to 8e6 eps: 64 still tells it apart.
 BOUNDS = {
-    "cpu": Bounds(loss=3.0, gradient=5.0, half=0.51, soft_cap=4.0, second=16.0),
-    "gpu": Bounds(loss=6.0, gradient=9.0, half=0.51, soft_cap=8.0, second=32.0),
+    "cpu": Bounds(loss=3.0, gradient=5.0, half=0.51, soft_cap=4.0, second=32.0),
+    "gpu": Bounds(loss=6.0, gradient=9.0, half=0.51, soft_cap=8.0, second=64.0),
     "tpu": Bounds(loss=64.0, gradient=64.0, half=0.55, soft_cap=64.0, second=256.0),
 }
 

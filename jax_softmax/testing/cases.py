@@ -111,12 +111,10 @@ def make_case(group: Group) -> Case:
     option, dtype = option_of(group.op, group.option), numpy_dtype(group.dtype)
     wide = statistics_dtype(dtype)
     logits, index, _ = regime_rows(group.classes, 6 if group.classes <= 1000 else 2, rng)
-    count, known = len(logits), group.op not in LOSSES and group.classes >= len(KNOWN_LOGITS)
+    count, row = len(logits), _known_row(len(logits))
+    known = group.op not in LOSSES and group.classes >= len(KNOWN_LOGITS)
     if known:
-        logits[_known_row(count)], index[_known_row(count)] = (
-            _padded(KNOWN_LOGITS, -30, rng, logits),
-            0,
-        )
+        logits[row], index[row] = _padded(KNOWN_LOGITS, -30, rng, group.classes), 0
     # From here on everything is random whether it is used or not, so that options share it.
     mask = rng.random(logits.shape) < 0.6
     mask[np.arange(count), index] = True

@@ -196,20 +196,26 @@ def _second_derivatives(case: Case, rows: ExactRows) -> dict[str, Exact]:
     """The sizes of what a Hessian times the tangents cancels from; there are no exact values.
 
     A gradient is a sum of `p_k` times something of at most `reach`; along v, p_k changes by
-    `p_k (v_k - sum_j p_j v_j)`, and what it is times by as much of each of its own terms.
+    `p_k (v_k - sum_j p_j v_j)`, and what it is times by as much of each of its own terms. An
+    integer label's is of `1 - p_k`, which changes by what the others do.
     """
     dtype, p, bend = numpy_dtype(case.group.dtype), rows.probability, rows.cap_slope
-    along = np.abs(widened(case.tangents, dtype))
+    along, cap = np.abs(widened(case.tangents, dtype)), case.option.soft_cap
     moved = bend * along
     moved = moved + np.sum(p * moved, -1, keepdims=True)
+    at_label = np.arange(p.shape[-1]) == case.label_index[:, None]
+    factor = np.where(at_label & (case.labels.ndim == 1), 1, p)
     terms, slack = np.zeros_like(p), np.zeros_like(p)
     for name in case.option.outputs:
         output, g = getattr(rows, name), cotangent(case, rows, name)
         reach = np.abs(g) * (output.reach + 1)
-        inner = reach * moved + np.sum(p * reach * moved, -1, keepdims=True)
-        terms = terms + bend * p * inner
-        if case.option.soft_cap is not None:
-            terms = terms + np.abs(g) * output.gradient_size * along * 2 / case.option.soft_cap
-        slack = slack + underflow_slack(p * bend, g, (output.reach + 1) * moved, dtype)
+        inner = factor * reach * moved + p * np.sum(p * reach * moved, -1, keepdims=True)
+        terms = terms + bend * inner
+        # Of more factors than a gradient, and so nearer to underflowing on the way.
+        slack = slack + underflow_slack(p * bend / 2**10, g, (output.reach + 1) * moved, dtype)
+        if cap is not None:
+            terms = terms + np.abs(g) * output.gradient_size * along * 2 / cap
+            # The reference's 1 - tanh^2 is off by an eps of 1, however small it is.
+            slack = slack + 64 * eps(np.float64) * reach * (1 + along)
     sizes = as_exact(np.zeros_like(p), terms, dtype, terms=terms, slack=slack)
     return dict.fromkeys(SECOND_DERIVATIVES, sizes)
