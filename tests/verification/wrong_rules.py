@@ -158,16 +158,16 @@ def with_softmax(name, gradient=None, tangent=None):
 
 
 def textbook_softmax(x, g):
-    p = jax.nn.softmax(x)
+    p = ops.softmax(x)
     return p * (g - jnp.sum(g * p, -1, keepdims=True))
 
 
 def textbook_log_softmax(x, g):
-    return g - jax.nn.softmax(x) * jnp.sum(g, -1, keepdims=True)
+    return g - ops.softmax(x) * jnp.sum(g, -1, keepdims=True)
 
 
 def log_softmax_tangent(x, v):
-    return v - jnp.sum(jax.nn.softmax(x) * v, -1, keepdims=True)
+    return v - jnp.sum(ops.softmax(x) * v, -1, keepdims=True)
 
 
 # Of a linear layer
