@@ -38,8 +38,6 @@ OURS_PASS = [
     Group(LINEAR, "vjp", "none", "float64", 3),
     Group(LINEAR, "vjp", "weighted_mean", "bfloat16", 10),
     Group(LINEAR, "vjp", "none", "float16", 3),
-    Group(LINEAR, "vjp", "soft_labels", "float32", 10),
-    Group(LINEAR, "vjp", "where_rows", "float32", 10),
     Group(INTEGER_LABELS, "vjp", "where_rows", "float64", 3),
     Group(INTEGER_LABELS, "jvp", "impossible_together", "float32", 3),
     Group(INTEGER_LABELS, "vjp", "row_blocks", "float32", 1024),
@@ -61,6 +59,13 @@ def test_ours_pass(results):
     assert [result for result in results if not result.passed] == []
 
 
+def test_our_layer_passes_with_class_probabilities_and_a_mask_of_rows():
+    options = ("soft_labels", "soft_labels_sum", "where_rows")
+    found = verify([Group(LINEAR, "vjp", option, "float32", 10) for option in options])
+    assert {result.option for result in found} == set(options)
+    assert [result for result in found if not result.passed] == []
+
+
 def test_every_group_is_held_to_what_it_can_be(results):
     for group in (group for group in OURS_PASS if group.order == 1):
         of_group = [
@@ -80,8 +85,7 @@ def test_every_group_is_held_to_what_it_can_be(results):
         quantities = {result.quantity for result in of_group}
         assert "gradient" in quantities
         assert ("tangent" in quantities) == (group.rule == "jvp")
-        soft = group.op == "softmax_cross_entropy" or group.option == "soft_labels"
-        assert ("labels gradient" in quantities) == soft
+        assert ("labels gradient" in quantities) == (group.op == "softmax_cross_entropy")
         of_layer = {"features gradient", "bias gradient"}
         assert quantities & of_layer == (of_layer if group.op == LINEAR else set())
 
@@ -156,8 +160,8 @@ def test_peers_stand_beside_a_selections_results():
     (confident,) = (
         result
         for result in found
-        if (result.regime, result.quantity, result.against)
-        == ("confident by 60", "value", "oracle")
+        if (result.rule, result.regime, result.quantity, result.against)
+        == ("vjp", "confident by 60", "value", "oracle")
     )
     assert confident.passed
     assert confident.textbook_eps == confident.jax_nn_eps == pytest.approx(2**23)

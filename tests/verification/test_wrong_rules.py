@@ -197,8 +197,6 @@ def test_the_textbook_rule_is_rejected_on_confident_rows_and_only_by_the_oracle(
     assert seen(failed, "op", "quantity", "against") == {(name, "gradient", "oracle")}
     regimes = {regime for (regime,) in seen(failed, "regime")}
     assert {"confident by 14", "confident by 60"} <= regimes
-    assert "N(0,1)" not in regimes
-    assert all(result.class_logit == result.largest_logit for result in failed)
 
 
 def test_the_known_row_alone_rejects_the_textbook():
