@@ -5,12 +5,13 @@ In machine epsilons of the dtype that a quantity is due in.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from jax_softmax.testing.exact import eps
+from jax_softmax.testing.exact import Exact, eps
 from jax_softmax.testing.options import SECOND_DERIVATIVES
 
 
@@ -90,6 +91,17 @@ def oracle_bound(
     if quantity in SECOND_DERIVATIVES:
         bound += bounds.second - bounds.gradient
     return bound + math.sqrt(summed)
+
+
+def rounded_once(bounds: Bounds, exact: Exact) -> Exact:
+    """`exact` with the scale that lets half precision be off by one rounding of the value.
+
+    Of the terms, where they are larger, it may be off by what float32 may, and no more.
+    """
+    if exact.dtype.itemsize > 2 or exact.roundings > 1:
+        return exact
+    share = bounds.gradient * eps(np.float32) / (bounds.half * eps(exact.dtype))
+    return dataclasses.replace(exact, scale=np.abs(exact.value) + share * exact.scale)
 
 
 def reference_bound(dtype: np.dtype, classes: int) -> float:

@@ -14,6 +14,7 @@ from jax_softmax.testing.bounds import (
     oracle_bound,
     platform_bounds,
     reference_bound,
+    rounded_once,
 )
 from jax_softmax.testing.cases import Case, Group, make_case
 from jax_softmax.testing.exact import Exact, errors_in_eps, has_oracle
@@ -103,7 +104,7 @@ def _oracle_results(
             case,
             quantity,
             "oracle",
-            errors_in_eps(found[quantity], right),
+            errors_in_eps(found[quantity], rounded_once(bounds, right)),
             _oracle_bound(case, bounds, quantity, right),
             found[quantity],
             right.value,

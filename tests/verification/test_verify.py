@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from jax_softmax import InputError
-from jax_softmax.testing.bounds import BOUNDS, oracle_bound, platform_bounds
+from jax_softmax.testing.bounds import BOUNDS, oracle_bound, platform_bounds, rounded_once
 from jax_softmax.testing.cases import make_case
+from jax_softmax.testing.exact import as_exact
 from jax_softmax.testing.options import (
     INTEGER_LABELS,
     LINEAR,
@@ -243,6 +244,17 @@ def test_the_cpu_is_held_to_the_contract():
     assert oracle_bound(cpu, SECOND_DERIVATIVES[0], np.dtype("float32"), None) == 32
     assert platform_bounds("cuda") == BOUNDS["gpu"]
     assert platform_bounds("abacus") == BOUNDS["tpu"]
+
+
+def test_a_half_result_may_be_off_by_a_rounding_of_itself_and_float32_of_its_terms():
+    value, terms = np.array([1.0]), np.array([100.0])
+    dtype = np.dtype(jax.numpy.bfloat16)
+    right = rounded_once(platform_bounds("cpu"), as_exact(value, terms, dtype, terms=terms))
+    bound = oracle_bound(platform_bounds("cpu"), "gradient", dtype, None)
+    allowed = right.scale[0] * bound * 2.0**-7
+    assert allowed == pytest.approx(0.51 * 2.0**-7 + 100 * 5 * 2.0**-23)
+    wide = as_exact(value, terms, np.dtype(np.float32), terms=terms)
+    assert rounded_once(platform_bounds("cpu"), wide) is wide
 
 
 def test_a_sum_of_products_may_be_off_by_more():
