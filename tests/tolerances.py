@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jax_softmax.testing.bounds import BOUNDS
+
 
 class Tolerance(NamedTuple):
     """Arguments of `numpy.testing.assert_allclose`."""
@@ -35,12 +37,10 @@ FINITE_DIFFERENCE_STEP = 1e-5
 FINITE_DIFFERENCE = Tolerance(rtol=1e-8, atol=1e-9)
 CHECK_GRADS = Tolerance(rtol=1e-5, atol=1e-5)
 
-# The numerical contract for integer labels, in machine epsilons of the result's dtype, relative to
-# the exact value for the logits as given.
-LOSS_EPS = 3.0
-GRADIENT_EPS = 5.0
-# Correctly rounded is half an epsilon; the statistics behind it are float32.
-HALF_GRADIENT_EPS = 0.51
+# The numerical contract, in machine epsilons of the result's dtype, relative to the exact value for
+# the logits as given: the verifier's own, for a CPU.
+CONTRACT = BOUNDS["cpu"]
+LOSS_EPS, GRADIENT_EPS, HALF_GRADIENT_EPS = CONTRACT.loss, CONTRACT.gradient, CONTRACT.half
 # Of a gradient's exponentials in float32; a correctly rounded one is 0.5, and these are 0.70.
 EXPONENTIAL_EPS = 0.75
 
@@ -52,7 +52,7 @@ def gradient_eps(dtype) -> float:
 
 def soft_cap_eps(cap) -> float:
     """The bound on errors under `soft_cap`, whose logits are themselves rounded at `cap` eps."""
-    return 4.0 + cap
+    return CONTRACT.soft_cap + cap
 
 
 def assert_close(actual, desired, dtype, table=VALUE, scale=1.0):

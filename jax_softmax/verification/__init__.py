@@ -1,8 +1,9 @@
 """Is the hand-written derivative right, here, in this jax? Held to three other ways to get it."""
 
+from jax_softmax.testing.cases import Group
 from jax_softmax.verification.checks import verify
 from jax_softmax.verification.results import CheckResult
-from jax_softmax.verification.selection import Group, Selection
+from jax_softmax.verification.selection import Selection
 from jax_softmax.verification.under_test import OURS, OpsUnderTest
 
 __all__ = ["OURS", "CheckResult", "Group", "OpsUnderTest", "Selection", "verify"]

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from jax_softmax.testing.cases import Group
 from jax_softmax.verification.group_checks import verify_rules
 from jax_softmax.verification.results import CheckResult
-from jax_softmax.verification.selection import Group, Selection
+from jax_softmax.verification.selection import Selection
 from jax_softmax.verification.under_test import OURS, OpsUnderTest
 
 # Groups at once: tracing holds Python's lock, XLA's compiler does not.

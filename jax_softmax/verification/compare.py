@@ -6,27 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from jax_softmax.verification.cases import REGIMES, Case, eps
-from jax_softmax.verification.exact_rows import Exact
-from jax_softmax.verification.layer import BIAS_GRADIENT, FEATURES_GRADIENT
+from jax_softmax.testing.cases import Case
+from jax_softmax.testing.layer import BIAS_GRADIENT, FEATURES_GRADIENT
+from jax_softmax.testing.regimes import REGIMES
 from jax_softmax.verification.results import Against, CheckResult
-
-
-def errors_in_eps(actual: np.ndarray, exact: Exact) -> np.ndarray:
-    """`|actual - value|` beyond the slack, over the scale, in eps of the dtype it is due in.
-
-    Where the exact value is infinite in that dtype, the same infinity is an error of 0 and anything
-    else is infinitely wrong, as NaN is everywhere.
-    """
-    wide = actual.astype(np.float64).astype(exact.value.dtype)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        rounded = exact.value.astype(np.float64).astype(exact.dtype).astype(np.float64)
-        off = np.abs(wide - exact.value)
-        beyond = np.where(off <= exact.slack, 0, off - exact.slack)
-        error = np.where(beyond == 0, 0, beyond / exact.scale / eps(exact.dtype))
-    infinite = np.isinf(rounded) & ~np.isinf(exact.slack)
-    error = np.where(infinite, np.where(wide == rounded, 0, np.inf), error)
-    return np.where(np.isnan(error), np.inf, error).astype(np.float64)
 
 
 def worst_errors(case: Case, quantity: str, errors: np.ndarray) -> dict[str, float]:

@@ -18,8 +18,7 @@ from jax_softmax.ops._arguments import Axis, Reduction
 from jax_softmax.ops._linear_products import KernelLayout
 from jax_softmax.ops._options import Rule
 from jax_softmax.ops.cross_entropy import Loss
-from jax_softmax.verification.options import Option
-from jax_softmax.verification.selection import LOSSES
+from jax_softmax.testing.options import LOSSES, Option
 from jax_softmax.verification.under_test import OpsUnderTest
 
 
@@ -41,7 +40,8 @@ def composed(softmax: Callable[..., Any], log_softmax: Callable[..., Any]) -> Op
         where: jax.Array | None = None,
         **options: Any,
     ) -> Loss:
-        return _textbook(log_softmax, logits, labels, where, **options)
+        logits, where, kept = _without_rows(logits, where)
+        return _textbook(log_softmax, logits, labels, where, kept=kept, **options)
 
     def integer(
         logits: jax.Array,
@@ -52,18 +52,29 @@ def composed(softmax: Callable[..., Any], log_softmax: Callable[..., Any]) -> Op
         ignore_index: int | None = None,
         **options: Any,
     ) -> Loss:
-        kept = None if ignore_index is None else labels != ignore_index
+        logits, where, kept = _without_rows(logits, where)
+        if ignore_index is not None:
+            kept = labels != ignore_index
         one_hot = jnp.arange(logits.shape[-1]) == labels[:, None]
         if kept is not None:
             one_hot = one_hot | ~kept[:, None]  # any label: the row does not count
         one_hot = one_hot.astype(logits.dtype)
         return _textbook(log_softmax, logits, one_hot, where, kept=kept, by_index=True, **options)
 
-    return OpsUnderTest(softmax, log_softmax, soft, integer, on_logits(integer))
+    return OpsUnderTest(softmax, log_softmax, soft, integer, on_logits(integer, soft))
 
 
-def on_logits(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """The loss of a linear layer that hands all logits, `[N, V]`, to a `loss` of those."""
+def _without_rows(
+    logits: jax.Array, where: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    """The logits, a mask of classes and one of rows; a row that is left out holds zeros."""
+    if where is None or where.ndim == logits.ndim:
+        return logits, where, None
+    return jnp.where(where[:, None], logits, 0), None, where
+
+
+def on_logits(integer: Callable[..., Any], soft: Callable[..., Any]) -> Callable[..., Any]:
+    """The loss of a linear layer that hands all logits, `[N, V]`, to one of those."""
 
     def linear(
         features: jax.Array,
@@ -72,6 +83,7 @@ def on_logits(loss: Callable[..., Any]) -> Callable[..., Any]:
         *,
         bias: jax.Array,
         sample_weight: jax.Array | None = None,
+        where: jax.Array | None = None,
         kernel_layout: KernelLayout = "dv",
         block_size: int | tuple[int, int] | None = None,
         precision: jax.lax.PrecisionLike = None,
@@ -82,7 +94,12 @@ def on_logits(loss: Callable[..., Any]) -> Callable[..., Any]:
         logits = jnp.matmul(features, kernel, precision=precision) + bias
         if sample_weight is not None:
             options["sample_weight"] = sample_weight.reshape(-1)
-        return loss(logits, labels.reshape(-1), **options)
+        loss, labels = (
+            (soft, labels.reshape(logits.shape))
+            if jnp.issubdtype(labels.dtype, jnp.floating)
+            else (integer, labels.reshape(-1))
+        )
+        return loss(logits, labels, -1, None if where is None else where.reshape(-1), **options)
 
     return linear
 
@@ -209,7 +226,7 @@ PEERS = {
         OpsUnderTest(
             softmax_cross_entropy=_optax_soft,
             softmax_cross_entropy_with_integer_labels=_optax_integer,
-            linear_softmax_cross_entropy=on_logits(_optax_integer),
+            linear_softmax_cross_entropy=on_logits(_optax_integer, _optax_soft),
         ),
         _optax_has,
     ),

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from jax_softmax.verification.cases import Case, eps
-from jax_softmax.verification.compare import errors_in_eps
-from jax_softmax.verification.options import option_of
-from jax_softmax.verification.oracle import exact
+from jax_softmax.testing.cases import Case, Group
+from jax_softmax.testing.exact import eps, errors_in_eps
+from jax_softmax.testing.options import INTEGER_LABELS, option_of
+from jax_softmax.testing.quantities import exact
 from jax_softmax.verification.peers import PEERS
-from jax_softmax.verification.selection import INTEGER_LABELS, Group
 from jax_softmax.verification.under_test import OURS, measure, program
 
 if TYPE_CHECKING:

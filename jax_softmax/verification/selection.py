@@ -8,28 +8,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jax_softmax.errors import InputError
-from jax_softmax.verification.options import OPTIONS
+from jax_softmax.testing.cases import Group
+from jax_softmax.testing.options import (
+    INTEGER_LABELS,
+    LINEAR,
+    LOSSES,
+    OPTIONS,
+    SOFT_LABELS,
+    Option,
+    option_of,
+)
 
 OPS = tuple(OPTIONS)
+RULES = ("vjp", "jvp")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 CLASSES = (2, 3, 10, 1000, 1024, 50257, 262144)  # 1024: sums over chunks of 128 need a multiple
-SOFT_LABELS = "softmax_cross_entropy"
-INTEGER_LABELS = "softmax_cross_entropy_with_integer_labels"
-LINEAR = "linear_softmax_cross_entropy"
-LOSSES = (SOFT_LABELS, INTEGER_LABELS, LINEAR)
+_BLOCKS_CLASSES = 1024
 
 GridName = Literal["quick", "default", "full"]
-
-
-@dataclass(frozen=True)
-class Group:
-    """What is compiled once: every regime is rows of its one array."""
-
-    op: str
-    rule: str
-    option: str
-    dtype: str
-    classes: int
 
 
 @dataclass(frozen=True)
@@ -71,6 +67,8 @@ class Selection:
 
     def has_peers(self, group: Group) -> bool:
         """Whether the peers are measured beside the group: compiling them takes its time."""
+        if group.order == 2:
+            return False  # what they are held to is what the peers do, in float64
         if self.grid == "full":
             return group.classes <= 1024 or group.option == "none"
         if self.grid == "default":
@@ -78,7 +76,8 @@ class Selection:
         if group.op == LINEAR:
             return False  # on the same logits they give what they give for integer labels
         of_half = group.op == INTEGER_LABELS and group.dtype == "bfloat16"
-        return group.option == "none" and (group.dtype == "float32" or of_half)
+        few = group.option == "none" and group.classes == 10
+        return few and (group.dtype == "float32" or of_half)
 
 
 def _check_name(kind: str, name: str, known: Sequence[str]) -> None:
@@ -89,37 +88,46 @@ def _check_name(kind: str, name: str, known: Sequence[str]) -> None:
     raise InputError(f"unknown {kind} {name!r}: expected one of {', '.join(known)}{hint}")
 
 
-def _rules(op: str) -> tuple[str, ...]:
-    return ("vjp", "jvp") if op in LOSSES else ("vjp",)
-
-
 def _quick() -> Iterator[Group]:
     for op in (op for op in OPS if op != LINEAR):
-        for rule in _rules(op):
+        for rule in RULES:
             yield Group(op, rule, "none", "float32", 10)
         for dtype in DTYPES[1:] if op == INTEGER_LABELS else DTYPES[1:2]:
             yield Group(op, "vjp", "none", dtype, 10)
     yield Group(INTEGER_LABELS, "vjp", "none", "float32", 1024)
     for option in OPTIONS[INTEGER_LABELS]:
-        yield Group(INTEGER_LABELS, "vjp", option.name, "float32", 10)
+        yield _of_option(INTEGER_LABELS, option)
     yield Group(INTEGER_LABELS, "jvp", "together", "float32", 10)
     yield Group(SOFT_LABELS, "vjp", "together", "float32", 10)
+    for op, name in (("softmax", "row_blocks"), ("softmax", "impossible")):
+        yield _of_option(op, option_of(op, name))
+    for op, name in ((INTEGER_LABELS, "none"), (INTEGER_LABELS, "z_loss"), (SOFT_LABELS, "none")):
+        yield Group(op, "vjp", name, "float32", 10, order=2)
     # Programs of a layer are as long in compiling as three others: one of rows, one of a total.
     for name in ("none", "weighted_sum"):
         yield Group(LINEAR, "vjp", name, "float32", 10)
+
+
+def _of_option(op: str, option: Option, dtype: str = "float32", rule: str = "vjp") -> Group:
+    """Of few classes, where that is not what the option is about."""
+    return Group(op, rule, option.name, dtype, _BLOCKS_CLASSES if option.row_blocks else 10)
 
 
 def _default() -> Iterator[Group]:
     for op in OPS:
         for dtype in DTYPES:
             for option in OPTIONS[op]:
-                for rule in _rules(op):
+                for rule in RULES:
                     if dtype == "float32" or rule == "vjp" or option.name == "together":
-                        yield Group(op, rule, option.name, dtype, 10)
+                        yield _of_option(op, option, dtype, rule)
             for classes in (2, 3, 1000, 1024, 50257):
                 yield Group(op, "vjp", "none", dtype, classes)
         for option in OPTIONS[op]:
-            yield Group(op, "vjp", option.name, "float32", 1000)
+            if not option.row_blocks:
+                yield Group(op, "vjp", option.name, "float32", 1000)
+    for op, option in _twice_differentiable():
+        for rule, dtype in (("vjp", "float32"), ("jvp", "float32"), ("vjp", "float64")):
+            yield Group(op, rule, option.name, dtype, 10, order=2)
 
 
 def _full() -> Iterator[Group]:
@@ -127,5 +135,18 @@ def _full() -> Iterator[Group]:
         for dtype in DTYPES:
             for classes in CLASSES:
                 for option in OPTIONS[op]:
-                    for rule in _rules(op):
+                    for rule in RULES:
                         yield Group(op, rule, option.name, dtype, classes)
+    for op, option in _twice_differentiable():
+        for dtype in ("float32", "float64"):
+            for classes in (10, 1000, 1024):
+                for rule in RULES:
+                    yield Group(op, rule, option.name, dtype, classes, order=2)
+
+
+def _twice_differentiable() -> Iterator[tuple[str, Option]]:
+    """Those that the reference has, which second derivatives are held to."""
+    for op in LOSSES:
+        for option in OPTIONS[op]:
+            if not (option.impossible or option.row_blocks):
+                yield op, option

@@ -11,15 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_softmax import ops
-from jax_softmax.verification.cases import Case
-from jax_softmax.verification.layer import (
+from jax_softmax.testing.cases import Case
+from jax_softmax.testing.layer import (
     BIAS_GRADIENT,
     FEATURES_GRADIENT,
     call_on_layer,
     layer_keywords,
 )
-from jax_softmax.verification.options import STATISTICS
-from jax_softmax.verification.selection import LINEAR, LOSSES
+from jax_softmax.testing.options import LINEAR, LOSSES, SECOND_DERIVATIVES, STATISTICS
 
 Arrays = dict[str, Any]
 
@@ -43,15 +42,19 @@ OURS = OpsUnderTest()
 def program(ops_under_test: OpsUnderTest, case: Case) -> Callable[..., Arrays]:
     """A function of the case's arrays, cotangents and tangents that gives every quantity.
 
-    Quantities are named as the oracle names them. In forward mode the tangents of the outputs are
-    summed with the cotangents, to be one number a row.
+    Quantities are named as the oracle names them. In forward mode the tangents of a loss's outputs
+    are summed with the cotangents, to be one number a row.
     """
     op = getattr(ops_under_test, case.group.op)
     keywords = case.option.keywords()
-    if case.group.op in LOSSES:
+    if case.group.rule != "vjp":
         keywords["rule"] = case.group.rule
     if case.group.op == LINEAR:
         keywords |= layer_keywords(case.option, *case.logits.shape)
+    if case.group.order == 2:
+        return _second_derivatives(
+            lambda z, arrays: _outputs(op, case, keywords, arrays | {"logits": z})
+        )
     differentiated = _differentiated(case)
 
     def outputs(inputs: Arrays, arrays: Arrays) -> Arrays:
@@ -68,8 +71,27 @@ def program(ops_under_test: OpsUnderTest, case: Case) -> Callable[..., Arrays]:
             _, along = jax.jvp(
                 lambda logits: outputs({"logits": logits}, arrays), (arrays["logits"],), (tangents,)
             )
-            found["tangent"] = sum(cotangents[name] * along[name] for name in along)
+            found["tangent"] = (
+                sum(cotangents[name] * along[name] for name in along)
+                if case.group.op in LOSSES
+                else along["value"]
+            )
         return found
+
+    return quantities
+
+
+def _second_derivatives(outputs: Callable[[Any, Arrays], Arrays]) -> Callable[..., Arrays]:
+    """A program that gives the Hessian times the tangents, in both ways there are."""
+
+    def quantities(arrays: Arrays, cotangents: Arrays, tangents: Any) -> Arrays:
+        def gradient(logits: Any) -> Any:
+            values, pullback = jax.vjp(lambda z: outputs(z, arrays), logits)
+            return pullback({k: cotangents[k].astype(v.dtype) for k, v in values.items()})[0]
+
+        value, forward = jax.jvp(gradient, (arrays["logits"],), (tangents,))
+        (reverse,) = jax.vjp(gradient, arrays["logits"])[1](tangents.astype(value.dtype))
+        return dict(zip(SECOND_DERIVATIVES, (forward, reverse), strict=True))
 
     return quantities
 
@@ -78,6 +100,13 @@ def measure(quantities: Callable[..., Arrays], case: Case) -> dict[str, np.ndarr
     """What `program` gives for the case, as NumPy arrays."""
     found = quantities(*jax.tree.map(jnp.asarray, program_inputs(case)))
     return {name: np.asarray(value) for name, value in found.items()}
+
+
+def extremes(found: Arrays, rows: int) -> tuple[Arrays, Arrays]:
+    """The least and the largest of what repetitions of `rows` rows have: NaN where one is NaN."""
+    repeated = {name: x.reshape(-1, rows, *x.shape[1:]) for name, x in found.items()}
+    least, largest = ({name: f(x, 0) for name, x in repeated.items()} for f in (np.min, np.max))
+    return least, largest
 
 
 def program_inputs(case: Case) -> tuple[Arrays, Arrays, np.ndarray]:
@@ -100,7 +129,7 @@ def _differentiated(case: Case) -> dict[str, str]:
 def _outputs(op: Callable[..., Any], case: Case, keywords: Arrays, arrays: Arrays) -> Arrays:
     """The outputs that have a cotangent, by name."""
     if case.group.op not in LOSSES:
-        return {"value": op(arrays["logits"], -1, arrays["where"])}
+        return {"value": op(arrays["logits"], -1, arrays["where"], **keywords)}
     if case.group.op == LINEAR:
         result = call_on_layer(op, arrays, keywords)
     else:

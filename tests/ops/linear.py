@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_softmax import ops
+from jax_softmax.testing.oracle import options_cross_entropy
 from tests.ops.options import IGNORED
-from tests.ops.oracle import options_cross_entropy
 
 loss = ops.linear_softmax_cross_entropy
 unfused_loss = ops.softmax_cross_entropy_with_integer_labels

@@ -9,7 +9,7 @@ import pytest
 
 from jax_softmax import ops
 from jax_softmax.ops import reference
-from tests.ops import oracle
+from jax_softmax.testing import oracle
 from tests.ops.compiled import value_and_gradient
 from tests.tolerances import assert_close
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jax_softmax import ops
-from tests.ops import oracle
+from jax_softmax.testing import oracle
 from tests.ops.compiled import value_and_gradient
 from tests.tolerances import assert_close
 

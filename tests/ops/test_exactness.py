@@ -7,8 +7,9 @@ import pytest
 
 from jax_softmax import ops
 from jax_softmax.ops import reference
-from tests.ops.oracle import LONGDOUBLE_IS_WIDER, error_in_eps, integer_cross_entropy, tiny
-from tests.ops.regimes import REGIMES, regime_rows, worst_by_regime
+from jax_softmax.testing.exact import LONGDOUBLE_IS_WIDER, error_in_eps, tiny
+from jax_softmax.testing.oracle import options_cross_entropy
+from jax_softmax.testing.regimes import REGIMES, regime_rows, worst_by_regime
 from tests.tolerances import LOSS_EPS, gradient_eps
 
 DTYPES = ["float32", "bfloat16", "float16", "float64"]
@@ -56,12 +57,12 @@ def errors(loss_and_gradient, classes, dtype):
     loss, gradient = loss_and_gradient(logits, labels, cotangents)
     assert loss.dtype == cotangents.dtype
     assert gradient.dtype == dtype
-    exact = integer_cross_entropy(logits, labels)
+    exact = options_cross_entropy(logits, labels).loss
     wide_cotangents = cotangents.astype(exact.gradient.dtype)[:, None]
     exact_gradient = exact.gradient * wide_cotangents
     seen = np.abs(exact.gradient) >= tiny(loss.dtype)
     seen &= np.abs(exact_gradient) >= tiny(dtype)
-    loss_error = error_in_eps(loss, exact.loss, loss.dtype, exact.loss >= tiny(loss.dtype))
+    loss_error = error_in_eps(loss, exact.value, loss.dtype, exact.value >= tiny(loss.dtype))
     gradient_error = error_in_eps(gradient, exact_gradient, dtype, seen)
     return worst_by_regime(loss_error), worst_by_regime(gradient_error)
 
@@ -106,7 +107,7 @@ def test_contract_holds_where_sums_run_over_chunks(precision, classes):
 def test_oracle_sees_every_regime():
     """The parts left out as underflowing are never a whole regime."""
     logits, labels, _ = inputs(1000, jnp.dtype("float32"))
-    exact = integer_cross_entropy(logits, labels)
+    exact = options_cross_entropy(logits, labels).loss
     for gradient in np.split(np.abs(exact.gradient), len(REGIMES)):
         assert np.any(gradient >= tiny(jnp.float32), axis=-1).mean() > 0.5
 
@@ -127,9 +128,9 @@ def test_confident_label_is_lost_by_the_usual_way_and_kept_by_ours(usual):
     assert usual(logits, labels)[0] == 0
     assert jax.grad(lambda z: usual(z, labels).sum())(logits)[0, 3] == 0
     loss, gradient = integer_loss_and_gradient(logits, labels, np.ones(1, np.float32))
-    exact = integer_cross_entropy(logits, labels)
+    exact = options_cross_entropy(logits, labels).loss
     assert loss[0] > 0
     assert gradient[0, 3] < 0
-    assert error_in_eps(loss, exact.loss, np.float32, True).max() <= LOSS_EPS
+    assert error_in_eps(loss, exact.value, np.float32, True).max() <= LOSS_EPS
     at_label = error_in_eps(gradient[:, 3], exact.gradient[:, 3], np.float32, True)
     assert at_label.max() <= gradient_eps(np.float32)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from jax_softmax.testing.oracle import options_cross_entropy
 from tests.ops.options import LOSSES, case, integer_loss, names_for, soft_loss
-from tests.ops.oracle import options_cross_entropy
 from tests.ops.test_memory import residuals, split
 from tests.tolerances import CHECK_GRADS, assert_close
 

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_softmax.testing.exact import error_in_eps, tiny
+from jax_softmax.testing.oracle import options_cross_entropy
+from jax_softmax.testing.regimes import regime_rows, worst_by_regime
 from tests.ops.linear import loss, unfused_loss
-from tests.ops.oracle import error_in_eps, integer_cross_entropy, options_cross_entropy, tiny
-from tests.ops.regimes import regime_rows, worst_by_regime
 from tests.tolerances import GRADIENT_EPS, LOSS_EPS, gradient_eps
 
 CLASSES = 1000
@@ -54,11 +55,11 @@ def errors(f, logits, labels, cotangents):
     value, gradient = f(logits, labels, cotangents)
     assert value.dtype == np.float32
     assert gradient.dtype == dtype
-    exact = integer_cross_entropy(logits, labels)
+    exact = options_cross_entropy(logits, labels).loss
     expected = exact.gradient * cotangents.astype(exact.gradient.dtype)[:, None]
     seen = np.abs(exact.gradient) >= tiny(np.float32)
     seen &= np.abs(expected) >= tiny(dtype)
-    loss_error = error_in_eps(value, exact.loss, np.float32, exact.loss >= tiny(np.float32))
+    loss_error = error_in_eps(value, exact.value, np.float32, exact.value >= tiny(np.float32))
     gradient_error = error_in_eps(gradient, expected, dtype, seen)
     return worst_by_regime(loss_error), worst_by_regime(gradient_error)
 
@@ -108,7 +109,8 @@ def test_gradients_summed_over_many_blocks_keep_their_digits(rng):
         return jax.jit(jax.grad(total, (0, 1, 2)))(features, kernel, bias)
 
     x = features.astype(np.float64)
-    by_logits = integer_cross_entropy(x @ kernel.astype(np.float64) + bias, labels).gradient / rows
+    exact = options_cross_entropy(x @ kernel.astype(np.float64) + bias, labels)
+    by_logits = exact.loss.gradient / rows
     by_features, by_kernel, by_bias = gradients(1)
     for actual, expected, size in (
         (by_kernel, x.T @ by_logits, np.abs(x.T) @ np.abs(by_logits)),
@@ -143,7 +145,7 @@ def test_a_vocabulary_keeps_the_contract(block):
 def test_totals_keep_the_contract_under_a_cotangent():
     """A mean's gradient is kept until its cotangent comes: by the rows' exact ones."""
     logits, labels, _ = inputs(CLASSES, np.dtype(np.float32))
-    exact = integer_cross_entropy(logits, labels)
+    exact = options_cross_entropy(logits, labels).loss
 
     @jax.jit
     def gradient(logits, g):
@@ -185,8 +187,8 @@ def test_confident_rows_keep_their_gradients():
     labels = np.full(2, 3, np.int32)
     for block in (None, (1, 4)):
         value, gradient = by_kernel(block, "vjp", logits, labels, np.ones(2, np.float32))
-        exact = integer_cross_entropy(logits, labels)
-        assert error_in_eps(value, exact.loss, np.float32, True).max() <= LOSS_EPS
+        exact = options_cross_entropy(logits, labels).loss
+        assert error_in_eps(value, exact.value, np.float32, True).max() <= LOSS_EPS
         assert error_in_eps(gradient, exact.gradient, np.float32, True).max() <= GRADIENT_EPS
 
 
@@ -235,7 +237,7 @@ def layer_errors(f, dtype, g, reduction):
         return jax.grad(lambda x, k: jnp.sum(g * f(x, k, labels)), (0, 1))(features, kernel)
 
     actual = gradients(features, kernel, g)
-    exact = integer_cross_entropy(logits.astype(np.float64), labels).gradient
+    exact = options_cross_entropy(logits.astype(np.float64), labels).loss.gradient
     exact = np.asarray(exact * np.reshape(g, (-1, 1)), np.float64)
     exact = exact / (ROWS if reduction == "mean" else 1)
     x, k = features.astype(np.float64), kernel.astype(np.float64)
@@ -300,7 +302,7 @@ def test_gradient_of_half_precision_is_rounded_once_after_its_cotangent():
 
     # The logits as features of an identity: rounded once before, for the product.
     by_logits, by_bias = gradients(logits.astype(dtype), np.zeros(129, dtype))
-    exact = integer_cross_entropy(logits.astype(np.float64), labels).gradient
+    exact = options_cross_entropy(logits.astype(np.float64), labels).loss.gradient
     exact = np.asarray(exact, np.float64) * float(np.float32(0.3)) / ROWS
     error = error_in_eps(by_bias, exact.sum(0), dtype, True)
     size = np.abs(exact).sum(0) / np.abs(exact.sum(0))
@@ -341,6 +343,6 @@ def test_float16_gradients_of_a_mean_over_many_rows_do_not_underflow():
     def gradient(kernel):
         return jax.grad(lambda k: loss(features, k, labels, block_size=128))(kernel)
 
-    exact = integer_cross_entropy(kernel.astype(np.float64), labels[:1]).gradient
+    exact = options_cross_entropy(kernel.astype(np.float64), labels[:1]).loss.gradient
     # A subnormal of float16, whose unit is 6e-8.
     np.testing.assert_allclose(gradient(kernel), exact, atol=2**-25, rtol=1e-3)

@@ -4,10 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_softmax.testing.exact import tiny
+from jax_softmax.testing.oracle import options_cross_entropy
+from jax_softmax.testing.regimes import regime_rows, worst_by_regime
 from tests.ops.compiled import value_and_gradient
 from tests.ops.options import IGNORED, LOSSES, integer_loss
-from tests.ops.oracle import options_cross_entropy, tiny
-from tests.ops.regimes import regime_rows, worst_by_regime
 from tests.tolerances import LOSS_EPS, gradient_eps, soft_cap_eps
 
 OPTIONS = {

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jax_softmax import ops
+from jax_softmax.testing.oracle import options_cross_entropy
 from tests.ops.compiled import value_and_gradient
 from tests.ops.options import IGNORED, LOSSES, integer_loss, soft_loss
-from tests.ops.oracle import options_cross_entropy
 from tests.tolerances import assert_close
 
 INF, NAN = np.inf, np.nan

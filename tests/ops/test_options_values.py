@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jax_softmax.testing.oracle import options_cross_entropy
 from tests.ops.compiled import value_and_gradient
 from tests.ops.options import LOSSES, case, integer_loss, names_for, soft_loss
-from tests.ops.oracle import options_cross_entropy
 from tests.tolerances import assert_close
 
 ROWS = 5

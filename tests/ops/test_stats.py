@@ -10,8 +10,9 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from jax_softmax import ops
+from jax_softmax.testing.exact import tiny
+from jax_softmax.testing.oracle import options_cross_entropy
 from tests.ops.options import LOSSES, case, integer_loss, names_for, soft_loss
-from tests.ops.oracle import options_cross_entropy, tiny
 from tests.tolerances import LOSS_EPS, assert_close
 
 ROWS = 5

@@ -4,12 +4,23 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jax_softmax import ops
+from jax_softmax.testing.cases import make_case
+from jax_softmax.testing.exact import errors_in_eps
+from jax_softmax.testing.quantities import exact
 from jax_softmax.verification import OURS, Group, verify
 from tests.verification import wrong_rules
-from tests.verification.wrong_rules import INTEGER, LINEAR, with_gradient, with_layer_gradients
+from tests.verification.wrong_rules import (
+    INTEGER,
+    LINEAR,
+    with_gradient,
+    with_layer_gradients,
+    with_loss,
+    with_softmax,
+)
 
 PLAIN = Group(INTEGER, "vjp", "none", "float32", 10)
 LAYER = Group(LINEAR, "vjp", "none", "float32", 10)
@@ -131,18 +142,89 @@ def test_a_cancelling_loss_fails_though_its_gradient_is_right():
     assert ("confident by 60",) in seen(failed, "regime")
 
 
+def test_a_gradient_that_is_lost_behind_a_block_of_rows_is_seen_only_where_rows_are_many():
+    rules = with_gradient(wrong_rules.loses_later_rows)
+    failed = failures([of(option="row_blocks", classes=1024)], rules)
+    assert seen(failed, "option", "quantity") == {("row_blocks", "gradient")}
+    assert failures([of(classes=1024)], rules) == []
+
+
+def test_a_second_derivative_of_constant_probabilities_fails_though_the_first_is_right():
+    rules = with_gradient(wrong_rules.constant_probabilities)
+    assert failures([PLAIN], rules) == []
+    failed = failures([of(order=2)], rules)
+    assert seen(failed, "quantity") == {("forward over reverse",), ("reverse over reverse",)}
+    assert all(result.actual == 0 for result in failed)
+
+
+def test_a_dropped_z_loss_of_a_second_derivative_is_named():
+    rules = with_gradient(wrong_rules.no_z_loss)
+    failed = failures([of(option="z_loss", order=2)], rules)
+    assert seen(failed, "option") == {("z_loss",)} and len(seen(failed, "quantity")) == 2
+    assert failures([of(order=2)], rules) == []
+
+
+def test_nan_at_a_class_that_cannot_happen_fails():
+    rules = with_gradient(wrong_rules.nan_at_impossible_classes)
+    failed = failures([of(option="impossible")], rules)
+    assert seen(failed, "quantity", "error_eps") == {("gradient", float("inf"))}
+    assert seen(failed, "class_logit") == {(float("-inf"),)}
+    assert failures([PLAIN], rules) == []
+
+
+def test_a_finite_loss_of_an_impossible_label_fails():
+    rules = with_loss(wrong_rules.clamped_at_impossible_classes)
+    failed = failures([of(option="impossible")], rules)
+    losses = [result for result in failed if result.quantity == "loss"]
+    assert losses and all(result.expected == float("inf") for result in losses)
+    assert failures([PLAIN], rules) == []
+
+
+def test_rows_that_are_multiplied_by_the_mask_and_not_left_out_fail():
+    rules = with_loss(wrong_rules.multiplied_by_the_mask)
+    failed = failures([of(option="where_rows")], rules)
+    assert ("gradient", float("inf")) in seen(failed, "quantity", "error_eps")
+    assert failures([PLAIN], rules) == []
+
+
+# Of softmax and log_softmax
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_the_textbook_rule_is_rejected_on_confident_rows_and_only_by_the_oracle(name):
+    rules = with_softmax(name, gradient=getattr(wrong_rules, f"textbook_{name}"))
+    failed = failures([Group(name, "vjp", "none", "float32", 10)], rules)
+    assert seen(failed, "op", "quantity", "against") == {(name, "gradient", "oracle")}
+    regimes = {regime for (regime,) in seen(failed, "regime")}
+    assert {"confident by 14", "confident by 60"} <= regimes
+
+
+def test_the_known_row_alone_rejects_the_textbook():
+    """Logits `[10, 0, 0.3]` with the cotangent `[1, 0.2, -0.5]`."""
+    group = Group("softmax", "vjp", "none", "float32", 3)
+    case, right = make_case(group), exact(make_case(group))["gradient"]
+    (row,) = np.flatnonzero((case.logits == np.float32([10, 0, 0.3])).all(-1))
+    found = wrong_rules.textbook_softmax(case.logits, case.cotangents["value"])
+    at_leader = errors_in_eps(np.asarray(found), right)[row, 0]
+    assert 500 < at_leader < 5000
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("softmax", "textbook_softmax"), ("log_softmax", "log_softmax_tangent")]
+)
+def test_the_textbook_tangent_is_rejected_on_confident_rows(name, wrong):
+    rules = with_softmax(name, tangent=getattr(wrong_rules, wrong))
+    failed = failures([Group(name, "jvp", "none", "float32", 10)], rules)
+    assert ("tangent", "oracle") in seen(failed, "quantity", "against")
+    assert ("confident by 60",) in seen(failed, "regime")
+
+
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_a_softmax_without_its_sum_over_classes_fails(name):
-    right = getattr(ops, name)
-
-    @jax.custom_vjp
-    def wrong(x):
-        return right(x)
-
-    wrong.defvjp(lambda x: (right(x), x), lambda x, g: (g * jax.nn.softmax(x),))
-    rules = dataclasses.replace(OURS, **{name: lambda x, axis=-1, where=None: wrong(x)})
+    rules = with_softmax(name, gradient=lambda x, g: g * jax.nn.softmax(x))
     failed = failures([Group(name, "vjp", "none", "float32", 10)], rules)
     assert seen(failed, "op", "quantity") == {(name, "gradient")}
+    assert seen(failed, "against") == {("oracle",), ("reference",)}
 
 
 # Of a linear layer
@@ -217,3 +299,15 @@ def test_a_features_gradient_of_the_label_alone_is_named():
     failed = layer_failures("layer_features_of_the_label")
     assert seen(failed, "quantity") == {("features gradient",)}
     assert all(result.feature_index is not None for result in failed)
+
+
+def test_a_layer_that_takes_probabilities_for_a_label_fails():
+    group = dataclasses.replace(LAYER, option="soft_labels")
+    failed = failures([group], wrong_rules.layer_of_the_likeliest_label())
+    assert seen(failed, "quantity") >= {("loss",), ("labels gradient",), ("features gradient",)}
+
+
+def test_a_layer_that_leaves_no_row_out_fails():
+    group = dataclasses.replace(LAYER, option="where_rows")
+    failed = failures([group], wrong_rules.layer_of_all_rows())
+    assert seen(failed, "quantity") >= {("loss",), ("gradient",), ("bias gradient",)}

@@ -99,7 +99,96 @@ def not_a_number(pullback, z, labels, g, options):
     return pullback(g) * jnp.nan
 
 
+def constant_probabilities(pullback, z, labels, g, options):
+    """Right, and its own derivative 0."""
+    return jax.lax.stop_gradient(pullback(jnp.ones_like(g))) * g[:, None]
+
+
+def loses_later_rows(pullback, z, labels, g, options):
+    """A block's rows again in place of those far behind it."""
+    right = pullback(g)
+    return right.at[4096:].set(right[: len(right) - 4096])
+
+
+def nan_at_impossible_classes(pullback, z, labels, g, options):
+    return jnp.where(z == -jnp.inf, 0 * z, pullback(g))
+
+
+def with_loss(wrong):
+    """Functions under test whose integer-label loss is `wrong(loss, where)` of the right loss."""
+
+    def loss(logits, labels, axis=-1, where=None, **options):
+        def right(logits, where=None):
+            return ops.softmax_cross_entropy_with_integer_labels(
+                logits, labels, axis, where, **options
+            )
+
+        return wrong(right, logits, where)
+
+    return dataclasses.replace(OURS, **{INTEGER: loss})
+
+
+def multiplied_by_the_mask(right, logits, where):
+    """0 times NaN is NaN."""
+    return right(logits) if where is None else right(logits) * where
+
+
+def clamped_at_impossible_classes(right, logits, where):
+    """As if a class that cannot happen were one that hardly can."""
+    return right(jnp.maximum(logits, -1e30), where)
+
+
+# Of softmax and log_softmax
+
+
+def with_softmax(name, gradient=None, tangent=None):
+    """Functions under test whose `name` has `gradient(x, g)` or `tangent(x, v)`."""
+    right = getattr(ops, name)
+
+    def wrong(x, axis=-1, where=None, *, rule="vjp"):
+        if rule == "vjp":
+            value = jax.custom_vjp(lambda x: right(x, axis, where))
+            value.defvjp(lambda x: (value(x), x), lambda x, g: (gradient(x, g),))
+        else:
+            value = jax.custom_jvp(lambda x: right(x, axis, where))
+            value.defjvp(lambda x, v: (value(*x), tangent(x[0], v[0])))
+        return value(x)
+
+    return dataclasses.replace(OURS, **{name: wrong})
+
+
+def textbook_softmax(x, g):
+    p = ops.softmax(x)
+    return p * (g - jnp.sum(g * p, -1, keepdims=True))
+
+
+def textbook_log_softmax(x, g):
+    return g - ops.softmax(x) * jnp.sum(g, -1, keepdims=True)
+
+
+def log_softmax_tangent(x, v):
+    return v - jnp.sum(ops.softmax(x) * v, -1, keepdims=True)
+
+
 # Of a linear layer
+
+
+def layer_of_the_likeliest_label():
+    """Functions under test whose layer takes the largest of class probabilities for the label."""
+
+    def loss(features, kernel, labels, **options):
+        return ops.linear_softmax_cross_entropy(features, kernel, labels.argmax(-1), **options)
+
+    return dataclasses.replace(OURS, **{LINEAR: loss})
+
+
+def layer_of_all_rows():
+    """Functions under test whose layer leaves no row out."""
+
+    def loss(features, kernel, labels, where=None, **options):
+        return ops.linear_softmax_cross_entropy(features, kernel, labels, **options)
+
+    return dataclasses.replace(OURS, **{LINEAR: loss})
 
 
 def with_layer_gradients(wrong):

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jax_softmax.verification.cases import Case, eps, numpy_dtype, statistics_dtype, tiny
-from jax_softmax.verification.exact_rows import Exact, as_exact
-from jax_softmax.verification.layer import BIAS_GRADIENT, FEATURES_GRADIENT, kernel_of
+from jax_softmax.testing.cases import Case
+from jax_softmax.testing.exact import Exact, as_exact, eps, numpy_dtype, statistics_dtype, tiny
+from jax_softmax.testing.layer import BIAS_GRADIENT, FEATURES_GRADIENT, kernel_of
 
 
 def exact_layer(case: Case, z: np.ndarray, logits_gradient: Exact) -> dict[str, Exact]:

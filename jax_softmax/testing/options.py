@@ -7,6 +7,11 @@ from typing import Any, Literal
 
 from jax_softmax.errors import InputError
 
+SOFT_LABELS = "softmax_cross_entropy"
+INTEGER_LABELS = "softmax_cross_entropy_with_integer_labels"
+LINEAR = "linear_softmax_cross_entropy"
+LOSSES = (SOFT_LABELS, INTEGER_LABELS, LINEAR)
+SECOND_DERIVATIVES = ("forward over reverse", "reverse over reverse")
 STATISTICS = ("logsumexp", "label_log_prob", "entropy")
 
 
@@ -19,7 +24,11 @@ class Option:
       label_smoothing: as in the losses; so are `z_loss`, `soft_cap`, `ignore_index`, `reduction`.
       class_weights: whether classes have factors; so have rows with `sample_weight`.
       where: whether some classes are left out.
+      where_rows: whether some rows are left out; what they hold must not matter.
+      impossible: whether some logits are `-inf`, and so some labels' and some whole rows'.
+      row_blocks: whether the rows are repeated until a CPU takes them in blocks.
       soft_labels: for class probabilities, whether labels are spread rather than one-hot.
+      class_probabilities: for a linear layer, whether its labels are `[..., V]`.
       kernel_layout: of a linear layer.
       class_blocks: whether a linear layer's classes are taken in blocks too.
       outputs: the outputs that have a cotangent.
@@ -34,7 +43,11 @@ class Option:
     class_weights: bool = False
     sample_weight: bool = False
     where: bool = False
+    where_rows: bool = False
+    impossible: bool = False
+    row_blocks: bool = False
     soft_labels: bool = True
+    class_probabilities: bool = False
     kernel_layout: Literal["dv", "vd"] = "dv"
     class_blocks: bool = False
     outputs: tuple[str, ...] = ("loss",)
@@ -68,6 +81,11 @@ _CONSTANTS = (
     "kernel_layout",
 )
 _PLAIN = Option("none", soft_labels=False)
+_MASKS = (Option("where", where=True), Option("where_rows", where_rows=True))
+_IMPOSSIBLE, _ROW_BLOCKS = (
+    Option("impossible", impossible=True),
+    Option("row_blocks", row_blocks=True),
+)
 _OF_LOSSES = (
     _PLAIN,
     Option("label_smoothing", label_smoothing=0.1),
@@ -75,7 +93,7 @@ _OF_LOSSES = (
     Option("sample_weight", sample_weight=True),
     Option("z_loss", z_loss=1e-3),
     Option("soft_cap", soft_cap=30.0),
-    Option("where", where=True),
+    *_MASKS,
     Option("logsumexp", outputs=("logsumexp",)),
     Option("label_log_prob", outputs=("label_log_prob",)),
     Option("entropy", outputs=("entropy",)),
@@ -91,25 +109,33 @@ _TOGETHER: dict[str, Any] = _WEIGHTED | {"where": True, "outputs": ("loss", *STA
 _OF_LAYER: dict[str, Any] = _WEIGHTED | {"ignore_index": -1, "outputs": ("loss", *STATISTICS)}
 
 OPTIONS: dict[str, tuple[Option, ...]] = {
-    "softmax": (_PLAIN, Option("where", where=True)),
-    "log_softmax": (_PLAIN, Option("where", where=True)),
-    "softmax_cross_entropy": (
+    "softmax": (_PLAIN, *_MASKS, _IMPOSSIBLE, _ROW_BLOCKS),
+    "log_softmax": (_PLAIN, *_MASKS, _IMPOSSIBLE, _ROW_BLOCKS),
+    SOFT_LABELS: (
         *_OF_LOSSES,
+        _IMPOSSIBLE,
+        Option("impossible_together", impossible=True, outputs=("loss", *STATISTICS)),
+        Option("row_blocks", row_blocks=True, soft_labels=False),
         Option("soft_labels"),
         Option("weighted_sum", reduction="sum", **_WEIGHTED),
         Option("together", **_TOGETHER),
     ),
-    "softmax_cross_entropy_with_integer_labels": (
+    INTEGER_LABELS: (
         *_OF_LOSSES,
+        _IMPOSSIBLE,
+        Option("impossible_together", impossible=True, outputs=("loss", *STATISTICS)),
+        _ROW_BLOCKS,
         Option("ignore_index", ignore_index=-1),
         Option("weighted_mean", reduction="mean", class_weights=True, ignore_index=-1),
         Option("weighted_sum", reduction="sum", ignore_index=-1, **_WEIGHTED),
         Option("together", ignore_index=-1, **_TOGETHER),
     ),
-    "linear_softmax_cross_entropy": (
+    LINEAR: (
         *(option for option in _OF_LOSSES if not option.where),
         Option("ignore_index", ignore_index=-1),
         Option("together", **_OF_LAYER),
+        Option("soft_labels", class_probabilities=True),
+        Option("soft_labels_sum", class_probabilities=True, reduction="sum", **_WEIGHTED),
         Option("kernel_layout", kernel_layout="vd"),
         Option("class_blocks", class_blocks=True),
         Option("class_blocks_together", class_blocks=True, **_OF_LAYER),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_softmax.verification.options import Option
+from jax_softmax.testing.options import Option
 
 FEATURES_GRADIENT = "features gradient"
 BIAS_GRADIENT = "bias gradient"
@@ -49,10 +49,9 @@ def layer_keywords(option: Option, rows: int, classes: int) -> dict[str, Any]:
 
 def call_on_layer(op: Callable[..., Any], arrays: dict[str, Any], keywords: dict[str, Any]) -> Any:
     """What `op` gives for the layer of a case's arrays, a row each `[N]`."""
-    rows = {name: arrays[name] for name in ("features", "labels", "sample_weight")}
-    rows = {
-        name: None if x is None else x.reshape(-1, _LAST, *x.shape[1:]) for name, x in rows.items()
-    }
+    names = ("features", "labels", "sample_weight", "where")
+    given = {name: arrays[name] for name in names if arrays[name] is not None}
+    rows = {name: x.reshape(-1, _LAST, *x.shape[1:]) for name, x in given.items()}
     kernel = kernel_of(arrays["logits"])
     kernel = kernel if keywords.get("kernel_layout") != "vd" else kernel.T
     classwise = {name: arrays[name] for name in ("bias", "class_weights")}

@@ -5,12 +5,14 @@ In machine epsilons of the dtype that a quantity is due in.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from jax_softmax.verification.cases import eps
+from jax_softmax.testing.exact import Exact, eps
+from jax_softmax.testing.options import SECOND_DERIVATIVES
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Bounds:
       loss: losses and statistics, in float32 or float64.
       gradient: float32 and float64 derivatives, and the values of softmax and log_softmax.
       half: what is rounded once to half precision: half an epsilon, and float32's share.
+      second: second derivatives, relative to what `reference` adds up.
       soft_cap: takes the place of `loss` and `gradient`, the cap added to it: a capped logit
         is rounded to `cap` eps.
     """
@@ -29,6 +32,7 @@ class Bounds:
     gradient: float
     half: float
     soft_cap: float
+    second: float
 
 
 # cpu: the numerical contract, measured on XLA:CPU.
@@ -41,9 +45,9 @@ class Bounds:
 #     divisions Newton's, each within some ulp; 16 eps for each of four of them, and float64 is
 #     emulated. What is lost by cancellation is 1e3 to 8e6 eps: 64 still tells it apart.
 BOUNDS = {
-    "cpu": Bounds(loss=3.0, gradient=5.0, half=0.51, soft_cap=4.0),
-    "gpu": Bounds(loss=6.0, gradient=9.0, half=0.51, soft_cap=8.0),
-    "tpu": Bounds(loss=64.0, gradient=64.0, half=0.55, soft_cap=64.0),
+    "cpu": Bounds(loss=3.0, gradient=5.0, half=0.51, soft_cap=4.0, second=32.0),
+    "gpu": Bounds(loss=6.0, gradient=9.0, half=0.51, soft_cap=8.0, second=64.0),
+    "tpu": Bounds(loss=64.0, gradient=64.0, half=0.55, soft_cap=64.0, second=256.0),
 }
 
 _VALUES = ("loss", "logsumexp", "label_log_prob", "entropy")
@@ -84,7 +88,20 @@ def oracle_bound(
         bound = bounds.soft_cap + soft_cap
     else:
         bound = bounds.loss if quantity in _VALUES else bounds.gradient
+    if quantity in SECOND_DERIVATIVES:
+        bound += bounds.second - bounds.gradient
     return bound + math.sqrt(summed)
+
+
+def rounded_once(bounds: Bounds, exact: Exact) -> Exact:
+    """`exact` with the scale that lets half precision be off by one rounding of the value.
+
+    Of the terms, where they are larger, it may be off by what float32 may, and no more.
+    """
+    if exact.dtype.itemsize > 2 or exact.roundings > 1:
+        return exact
+    share = bounds.gradient * eps(np.float32) / (bounds.half * eps(exact.dtype))
+    return dataclasses.replace(exact, scale=np.abs(exact.value) + share * exact.scale)
 
 
 def reference_bound(dtype: np.dtype, classes: int) -> float:
