@@ -28,7 +28,7 @@ def floating_array(name: str, x: Any) -> jax.Array:
 def _array(name: str, x: Any) -> jax.Array:
     try:
         return jnp.asarray(x)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise TypeError(
             f"{name}: expected an array, got {type(x).__name__}; of a layer or module pass the "
             f"array that it holds, e.g. layer.kernel[...] or layer.weight."
@@ -92,10 +92,9 @@ def check_integer_labels(
             f"labels: expected an integer dtype, got {labels.dtype}; for class probabilities "
             f"{instead}."
         )
-    if labels.shape == (*rows, 1) != rows:
-        raise ValueError(f"labels: expected shape {rows}, got {labels.shape}; pass labels[..., 0].")
     if labels.shape != rows:
-        raise ValueError(f"labels: expected shape {rows} ({whose}), got {labels.shape}.")
+        remedy = "; pass labels[..., 0]" if labels.shape == (*rows, 1) else ""
+        raise ValueError(f"labels: expected shape {rows} ({whose}), got {labels.shape}{remedy}.")
 
 
 def class_weight_array(class_weights: Any, classes: int, dtype: jnp.dtype) -> jax.Array | None:

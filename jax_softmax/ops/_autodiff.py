@@ -21,7 +21,9 @@ from jax_softmax.ops._backends.sums import row_sum
 from jax_softmax.ops._math.row_loss import Outputs, Residuals, RowData, RowLoss
 from jax_softmax.ops._math.slices import whole
 from jax_softmax.ops._options import Options
-from jax_softmax.ops._reduction import times_slope, weighted
+from jax_softmax.ops._reduction import times_slope, totalled
+
+NOT_DIFFERENTIABLE = ("argmax", "finite")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,11 +45,11 @@ class Kept(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """`rows_vjp` and `rows_jvp` return `Outputs`; `total_jvp` the sum of weight times loss."""
+    """`rows_vjp` and `rows_jvp` return rows' outputs, `total_jvp` a sum of weight times loss."""
 
     rows_vjp: Callable[[Options, Inputs, RowData], Outputs]
     rows_jvp: Callable[[Options, Inputs, RowData], Outputs]
-    total_jvp: Callable[[Options, Inputs, RowData, jax.Array], jax.Array]
+    total_jvp: Callable[[Options, Inputs, RowData, jax.Array], Outputs]
 
 
 def build_rules(loss: RowLoss) -> Rules:
@@ -120,36 +122,37 @@ def _rows_jvp(loss: RowLoss) -> Callable[..., Outputs]:
         along = {
             name: jax.checkpoint(partial(tangent, name))(kept, dots)
             for name, value in outputs._asdict().items()
-            if value is not None and name != "argmax"
+            if value is not None and name not in NOT_DIFFERENTIABLE
         }
-        return outputs, with_no_tangent(Outputs(**along), outputs.argmax)
+        return outputs, with_no_tangent(Outputs(**along), outputs)
 
     rows.defjvp(jvp, symbolic_zeros=True)
     return rows
 
 
-def _total_jvp(loss: RowLoss) -> Callable[..., jax.Array]:
+def _total_jvp(loss: RowLoss) -> Callable[..., Outputs]:
     """Both modes, for a scalar: the gradient is computed once and kept, being what is asked for."""
 
     @partial(jax.custom_jvp, nondiff_argnums=(0,))
-    def total(options: Options, inputs: Inputs, data: RowData, weights: jax.Array) -> jax.Array:
-        return jnp.sum(weighted(weights, _forward(loss, options, inputs, data)[0].loss))
+    def total(options: Options, inputs: Inputs, data: RowData, weights: jax.Array) -> Outputs:
+        return totalled(weights, _forward(loss, options, inputs, data)[0])
 
     def jvp(
         options: Options,
         primals: tuple[Inputs, RowData, jax.Array],
         tangents: tuple[Inputs, Any, Any],
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[Outputs, Outputs]:
         inputs, data, weights = primals
         outputs, residuals = _forward(loss, options, inputs, data)
         kept = Kept(inputs, data, residuals)
         computed = _gradients(loss, options, kept, Outputs(weights))
-        total = jnp.sum(weighted(weights, outputs.loss))
+        found = totalled(weights, outputs)
         # What is not differentiated is left out: 0 times an infinite loss would be NaN.
-        tangent = _along(computed, known(tangents[0], total.dtype), jnp.sum, total)
+        dots = known(tangents[0], found.loss.dtype)
+        tangent = _along(computed, dots, jnp.sum, found.loss)
         if not isinstance(tangents[2], SymbolicZero):
             tangent += jnp.sum(times_slope(tangents[2], weights, outputs.loss))
-        return total, tangent
+        return found, with_no_tangent(Outputs(tangent), found)
 
     total.defjvp(jvp, symbolic_zeros=True)
     return total
@@ -169,7 +172,7 @@ def _along(
 def used(cotangents: Outputs) -> Outputs:
     """Cotangents with None for those that nothing depends on."""
     known = (None if isinstance(g, SymbolicZero) else g for g in cotangents)
-    return Outputs(*known)._replace(argmax=None)
+    return Outputs(*known)._replace(argmax=None, finite=None)
 
 
 def known(tangents: Inputs, dtype: jnp.dtype) -> Inputs:
@@ -185,11 +188,15 @@ def known(tangents: Inputs, dtype: jnp.dtype) -> Inputs:
     )
 
 
-def with_no_tangent(tangents: Outputs, argmax: jax.Array | None) -> Outputs:
-    """Tangents of outputs, with that of `argmax`, an integer."""
-    if argmax is None:
-        return tangents
-    return tangents._replace(argmax=SymbolicZero(jax.typeof(argmax).to_tangent_aval()))
+def with_no_tangent(tangents: Outputs, outputs: Outputs) -> Outputs:
+    """Tangents of outputs, with those of integers and booleans."""
+    values = {name: getattr(outputs, name) for name in NOT_DIFFERENTIABLE}
+    zeros = {
+        name: SymbolicZero(jax.typeof(value).to_tangent_aval())
+        for name, value in values.items()
+        if value is not None
+    }
+    return tangents._replace(**zeros)
 
 
 def names_forward_mode(f: Callable[P, R]) -> Callable[P, R]:

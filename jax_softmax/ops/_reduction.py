@@ -48,12 +48,14 @@ class RowWeights(NamedTuple):
       counted: None for all, or `[...]` booleans: the rows that count.
       weightless: None for none, or `[...]` booleans: those of weight 0.
       seen: None for all, or `[...]` booleans: the rows that have statistics.
+      charged: None, or for a mean `[...]`, the terms of its divisor, but for a constant factor.
     """
 
     weight: jax.Array
     counted: jax.Array | None
     weightless: jax.Array | None
     seen: jax.Array | None
+    charged: jax.Array | None
 
     def times(self, loss: jax.Array) -> jax.Array:
         """The weighted losses."""
@@ -95,14 +97,16 @@ def row_weights(
     weight = jnp.ones(rows, dtype) if sample_weight is None else sample_weight
     if counted is not None:
         weight = jnp.where(counted, weight, 0)
+    charged = None
     if reduction == "mean":
-        weight = _over_their_sum(weight, sample_weight, label_weight, data_axis_name)
+        weight, charged = _over_their_sum(weight, sample_weight, label_weight, data_axis_name)
     plain = sample_weight is None and label_weight is None and counted is None
     # With a divisor of 0 no row has a weight.
     zero_mean = reduction == "mean" and not plain
     weightless = weight == 0 if zero_mean or sample_weight is not None else None
     seen = counted_rows(rows, counted, None if sample_weight is None else sample_weight != 0)
-    return RowWeights(weight, counted, weightless, seen)
+    by_weight = charged if sample_weight is not None else None
+    return RowWeights(weight, counted, weightless, seen, by_weight)
 
 
 def _over_their_sum(
@@ -110,8 +114,11 @@ def _over_their_sum(
     sample_weight: jax.Array | None,
     label_weight: jax.Array | None,
     data_axis_name: AxisName,
-) -> jax.Array:
-    """`weight / sum(weight * label_weight)`, all 0 where that sum is 0."""
+) -> tuple[jax.Array, jax.Array]:
+    """`weight / sum(weight * label_weight)`, all 0 where that sum is 0, and the sum's terms.
+
+    The sum is a constant for differentiation.
+    """
     scale: jax.Array | float = 1.0
     if sample_weight is not None:
         weight = weight / _power_of_two(weight, data_axis_name)
@@ -121,9 +128,11 @@ def _over_their_sum(
         # A row of weight 0 may have a label that is no class.
         missing = (weight == 0) & jnp.isnan(label_weight)
         charged = weight * jnp.where(missing, 0, label_weight / scale)
-    divisor = sum_over(data_axis_name, jnp.sum(charged))
+    divisor = lax.stop_gradient(sum_over(data_axis_name, jnp.sum(charged)))
+    # An infinite weight makes the mean no number, rather than 0.
+    divisor = jnp.where(jnp.isinf(divisor), jnp.nan, divisor)
     none = divisor == 0
-    return jnp.where(none, 0, weight / jnp.where(none, 1, divisor) / scale)
+    return jnp.where(none, 0, weight / jnp.where(none, 1, divisor) / scale), charged
 
 
 def _power_of_two(x: jax.Array, axis_name: AxisName) -> jax.Array:
@@ -179,9 +188,26 @@ def _finite_if_weightless(weight: jax.Array, loss: jax.Array) -> jax.Array:
     return jnp.where((weight == 0) & ~jnp.isfinite(loss), 0, loss)
 
 
-def reduced(reduction: Reduction, loss: jax.Array, data_axis_name: AxisName = None) -> jax.Array:
-    """Weighted losses of rows as they are, or their sum (a mean's divisor is in the weights)."""
-    return loss if reduction == "none" else sum_over(data_axis_name, jnp.sum(loss))
+def totalled(weight: jax.Array, outputs: Outputs) -> Outputs:
+    """Outputs of rows with the sum of their weighted losses for the loss."""
+    finite = lax.stop_gradient(jnp.isfinite(outputs.loss))
+    return outputs._replace(loss=jnp.sum(weighted(weight, outputs.loss)), finite=finite)
+
+
+def total_of(total: jax.Array, rows: RowWeights, finite: jax.Array, axis: AxisName) -> jax.Array:
+    """A sum or mean over devices too, with the derivative of a mean's divisor.
+
+    By weights of 0 of rows whose loss is not `finite [...]` there is none: times 1, so written.
+    """
+    total = sum_over(axis, total)
+    if rows.charged is None:
+        return total
+    constant = lax.stop_gradient(rows.charged)
+    charged = jnp.where((constant == 0) & ~finite, constant, rows.charged)
+    divisor = sum_over(axis, jnp.sum(charged))
+    none = divisor == 0
+    divisor = jnp.where(none, 1, divisor)
+    return total * (lax.stop_gradient(divisor) / divisor)
 
 
 def with_stats(loss: jax.Array, rows: RowWeights, outputs: Outputs) -> Loss:

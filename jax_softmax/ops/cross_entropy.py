@@ -48,8 +48,8 @@ from jax_softmax.ops._reduction import (
     SoftmaxStats,
     counted_rows,
     label_weights,
-    reduced,
     row_weights,
+    total_of,
     with_stats,
 )
 
@@ -415,8 +415,11 @@ def _reduced(
     axes = varying_axes(*jax.tree.leaves((inputs, data)), weights.weight)
     inputs = jax.tree.map(lambda x: vary(x, axes), inputs)
     if call.rule == "jvp" and call.reduction != "none" and not options.stats:
-        return rules.total_jvp(options, inputs, data, weights.weight)
+        outputs = rules.total_jvp(options, inputs, data, weights.weight)
+        return total_of(outputs.loss, weights, outputs.finite, None)
     by_rows = rules.rows_vjp if call.rule == "vjp" else rules.rows_jvp
     outputs = by_rows(options, inputs, data)
-    loss = reduced(call.reduction, weights.times(outputs.loss))
+    loss = weights.times(outputs.loss)
+    if call.reduction != "none":
+        loss = total_of(jnp.sum(loss), weights, jnp.isfinite(outputs.loss), None)
     return loss if not options.stats else with_stats(loss, weights, outputs)

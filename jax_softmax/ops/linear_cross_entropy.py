@@ -38,7 +38,7 @@ from jax_softmax.ops._linear.layer import KernelLayout, Linear, Product, sums_dt
 from jax_softmax.ops._linear.rules import rows_jvp, rows_vjp, total_jvp, total_vjp
 from jax_softmax.ops._linear.sweeps import Static
 from jax_softmax.ops._math import class_probabilities, integer_labels
-from jax_softmax.ops._math.row_loss import Outputs, RowData
+from jax_softmax.ops._math.row_loss import RowData
 from jax_softmax.ops._mesh import (
     AxisName,
     all_axes_manual,
@@ -64,6 +64,8 @@ from jax_softmax.ops._reduction import (
     counted_rows,
     label_weights,
     row_weights,
+    total_of,
+    totalled,
     with_stats,
 )
 
@@ -296,17 +298,19 @@ def _loss(call: _Call, linear: Linear, rows: _Rows) -> Loss:
     weights = weights._replace(weight=weight)
     static = _static(call, linear)
     if call.reduction != "none" and call.rule == "jvp" and not call.options.stats:
-        outputs = Outputs(total_jvp(static, linear, data, weight))
+        outputs = total_jvp(static, linear, data, weight)
     elif call.reduction != "none" and call.rule == "vjp":
         outputs = total_vjp(static, linear, data, weight)
     else:
         by_rows = rows_vjp if call.rule == "vjp" else rows_jvp
         outputs = by_rows(static, linear, data)
-        loss = weights.times(outputs.loss)
-        outputs = outputs._replace(loss=loss if call.reduction == "none" else jnp.sum(loss))
+        if call.reduction == "none":
+            outputs = outputs._replace(loss=weights.times(outputs.loss))
+        else:
+            outputs = totalled(weight, outputs)
     loss = outputs.loss
     if call.reduction != "none":
-        loss = sum_over(call.data_axis_name, loss)
+        loss = total_of(loss, weights, outputs.finite, call.data_axis_name)
     return loss if not call.options.stats else with_stats(loss, weights, outputs)
 
 
@@ -402,7 +406,9 @@ def check_arrays(
         raise ValueError(f"bias: expected shape {(classes,)}, got {b.shape}.")
     linear, rows = Linear(x, k, b), x.shape[:-1]
     y = label_array(labels, ignore_index)
-    if y.shape == (*rows, classes) and y.shape != (*rows, 1):
+    whole_numbers = jnp.issubdtype(y.dtype, jnp.integer) or y.dtype == bool
+    # Of one class, integers are a column of labels.
+    if y.shape == (*rows, classes) and not (classes == 1 and whole_numbers):
         return linear._replace(labels=_class_probabilities(linear, y, ignore_index)), None
     if jnp.issubdtype(y.dtype, jnp.floating) and y.ndim == x.ndim:
         raise ValueError(
@@ -431,16 +437,14 @@ def _class_probabilities(linear: Linear, labels: jax.Array, ignore_index: int | 
 def check_row_mask(where: ArrayLike, rows: tuple[int, ...], classes: int) -> jax.Array:
     """The rows that count, `[*rows]` booleans; raises ValueError for a mask of classes."""
     mask = jnp.asarray(where).astype(bool)
-    if mask.ndim > len(rows):
-        raise ValueError(
-            f"where: expected a mask of rows that broadcasts to {rows}, got {mask.shape}; to leave "
-            f"classes out, pass the layer without them, or a bias of -inf there."
-        )
     try:
         return jnp.broadcast_to(mask, rows)
     except ValueError as error:
+        remedy = "."
+        if mask.ndim > len(rows) or mask.shape[-1:] == (classes,):
+            remedy = "; to leave classes out, pass the layer without them, or a bias of -inf there."
         raise ValueError(
-            f"where: expected a mask of rows that broadcasts to {rows}, got {mask.shape}."
+            f"where: expected a mask of rows that broadcasts to {rows}, got {mask.shape}{remedy}"
         ) from error
 
 

@@ -249,18 +249,28 @@ _vjp.defvjp(_forward, _bwd)
 # -p_L r keeps every digit of the others. Where none has, c is the mean of g, rounded: r is what
 # that rounding left. Both make sum_i p_i |g_i - c| no more than twice sum_i p_i |g_k - g_i|, for
 # every k, by which the error is measured.
+#
+# What all of g share must not drown its differences, so c is g_L and a mean relative to it, and
+# g_k - g_L is taken with its rounding error.
 
 
 def _softmax_gradient(backend: Backend, kept: _Rows, g: jax.Array) -> jax.Array:
-    def of_rows(backend: Backend, given: tuple[_Rows, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def of_rows(backend: Backend, given: tuple[_Rows, jax.Array]) -> tuple[jax.Array, ...]:
         kept, g = given
-        mean = row_sum(kept.summed_probabilities() * g)
-        center = jnp.where(kept.has_most(), backend.pick(g, kept.leader), mean)
+        pivot = backend.pick(g, kept.leader)
+        mean = row_sum(kept.summed_probabilities() * (g - pivot[..., None]))
+        mean = jnp.where(kept.has_most(), 0, mean)
         kept, g = backend.again((kept, g))
-        return center, row_sum(kept.summed_probabilities() * (g - center[..., None]))
+        return pivot, mean, row_sum(kept.summed_probabilities() * _centered(g, pivot, mean))
 
-    center, rest = backend.by_rows(of_rows, (kept, g), g.shape[:-1])
-    return kept.probabilities(backend) * ((g - center[..., None]) - rest[..., None])
+    pivot, mean, rest = backend.by_rows(of_rows, (kept, g), g.shape[:-1])
+    return kept.probabilities(backend) * (_centered(g, pivot, mean) - rest[..., None])
+
+
+def _centered(g: jax.Array, pivot: jax.Array, mean: jax.Array) -> jax.Array:
+    """`g - (pivot + mean)`, `[..., V]`."""
+    distance, error = difference(g, pivot[..., None])
+    return (distance - mean[..., None]) + error
 
 
 # log_softmax: dlog p_i/dx_k = delta_ik - p_k, so a cotangent g gives

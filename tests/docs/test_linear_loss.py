@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 
 from jax_softmax import linear_softmax_cross_entropy
-from jax_softmax.ops._row_blocks import choose_block_size
+from jax_softmax.ops._linear.blocks import choose_block_size
 from tests.ops.test_sharding import collectives
 from tests.tolerances import assert_close
 

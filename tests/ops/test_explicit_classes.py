@@ -30,7 +30,7 @@ def integer(z, y, q, g):
     loss = ops.softmax_cross_entropy_with_integer_labels
     value, gradient = jax.value_and_grad(lambda z: loss(z, y, reduction="mean"))(z)
     rows, vjp = jax.vjp(lambda z: loss(z, y), z)
-    return value, gradient, rows, vjp(g[:, 0])
+    return value, gradient, rows, vjp(jnp.sum(g, -1))
 
 
 def integer_with_options(z, y, q, g):
@@ -47,7 +47,7 @@ def soft(z, y, q, g):
     loss = ops.softmax_cross_entropy
     value, gradient = jax.value_and_grad(lambda z, q: loss(z, q, reduction="mean"), (0, 1))(z, q)
     rows, vjp = jax.vjp(lambda z: loss(z, q), z)
-    return value, gradient, rows, vjp(g[:, 0])
+    return value, gradient, rows, vjp(jnp.sum(g, -1))
 
 
 LAYOUTS = {

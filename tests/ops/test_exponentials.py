@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_softmax.ops._exponentials import exponentials
+from jax_softmax.ops._backends.compensated import exponentials
 from tests.tolerances import EXPONENTIAL_EPS, SECOND_DERIVATIVE, assert_close
 
 

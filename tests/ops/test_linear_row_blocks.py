@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jax_softmax.ops._row_blocks import choose_block_size, row_blocks
+from jax_softmax.ops._linear.blocks import choose_block_size, row_blocks
 
 MIB = 2**20
 SHAPES = st.lists(st.integers(1, 13), max_size=3).map(tuple)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax_softmax.ops._statistics import put_at_label, select_at_label
 
 from jax_softmax.ops import _statistics, linear_softmax_cross_entropy
-from jax_softmax.ops._statistics import put_at_label, select_at_label
 from jax_softmax.ops.cross_entropy import _integer
 from tests.ops.pairs import PAIRS
 from tests.tolerances import assert_close

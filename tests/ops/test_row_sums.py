@@ -14,7 +14,7 @@ from jax_softmax import (
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
 )
-from jax_softmax.ops._row_sums import chunk_sum, row_sum
+from jax_softmax.ops._backends.sums import chunk_sum, row_sum
 
 EPS = 2.0**-23
 SHAPES = ((), (2, 1), (1, 3))

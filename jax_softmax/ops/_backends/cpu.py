@@ -55,7 +55,8 @@ class Cpu(Xla):
 
     def again(self, x: T) -> T:
         """Behind a barrier, so that each reduction fuses its own copy of the few operations."""
-        apart: T = lax.optimization_barrier(x)
+        # One by one: together, inside shard_map, each would vary as all of them do.
+        apart: T = jax.tree.map(lax.optimization_barrier, x)
         return apart
 
     def likeliest(self, z: jax.Array) -> jax.Array:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jax_softmax.ops._mesh import explicit_axes
+
 # A sum of no more than this errs little whatever its order.
 _SHORT = 128
 # Of arrays of no more than this, XLA:CPU has few partial sums for a row.
@@ -23,8 +25,8 @@ def row_sum(terms: jax.Array) -> jax.Array:
     4096 terms of three values come to 102 eps, and of two such rows to 1.1.
     """
     *rows, classes = terms.shape
-    if not isinstance(classes, int):
-        return jnp.sum(terms, -1)  # exported for any number of classes
+    if not isinstance(classes, int) or explicit_axes(terms):
+        return jnp.sum(terms, -1)  # of any number of classes, or as they lie over devices
     several = [size for size in rows if not _is_one(size)]
     terms = terms.reshape(*several, classes)
     if classes <= _SHORT or (several and not _is_small(terms)):

@@ -42,11 +42,15 @@ def choose_block_size(rows: int, classes: int, itemsize: int = 4) -> BlockSize:
       classes: how many there are, on one device.
       itemsize: bytes a logit.
     """
+    if not isinstance(classes, int):
+        return BlockSize(_LEAST_ROWS, None)  # exported for any number of classes
     row_bytes = max(1, classes * itemsize)
     wanted = max(_BUDGET_BYTES // row_bytes, min(_LEAST_ROWS, _MOST_BYTES // row_bytes))
+    held = None
     if wanted < 128:
-        return BlockSize(min(rows, _LEAST_ROWS), _MOST_BYTES // (_LEAST_ROWS * itemsize))
-    return BlockSize(max(1, min(rows, wanted)), None)
+        wanted, held = _LEAST_ROWS, _MOST_BYTES // (_LEAST_ROWS * itemsize)
+    # Exported for any number of rows, there may be as many.
+    return BlockSize(max(1, min(rows, wanted)) if isinstance(rows, int) else wanted, held)
 
 
 def check_block_size(block_size: int | tuple[int, int] | None) -> BlockSize | None:
@@ -75,11 +79,13 @@ class RowBlocks(NamedTuple):
     Attributes:
       shape: of the rows.
       counts: blocks along each axis.
+      block: the shape of a block's rows.
       contiguous: whether a block's rows lie side by side, or `counts[a]` apart.
     """
 
     shape: tuple[int, ...]
     counts: tuple[int, ...]
+    block: tuple[int, ...]
     contiguous: bool
 
     @property
@@ -88,14 +94,10 @@ class RowBlocks(NamedTuple):
         return math.prod(self.counts)
 
     @property
-    def block(self) -> tuple[int, ...]:
-        """The shape of a block's rows."""
-        return tuple(-(-n // k) for n, k in zip(self.shape, self.counts, strict=True))
-
-    @property
     def padded(self) -> bool:
-        """Whether the blocks have more rows than there are."""
-        return any(n % k for n, k in zip(self.shape, self.counts, strict=True))
+        """Whether the blocks have more rows than there are; where that is not known, yes."""
+        sizes = zip(self.shape, self.counts, strict=True)
+        return any(not isinstance(n, int) or n % k for n, k in sizes)
 
     def view(self, x: jax.Array) -> jax.Array:
         """`[*shape, ...]` with each axis as blocks and rows, and zeros for rows there are not."""
@@ -161,6 +163,8 @@ def row_blocks(shape: tuple[int, ...], rows: int, contiguous: bool) -> RowBlocks
     that (four times, for rows that may be over devices), and padded otherwise.
     """
     counts: list[int] = []
+    if not all(isinstance(length, int) for length in shape):
+        return _blocks_of_any_number(shape, rows, contiguous)
     others = math.prod(shape)
     for length in reversed(shape):
         others //= max(1, length)
@@ -170,7 +174,17 @@ def row_blocks(shape: tuple[int, ...], rows: int, contiguous: bool) -> RowBlocks
             count = next((k for k in range(needed, 2 * needed) if length % k == 0), needed)
         counts.insert(0, count)
         others *= -(-length // count)
-    return RowBlocks(shape, tuple(counts), contiguous)
+    block = tuple(-(-n // k) for n, k in zip(shape, counts, strict=True))
+    return RowBlocks(shape, tuple(counts), block, contiguous)
+
+
+def _blocks_of_any_number(shape: tuple[int, ...], rows: int, contiguous: bool) -> RowBlocks:
+    """Blocks along the first axis, for a program exported for any number of rows."""
+    first, *others = shape
+    known = all(isinstance(length, int) for length in others)
+    size = max(1, rows // max(1, math.prod(others))) if known else 1
+    counts = (-(-first // size), *[1] * len(others))
+    return RowBlocks(shape, counts, (size, *others), contiguous)
 
 
 def _count_over_devices(length: int, needed: int) -> int:

@@ -30,7 +30,7 @@ from jax_softmax.ops._linear.layer import Linear, Parts
 from jax_softmax.ops._linear.sweeps import Static, forward_sweep, gradient_sweep, tangent_sweep
 from jax_softmax.ops._math.row_loss import Outputs, Residuals, RowData
 from jax_softmax.ops._mesh import sum_over_missing, vary, varying_axes
-from jax_softmax.ops._reduction import slope, times_slope, weighted
+from jax_softmax.ops._reduction import slope, times_slope, totalled
 
 # Their leaves are jax.custom_derivatives.CustomVJPPrimal, whatever the tree.
 Primals = Any
@@ -83,8 +83,7 @@ def _is_zero(x: Any) -> bool:
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def total_vjp(static: Static, linear: Linear, data: RowData, weights: jax.Array) -> Outputs:
     """Outputs with `sum(weights * loss)` for the loss; the statistics are those of the rows."""
-    outputs = forward_sweep(static, linear, data).outputs
-    return outputs._replace(loss=jnp.sum(weighted(weights, outputs.loss)))
+    return totalled(weights, forward_sweep(static, linear, data).outputs)
 
 
 def _total_fwd(
@@ -93,13 +92,12 @@ def _total_fwd(
     wanted = _wanted(linear, lambda primal: primal.perturbed)
     linear, data, weights = jax.tree.map(lambda primal: primal.value, (linear, data, weights))
     outputs, residuals, gradients = gradient_sweep(static, linear, data, Outputs(weights), wanted)
-    total = jnp.sum(weighted(weights, outputs.loss))
     slopes = slope(weights, outputs.loss)
     like = jax.tree.map(lambda x: vary(jnp.zeros((), x.dtype), varying_axes(x)), linear)
     stats = static.options.stats
     rows = RowsKept(linear, data, residuals, wanted) if stats else None
     kept = TotalKept(gradients, slopes, like, weights if stats else None, rows)
-    return outputs._replace(loss=total), kept
+    return totalled(weights, outputs), kept
 
 
 def _total_bwd(
@@ -155,16 +153,16 @@ total_vjp.defvjp(_total_fwd, _total_bwd, symbolic_zeros=True)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def total_jvp(static: Static, linear: Linear, data: RowData, weights: jax.Array) -> jax.Array:
+def total_jvp(static: Static, linear: Linear, data: RowData, weights: jax.Array) -> Outputs:
     """The total without statistics, with forward mode: a tangent is that of the gradients."""
-    return cast("jax.Array", total_vjp(static, linear, data, weights).loss)
+    return total_vjp(static, linear, data, weights)
 
 
 def _total_jvp(
     static: Static,
     primals: tuple[Linear, RowData, jax.Array],
     tangents: tuple[Tangents, Tangents, Tangents],
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Outputs, Outputs]:
     linear, data, weights = primals
     dots, _, weights_dot = tangents
     wanted = _wanted(dots, lambda dot: not _is_zero(dot))
@@ -182,7 +180,8 @@ def _total_jvp(
             tangent += sum_over_missing(jnp.sum(gradient * dot.astype(loss.dtype)), loss)
     if not _is_zero(weights_dot):
         tangent += jnp.sum(times_slope(weights_dot, weights, loss))
-    return jnp.sum(weighted(weights, loss)), tangent
+    found = totalled(weights, outputs)
+    return found, with_no_tangent(Outputs(tangent), found)
 
 
 total_jvp.defjvp(_total_jvp, symbolic_zeros=True)
@@ -235,7 +234,7 @@ def _rows_jvp(
         *(None if dot is None or _is_zero(dot) else dot.astype(wide) for dot in tangents[0])
     )
     along = tangent_sweep(static, linear, data, residuals, dots)
-    return outputs, with_no_tangent(along, outputs.argmax)
+    return outputs, with_no_tangent(along, outputs)
 
 
 rows_jvp.defjvp(_rows_jvp, symbolic_zeros=True)

@@ -204,8 +204,8 @@ def _scan_in_groups(block: Block, start: Parts, rows: _Rows) -> tuple[Parts, Any
     eps (of the terms' sizes) where one running sum errs by 9.7. It takes one more array like the
     kernel. `start` has zeros.
     """
-    count = len(rows.i)
-    if count <= _MOST_IN_A_SUM:
+    count = rows.i.shape[0]
+    if not isinstance(count, int) or count <= _MOST_IN_A_SUM:
         return lax.scan(block, start, rows)
     size = math.isqrt(count)
     groups = count // size
@@ -278,6 +278,17 @@ def _forward(
     return outputs, residuals, whole_logits
 
 
+def _without_dropped_rows(linear: Linear, data: RowData, residuals: Residuals) -> Linear:
+    """The layer with features of 0 for rows without a gradient.
+
+    Whatever such a row holds would meet a gradient of 0, and 0 * NaN is NaN.
+    """
+    kept = data.kept(residuals.rows)
+    if kept is None:
+        return linear
+    return linear._replace(features=jnp.where(kept[..., None], linear.features, 0))
+
+
 def _add_gradients(
     static: Static,
     linear: Linear,
@@ -290,11 +301,7 @@ def _add_gradients(
 ) -> Parts:
     """What the sums become with a block's gradients, in the dtype of the statistics."""
     classes, wide = static.product.classes(linear), sums_dtype(linear)
-    kept = data.kept(residuals.rows)
-    by_rows = linear
-    if kept is not None:
-        # What a row without a gradient holds would meet one of 0, and 0 * NaN is NaN.
-        by_rows = linear._replace(features=jnp.where(kept[..., None], linear.features, 0))
+    by_rows = _without_dropped_rows(linear, data, residuals)
 
     def add(sums: Parts, chunk: Chunk) -> Parts:
         here, at = _of_chunk(static, linear, data, chunk)
@@ -325,17 +332,15 @@ def _tangents(
     static: Static, linear: Linear, data: RowData, residuals: Residuals, dots: Parts
 ) -> Outputs:
     """A block's tangents: the sums over the classes of gradients times tangents."""
-    names = Outputs._fields[:-1] if static.options.stats else Outputs._fields[:1]
+    names = Outputs._fields[:4] if static.options.stats else Outputs._fields[:1]
     one = jnp.ones(linear.features.shape[:-1], sums_dtype(linear))
-    kept = data.kept(residuals.rows)
+    by_rows = _without_dropped_rows(linear, data, residuals)
 
     def of_chunk(chunk: Chunk) -> jax.Array:
         here, at = _of_chunk(static, linear, data, chunk)
         logits = static.product.logits(here)
         along = static.product.cut(dots, chunk)
-        logits_dot = static.product.logits_tangent(here, along)
-        if kept is not None:
-            logits_dot = jnp.where(kept[..., None], logits_dot, 0)
+        logits_dot = static.product.logits_tangent(static.product.cut(by_rows, chunk), along)
 
         def tangent(cotangents: Outputs) -> jax.Array:
             found = static.loss.gradients(

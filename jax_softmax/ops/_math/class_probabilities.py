@@ -130,7 +130,7 @@ def _gradients(
     if kept is not None and data.labels is not None:
         data = data._replace(labels=jnp.where(kept[..., None], data.labels, 0))
     rows, log_total = residuals.rows, residuals.log_total
-    g, g_lse, g_log_prob, g_entropy, _ = cotangents.zeros_for_none(rows.total)
+    g, g_lse, g_log_prob, g_entropy, *_ = cotangents.zeros_for_none(rows.total)
     held = CappedLogits(exclude(logits, data.mask), options.soft_cap)
     z = held.values()
     q = _labels(data, z.dtype)
@@ -155,8 +155,10 @@ def _gradients(
     gradient = held.through_cap(jnp.where(z == -jnp.inf, nothing, gradient))
     # Two results that share more than a cap's few operations may have those written out.
     z = held.read(backend.again(held.stored))
-    labels_gradient = on_labels * surprisal(z, rows.shift, log_total)
-    return Gradients(gradient, jnp.where(z == -jnp.inf, nothing, labels_gradient))
+    never = z == -jnp.inf
+    # Selected twice, for the derivative of a product with infinity that is not taken is NaN.
+    by_label = on_labels * jnp.where(never, 0, surprisal(z, rows.shift, log_total))
+    return Gradients(gradient, jnp.where(never, nothing, by_label))
 
 
 def _from_targets(t: jax.Array, t_sum: jax.Array, p: jax.Array, not_p: jax.Array) -> jax.Array:

@@ -162,7 +162,7 @@ def _gradients(
     kept = data.kept(residuals.rows)
     logits, residuals, cotangents = drop_rows(kept, logits, residuals, cotangents)
     rows = residuals.rows
-    g, g_lse, g_log_prob, g_entropy, _ = cotangents.zeros_for_none(rows.total)
+    g, g_lse, g_log_prob, g_entropy, *_ = cotangents.zeros_for_none(rows.total)
     held = CappedLogits(exclude(logits, data.mask), options.soft_cap)
     z = held.values()
 

@@ -64,6 +64,8 @@ class Outputs(NamedTuple):
       label_log_prob: `log p_y`, or `sum_j q_j log p_j`.
       entropy: `-sum_j p_j log p_j`.
       argmax: int32, not differentiable.
+      finite: booleans, whether the loss is; not differentiable. For a total, whose rows are added
+        up.
     """
 
     loss: Any = None
@@ -71,6 +73,7 @@ class Outputs(NamedTuple):
     label_log_prob: Any = None
     entropy: Any = None
     argmax: Any = None
+    finite: Any = None
 
     def zeros_for_none(self, like: jax.Array) -> Outputs:
         """Cotangents, with zeros where there is none."""
