@@ -104,6 +104,11 @@ class _Problem:
     cap_slope: np.ndarray  # [N, V]
 
 
+def _finite(x: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """`x [N]` of the rows that count, 0 where it is infinite: the derivative by their weights."""
+    return np.where(counted & np.isfinite(x), x, 0)
+
+
 def options_cross_entropy(
     logits: np.ndarray,
     labels: Any,
@@ -122,17 +127,21 @@ def options_cross_entropy(
     w = np.ones(classes, wide) if class_weights is None else np.asarray(class_weights, wide)
     given = np.ones(count, wide) if sample_weight is None else np.asarray(sample_weight, wide)
     left = _left_classes(where, z.shape)
-    kept = left.any(-1) & (given != 0)
+    counted = left.any(-1)
     by_index = labels.ndim == 1
     if by_index and ignore_index is not None:
-        kept &= labels != ignore_index
-    left, v = left | ~kept[:, None], np.where(kept, given, 0)[:, None]
-    z = np.where(left, np.where(kept[:, None], z, 0), -np.inf)
+        counted &= labels != ignore_index
+    # What a row of weight 0 that is no number holds matters to nothing.
+    number = (np.isfinite(z) | (z == -np.inf)).all(-1)
+    counted &= number | (given != 0)
+    kept = counted & (given != 0)
+    left, v = left | ~counted[:, None], np.where(kept, given, 0)[:, None]
+    z = np.where(left, np.where(counted[:, None], z, 0), -np.inf)
     index = np.where(kept, labels, 0) if by_index else np.zeros(count, int)
     if by_index:
-        q = (np.arange(classes) == index[:, None]).astype(wide)
+        q = (np.arange(classes) == np.where(counted, labels, 0)[:, None]).astype(wide)
     else:
-        q = np.where(left & kept[:, None], np.asarray(labels, np.float64), 0).astype(wide)
+        q = np.where(left & counted[:, None], np.asarray(labels, np.float64), 0).astype(wide)
     alpha = wide(label_smoothing)
     t = w * ((1 - alpha) * q + np.where(left, alpha / left.sum(-1, keepdims=True), 0))
     capped, cap_slope = _cap(z, soft_cap)
@@ -152,8 +161,8 @@ def options_cross_entropy(
         target_mass=np.where(kept, np.abs(given) * (_sum(t) + _sum(q))[:, 0], 0),
         label_factor=v * (1 - alpha) * w,
         surprisal=_zeroed(problem.u, kept),
-        by_weight=_zeroed(bare.value, kept),
-        by_weight_size=_zeroed(bare.value_size, kept),
+        by_weight=_finite(bare.value, counted),
+        by_weight_size=_finite(bare.value_size, counted),
         probability=rows.p,
         not_probability=rows.not_p,
         cap_slope=cap_slope,

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import optax
 
 from jax_softmax.ops import SoftmaxStats, reference
-from jax_softmax.ops._arguments import Axis, Reduction
-from jax_softmax.ops._linear_products import KernelLayout
-from jax_softmax.ops._options import Rule
-from jax_softmax.ops.cross_entropy import Loss
+from jax_softmax.ops._arguments import Axis
+from jax_softmax.ops._linear.layer import KernelLayout
+from jax_softmax.ops._options import Reduction, Rule
+from jax_softmax.ops._reduction import Loss
 from jax_softmax.testing.options import LOSSES, Option
 from jax_softmax.verification.under_test import OpsUnderTest
 
@@ -140,8 +140,7 @@ def _textbook(
     weight = jnp.ones(loss.shape, loss.dtype) if sample_weight is None else sample_weight
     if kept is not None:
         weight = weight * kept
-    # Rows of weight 0 do not count, in the weight's derivative neither.
-    loss = jnp.where(weight == 0, 0, weight * loss)
+    loss = weight * jnp.where((weight == 0) & ~jnp.isfinite(loss), 0, loss)
     if reduction == "mean" and by_index and class_weights is not None:
         loss = jnp.sum(loss) / jnp.sum(weight * (labels @ class_weights.astype(z.dtype)))
     elif reduction == "mean":

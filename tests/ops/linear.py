@@ -168,7 +168,7 @@ def exact(made, cotangents, reduction="mean", num_classes=None):
         gradients["bias"] = gradient.sum(0)
     value = rows.over(reduction, rows.loss.value)
     if "sample_weight" in arrays:
-        kept = (options["sample_weight"] != 0) & (labels != options.get("ignore_index"))
+        kept = labels != options.get("ignore_index")
         weights = options.get("class_weights", np.ones(kernel.shape[1]))
         by_weight = rows.by_weight
         if reduction == "mean":
