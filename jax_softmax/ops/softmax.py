@@ -19,7 +19,7 @@ from jax_softmax.ops._arguments import (
     mask_classes_last,
 )
 from jax_softmax.ops._autodiff import names_forward_mode
-from jax_softmax.ops._backends.compensated import difference, shifted_exp
+from jax_softmax.ops._backends.compensated import difference, shifted_exp, two_sum
 from jax_softmax.ops._backends.dispatch import backend_of, check_implementation
 from jax_softmax.ops._backends.interface import Backend, is_class
 from jax_softmax.ops._backends.sums import row_sum
@@ -119,6 +119,10 @@ def log_softmax(
     return _along_classes("log_softmax", x, axis, where, rule, implementation)
 
 
+# More than the logarithm of any number of classes, and exp of it no overflow.
+_LARGEST_EXPONENT = 64.0
+
+
 class _Call(NamedTuple):
     """What is constant in the compiled program."""
 
@@ -139,6 +143,7 @@ class _Rows(NamedTuple):
       mask: None, or booleans that broadcast to them.
       leader: int32, the likeliest class, L.
       shift: its logit.
+      near: the largest logit but that, or the shift where there is none.
       others: `sum_{i != L} e_i`, `e_i = exp(x_i - shift)`.
       total: `others + e_L`.
     """
@@ -147,6 +152,7 @@ class _Rows(NamedTuple):
     mask: jax.Array | None
     leader: jax.Array
     shift: jax.Array
+    near: jax.Array
     others: jax.Array
     total: jax.Array
 
@@ -161,10 +167,6 @@ class _Rows(NamedTuple):
     def probabilities(self, backend: Backend) -> jax.Array:
         """`p`, to be written out."""
         return backend.exponentials(self.logits().values(), self.shift) / self.total[..., None]
-
-    def summed_probabilities(self) -> jax.Array:
-        """`p`, to be summed: compilers fuse a plain exponential into a sum."""
-        return shifted_exp(self.logits().values(), self.shift[..., None]) / self.total[..., None]
 
 
 def _along_classes(
@@ -211,7 +213,7 @@ def _forward(call: _Call, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Arr
         return of_likeliest(backend, _logits(*given))
 
     top = call.backend.by_rows(of_rows, (x, mask), x.shape[:-1])
-    kept = _Rows(x, mask, top.column, top.rows.shift, top.rows.others, top.rows.total)
+    kept = _Rows(x, mask, top.column, top.rows.shift, top.near, top.rows.others, top.rows.total)
     if call.function == "softmax":
         value = kept.probabilities(call.backend)
     else:
@@ -258,10 +260,16 @@ def _softmax_gradient(backend: Backend, kept: _Rows, g: jax.Array) -> jax.Array:
     def of_rows(backend: Backend, given: tuple[_Rows, jax.Array]) -> tuple[jax.Array, ...]:
         kept, g = given
         pivot = backend.pick(g, kept.leader)
-        mean = row_sum(kept.summed_probabilities() * (g - pivot[..., None]))
+        # About the mean will do.
+        terms = jnp.exp(kept.logits().values() - kept.shift[..., None])
+        mean = row_sum(terms * (g - pivot[..., None])) / kept.total
         mean = jnp.where(kept.has_most(), 0, mean)
         kept, g = backend.again((kept, g))
-        return pivot, mean, row_sum(kept.summed_probabilities() * _centered(g, pivot, mean))
+        # Relative to the largest of the others, as their sum is. A leader, which may be any
+        # exponent away, adds 0: e^64 times 0 where it has most of the mass.
+        distance = jnp.minimum(kept.logits().values() - kept.near[..., None], _LARGEST_EXPONENT)
+        rest = row_sum(jnp.exp(distance) * _centered(g, pivot, mean))
+        return pivot, mean, rest * shifted_exp(kept.near, kept.shift) / kept.total
 
     pivot, mean, rest = backend.by_rows(of_rows, (kept, g), g.shape[:-1])
     return kept.probabilities(backend) * (_centered(g, pivot, mean) - rest[..., None])
@@ -269,7 +277,7 @@ def _softmax_gradient(backend: Backend, kept: _Rows, g: jax.Array) -> jax.Array:
 
 def _centered(g: jax.Array, pivot: jax.Array, mean: jax.Array) -> jax.Array:
     """`g - (pivot + mean)`, `[..., V]`."""
-    distance, error = difference(g, pivot[..., None])
+    distance, error = two_sum(g, pivot[..., None])
     return (distance - mean[..., None]) + error
 
 

@@ -36,7 +36,7 @@ def difference(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     Knuth's two-sum (The Art of Computer Programming 2, 4.2.2, theorem B). The error is a constant
     for differentiation, and 0 where the difference is not finite.
     """
-    value, error = _two_sum(a, b)
+    value, error = two_sum(a, b)
     return value, lax.stop_gradient(jnp.where(jnp.isfinite(value), error, 0))
 
 
@@ -66,7 +66,7 @@ def exponentials(z: jax.Array, shift: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _exponentials(z: jax.Array, shift: jax.Array) -> jax.Array:
     """With n = round(d / log 2), `exp(d + error) = 2^n exp((d - n log 2) + error)`."""
-    distance, error = _two_sum(z, shift[..., None])
+    distance, error = two_sum(z, shift[..., None])
     normal = distance > _LEAST
     distance, error = jnp.where(normal, distance, _LEAST), jnp.where(normal, error, 0)
     # As integers: XLA would make adding a number and taking it away again nothing.
@@ -95,7 +95,8 @@ def _exponentials_jvp(
     return value, value * tangents[0]
 
 
-def _two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+def two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`difference` of finite numbers, without a select, and differentiated as it is written."""
     value = a - b
     step = value - a
     return value, (a - (value - step)) - (b + step)
