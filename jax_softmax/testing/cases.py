@@ -130,7 +130,8 @@ def make_case(group: Group) -> Case:
         logits[_impossible(index, mask)] = -np.inf
     elif option.where_rows and group.op != LINEAR:
         logits[2::8] = np.nan  # in half of the rows that are left out
-    reached = mask if option.where or option.impossible else np.ones_like(mask)
+    # What a cotangent at an infinite log-probability does is nobody's promise.
+    reached = ~np.isneginf(logits) & (mask | (not option.where))
     cotangent, tangent = (
         np.where(reached, _dense_cotangents(index, dtype, logits.shape, rng), 0).astype(dtype)
         for _ in range(2)

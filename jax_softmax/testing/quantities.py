@@ -91,6 +91,7 @@ def _rows_of(case: Case) -> SoftmaxRows:
 def _derivative(rows: SoftmaxRows, found: Derivative, dtype: np.dtype) -> Exact:
     stats = statistics_dtype(dtype)
     slack = found.slack + underflow_slack(rows.p, np.ones_like(rows.p), found.reach, stats)
+    slack = slack + 2 * tiny(stats)  # of a product that is added up, however large its factors
     return as_exact(
         found.value, found.scale, dtype, terms=found.terms, slack=slack, reach=found.reach
     )
