@@ -63,6 +63,9 @@ def _forward(
     def of_rows(backend: Backend, given: tuple[Inputs, RowData]) -> tuple[Outputs, Residuals]:
         (logits, labels), data = given
         data = data._replace(labels=labels)
+        if data.counted is not None:
+            # A derivative of the second order would meet what such a row holds with 0 times NaN.
+            logits = jnp.where(data.counted[..., None], logits, 0)
         return loss.forward(options, whole(backend, logits, data, options.soft_cap), data)
 
     backend = backend_of(options.implementation)

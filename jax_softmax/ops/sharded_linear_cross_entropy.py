@@ -14,16 +14,12 @@ from jax.typing import ArrayLike
 
 from jax_softmax.ops._arguments import broadcast_rows
 from jax_softmax.ops._autodiff import names_forward_mode
+from jax_softmax.ops._linear.arguments import check_arrays, check_distinct, check_row_mask
 from jax_softmax.ops._linear.layer import KernelLayout, sums_dtype
 from jax_softmax.ops._mesh import AxisName, axis_names, explicit_axes, explicit_context
 from jax_softmax.ops._options import Reduction, ShardedLossOptions
 from jax_softmax.ops._reduction import Loss, SoftmaxStats
-from jax_softmax.ops.linear_cross_entropy import (
-    check_arrays,
-    check_distinct,
-    check_row_mask,
-    linear_softmax_cross_entropy,
-)
+from jax_softmax.ops.linear_cross_entropy import linear_softmax_cross_entropy
 
 
 @overload

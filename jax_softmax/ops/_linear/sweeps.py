@@ -263,6 +263,7 @@ def _forward(
     static: Static, linear: Linear, data: RowData
 ) -> tuple[Outputs, Residuals, jax.Array | None]:
     """A block's outputs and residuals, and its logits where they were made whole."""
+    linear = _with_rows(linear, data.counted)
     whole_logits = static.product.logits(linear) if static.class_block is None else None
 
     def each(f: OfSlice) -> Any:
@@ -278,12 +279,11 @@ def _forward(
     return outputs, residuals, whole_logits
 
 
-def _without_dropped_rows(linear: Linear, data: RowData, residuals: Residuals) -> Linear:
-    """The layer with features of 0 for rows without a gradient.
+def _with_rows(linear: Linear, kept: jax.Array | None) -> Linear:
+    """The layer with features of 0 for rows that are not kept.
 
     Whatever such a row holds would meet a gradient of 0, and 0 * NaN is NaN.
     """
-    kept = data.kept(residuals.rows)
     if kept is None:
         return linear
     return linear._replace(features=jnp.where(kept[..., None], linear.features, 0))
@@ -301,7 +301,7 @@ def _add_gradients(
 ) -> Parts:
     """What the sums become with a block's gradients, in the dtype of the statistics."""
     classes, wide = static.product.classes(linear), sums_dtype(linear)
-    by_rows = _without_dropped_rows(linear, data, residuals)
+    by_rows = _with_rows(linear, data.kept(residuals.rows))
 
     def add(sums: Parts, chunk: Chunk) -> Parts:
         here, at = _of_chunk(static, linear, data, chunk)
@@ -334,7 +334,7 @@ def _tangents(
     """A block's tangents: the sums over the classes of gradients times tangents."""
     names = Outputs._fields[:4] if static.options.stats else Outputs._fields[:1]
     one = jnp.ones(linear.features.shape[:-1], sums_dtype(linear))
-    by_rows = _without_dropped_rows(linear, data, residuals)
+    by_rows = _with_rows(linear, data.kept(residuals.rows))
 
     def of_chunk(chunk: Chunk) -> jax.Array:
         here, at = _of_chunk(static, linear, data, chunk)

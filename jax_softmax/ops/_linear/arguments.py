@@ -1,0 +1,147 @@
+"""The checks of a linear layer's arguments, and of what is said of the devices it is over."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jax_softmax.ops._arguments import (
+    check_ignore_index,
+    check_integer_labels,
+    floating_array,
+    label_array,
+    real_array,
+)
+from jax_softmax.ops._linear.layer import KernelLayout, Linear, sums_dtype
+from jax_softmax.ops._mesh import AxisName, axis_names, varying_axes
+
+
+def check_arrays(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
+    kernel_layout: KernelLayout,
+    labels: ArrayLike,
+    ignore_index: int | None,
+) -> tuple[Linear, jax.Array | None]:
+    """The layer and its integer labels as arrays; raises if their shapes or dtypes do not fit.
+
+    Class probabilities are part of the layer, and the labels then None.
+    """
+    if kernel_layout not in get_args(KernelLayout):
+        raise ValueError(f"kernel_layout: expected 'dv' or 'vd', got {kernel_layout!r}.")
+    x, k = floating_array("features", features), floating_array("kernel", kernel)
+    b = None if bias is None else floating_array("bias", bias)
+    if x.ndim == 0:
+        raise ValueError("features: expected shape [..., D], got a number.")
+    width, order = x.shape[-1], f"[{', '.join(kernel_layout.upper())}]"
+    if k.ndim != 2 or k.shape[kernel_layout.index("d")] != width:
+        raise ValueError(
+            f"kernel: expected {order} with D = {width} (the features' last axis) for "
+            f"kernel_layout={kernel_layout!r}, got shape {k.shape}."
+        )
+    classes = k.shape[kernel_layout.index("v")]
+    if classes == 0:
+        raise ValueError(f"kernel: expected at least one class, got shape {k.shape}.")
+    if b is not None and b.shape != (classes,):
+        raise ValueError(f"bias: expected shape {(classes,)}, got {b.shape}.")
+    linear, rows = Linear(x, k, b), x.shape[:-1]
+    y = label_array(labels, ignore_index)
+    whole_numbers = jnp.issubdtype(y.dtype, jnp.integer) or y.dtype == bool
+    # Of one class, integers are a column of labels.
+    if y.shape == (*rows, classes) and not (classes == 1 and whole_numbers):
+        return linear._replace(labels=_class_probabilities(linear, y, ignore_index)), None
+    if jnp.issubdtype(y.dtype, jnp.floating) and y.ndim == x.ndim:
+        raise ValueError(
+            f"labels: expected class probabilities of shape {(*rows, classes)}, got {y.shape}."
+        )
+    check_integer_labels(
+        y,
+        rows,
+        f"their shape is {(*rows, classes)}",
+        f"the features' {x.shape} without the last axis",
+    )
+    check_ignore_index(ignore_index, y.dtype)
+    return linear, y
+
+
+def _class_probabilities(linear: Linear, labels: jax.Array, ignore_index: int | None) -> jax.Array:
+    if ignore_index is not None:
+        raise ValueError(
+            "ignore_index: expected None with class probabilities, which are no indices; leave "
+            "rows out with where= or a sample_weight of 0."
+        )
+    q = real_array("labels", labels)
+    return q if jnp.issubdtype(q.dtype, jnp.floating) else q.astype(sums_dtype(linear))
+
+
+def check_row_mask(where: ArrayLike, rows: tuple[int, ...], classes: int) -> jax.Array:
+    """The rows that count, `[*rows]` booleans; raises ValueError for a mask of classes."""
+    mask = jnp.asarray(where).astype(bool)
+    try:
+        return jnp.broadcast_to(mask, rows)
+    except ValueError as error:
+        remedy = "."
+        if mask.ndim > len(rows) or mask.shape[-1:] == (classes,):
+            remedy = "; to leave classes out, pass the layer without them, or a bias of -inf there."
+        raise ValueError(
+            f"where: expected a mask of rows that broadcasts to {rows}, got {mask.shape}{remedy}"
+        ) from error
+
+
+def check_classes(num_classes: int | None, held: int, axis_name: AxisName) -> int:
+    """How many classes there are on all devices."""
+    there = held * (1 if axis_name is None else lax.axis_size(axis_name))
+    if num_classes is None:
+        return there
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+        raise TypeError(f"num_classes: expected None or a Python integer, got {num_classes!r}.")
+    if not 0 < num_classes <= there:
+        raise ValueError(
+            f"num_classes: expected at most the {there} classes that the kernel has "
+            f"({held} a device), got {num_classes}."
+        )
+    return num_classes
+
+
+def check_varies(argument: str, axis_name: AxisName, name: str, x: jax.Array) -> None:
+    for axis in axis_names(axis_name):
+        try:
+            lax.axis_size(axis)
+        except NameError as error:
+            raise ValueError(
+                f"{argument}: expected the name of a mesh axis, inside jax.shard_map over it, got "
+                f"{axis_name!r}."
+            ) from error
+        if axis not in varying_axes(x):
+            raise ValueError(
+                f"{argument}={axis_name!r}: expected {name} to be this device's part, got the same "
+                f"on all devices of {axis!r}; shard it in in_specs, and leave jax.shard_map's "
+                f"check_vma on: without it derivatives would be wrong."
+            )
+
+
+def check_same(axis_name: AxisName, **arrays: jax.Array | None) -> None:
+    """What is said of rows is to be the same for all devices of the classes."""
+    for name, x in arrays.items():
+        different = frozenset(axis_names(axis_name)) & varying_axes(x)
+        if different:
+            raise ValueError(
+                f"{name}: expected the same on all devices of axis_name={axis_name!r}, got what "
+                f"varies over {sorted(different)}; if it is the same (gathered, say), mark it so "
+                f"with jax.lax.pmax({name}, {axis_name!r})."
+            )
+
+
+def check_distinct(axis_name: AxisName, data_axis_name: AxisName) -> None:
+    """Raises ValueError if classes and rows are to be spread over one mesh axis."""
+    both = sorted(set(axis_names(axis_name)) & set(axis_names(data_axis_name)))
+    if both:
+        raise ValueError(
+            f"axis_name and data_axis_name: expected different mesh axes for classes and rows, got "
+            f"{both} for both."
+        )
