@@ -18,7 +18,8 @@ from jax.custom_derivatives import SymbolicZero
 from jax_softmax.ops._backends.dispatch import backend_of
 from jax_softmax.ops._backends.interface import Backend
 from jax_softmax.ops._backends.sums import row_sum
-from jax_softmax.ops._math.row_loss import Outputs, Residuals, RowData, RowLoss
+from jax_softmax.ops._math.row_data import Outputs, Residuals, RowData
+from jax_softmax.ops._math.row_loss import RowLoss
 from jax_softmax.ops._math.slices import whole
 from jax_softmax.ops._options import Options
 from jax_softmax.ops._reduction import times_slope, totalled

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jax_softmax.ops._math.row_loss import Outputs
+from jax_softmax.ops._math.row_data import Outputs
 from jax_softmax.ops._mesh import AxisName, explicit_axes, sum_over
 from jax_softmax.ops._options import Reduction
 

@@ -30,7 +30,7 @@ from jax_softmax.ops._autodiff import Inputs, Rules, build_rules, names_forward_
 from jax_softmax.ops._backends.dispatch import check_implementation
 from jax_softmax.ops._math import class_probabilities, integer_labels
 from jax_softmax.ops._math.logits import statistics_dtype
-from jax_softmax.ops._math.row_loss import RowData
+from jax_softmax.ops._math.row_data import RowData
 from jax_softmax.ops._mesh import vary, varying_axes
 from jax_softmax.ops._options import (
     Implementation,

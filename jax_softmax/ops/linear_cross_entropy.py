@@ -41,7 +41,7 @@ from jax_softmax.ops._linear.layer import KernelLayout, Linear, Product, sums_dt
 from jax_softmax.ops._linear.rules import rows_jvp, rows_vjp, total_jvp, total_vjp
 from jax_softmax.ops._linear.sweeps import Static
 from jax_softmax.ops._math import class_probabilities, integer_labels
-from jax_softmax.ops._math.row_loss import RowData
+from jax_softmax.ops._math.row_data import RowData
 from jax_softmax.ops._mesh import (
     AxisName,
     all_axes_manual,

@@ -28,7 +28,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax_softmax.ops._autodiff import used, with_no_tangent
 from jax_softmax.ops._linear.layer import Linear, Parts
 from jax_softmax.ops._linear.sweeps import Static, forward_sweep, gradient_sweep, tangent_sweep
-from jax_softmax.ops._math.row_loss import Outputs, Residuals, RowData
+from jax_softmax.ops._math.row_data import Outputs, Residuals, RowData
 from jax_softmax.ops._mesh import sum_over_missing, vary, varying_axes
 from jax_softmax.ops._reduction import slope, times_slope, totalled
 

@@ -22,7 +22,8 @@ from jax_softmax.ops._backends.sums import row_sum
 from jax_softmax.ops._linear.blocks import RowBlocks
 from jax_softmax.ops._linear.layer import Linear, Parts, Product, sums_dtype
 from jax_softmax.ops._math.logits import CappedLogits, exclude
-from jax_softmax.ops._math.row_loss import Outputs, Residuals, RowData, RowLoss
+from jax_softmax.ops._math.row_data import Outputs, Residuals, RowData
+from jax_softmax.ops._math.row_loss import RowLoss
 from jax_softmax.ops._math.slices import OfSlice, Slices, sum_slices
 from jax_softmax.ops._mesh import AxisName, sum_over_missing, zeros_varying
 from jax_softmax.ops._options import Options

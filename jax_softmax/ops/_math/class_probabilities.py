@@ -33,7 +33,8 @@ from jax_softmax.ops._math.entropy import (
     surprisal,
 )
 from jax_softmax.ops._math.logits import CappedLogits, exclude
-from jax_softmax.ops._math.row_loss import Gradients, Outputs, RowData, RowLoss, drop_rows
+from jax_softmax.ops._math.row_data import Gradients, Outputs, RowData, drop_rows
+from jax_softmax.ops._math.row_loss import RowLoss
 from jax_softmax.ops._math.rows import RowStatistics
 from jax_softmax.ops._math.slices import Slices
 from jax_softmax.ops._math.smoothing import charged_surprisal, counted_classes, spread

@@ -40,7 +40,8 @@ from jax_softmax.ops._backends.xla import XLA
 from jax_softmax.ops._math import rows as row_math
 from jax_softmax.ops._math.entropy import entropy_gradient, entropy_of, entropy_share
 from jax_softmax.ops._math.logits import CappedLogits, exclude, statistics_dtype
-from jax_softmax.ops._math.row_loss import Gradients, Outputs, RowData, RowLoss, drop_rows
+from jax_softmax.ops._math.row_data import Gradients, Outputs, RowData, drop_rows
+from jax_softmax.ops._math.row_loss import RowLoss
 from jax_softmax.ops._math.rows import RowStatistics
 from jax_softmax.ops._math.slices import Slices
 from jax_softmax.ops._math.smoothing import charged_surprisal, counted_classes, spread

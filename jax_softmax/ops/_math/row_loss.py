@@ -1,97 +1,16 @@
-"""What a row's loss is made of: data given with it, outputs, and two functions."""
+"""A row's loss, as two functions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jax_softmax.ops._backends.interface import Backend
-from jax_softmax.ops._math.rows import RowStatistics
+from jax_softmax.ops._math.row_data import Gradients, Outputs, Residuals, RowData
+from jax_softmax.ops._math.slices import Slices
 from jax_softmax.ops._options import Options
-
-if TYPE_CHECKING:
-    from jax_softmax.ops._math.slices import Slices
-
-
-class RowData(NamedTuple):
-    """What is given with rows of logits `[..., V]`. Only `labels` are differentiated.
-
-    Attributes:
-      labels: None, or `[..., V]` class probabilities.
-      column: None, or `[...]` int32, the integer label's place among the columns of the logits;
-        outside of them where another slice of the classes holds it.
-      valid: None, or `[...]` booleans: the rows whose integer label is a class.
-      label_weight: None, or `[...]`: the label's class weight.
-      counted: None for all, or `[...]` booleans: the rows that count.
-      weightless: None for none, or `[...]` booleans: the rows whose loss is multiplied by 0. Where
-        they are no number, they are as if they did not count.
-      mask: None, or `[..., V]` booleans, which broadcast: the classes that count.
-      class_weights: None, or `[1, ..., V]`, the rank of the logits, in the dtype of the statistics.
-      first: None for 0, or the class of the first column.
-    """
-
-    labels: jax.Array | None = None
-    column: jax.Array | None = None
-    valid: jax.Array | None = None
-    label_weight: jax.Array | None = None
-    counted: jax.Array | None = None
-    weightless: jax.Array | None = None
-    mask: jax.Array | None = None
-    class_weights: jax.Array | None = None
-    first: jax.Array | int | None = None
-
-    def column_of(self, classes: jax.Array) -> jax.Array:
-        """The columns of `classes [...]`; outside of the logits' where another slice has them."""
-        return classes if self.first is None else classes - self.first
-
-    def kept(self, rows: RowStatistics) -> jax.Array | None:
-        """None for all, or `[...]` booleans: the rows that have a gradient."""
-        if self.weightless is None:
-            return self.counted
-        number = ~(self.weightless & jnp.isnan(rows.total))
-        return number if self.counted is None else number & self.counted
-
-
-class Outputs(NamedTuple):
-    """What a row gives, `[...]` each; or their cotangents, None where nothing depends on one.
-
-    Attributes:
-      loss: without `sample_weight`.
-      logsumexp: with statistics, as are all that follow.
-      label_log_prob: `log p_y`, or `sum_j q_j log p_j`.
-      entropy: `-sum_j p_j log p_j`.
-      argmax: int32, not differentiable.
-      finite: booleans, whether the loss is; not differentiable. For a total, whose rows are added
-        up.
-    """
-
-    loss: Any = None
-    logsumexp: Any = None
-    label_log_prob: Any = None
-    entropy: Any = None
-    argmax: Any = None
-    finite: Any = None
-
-    def zeros_for_none(self, like: jax.Array) -> Outputs:
-        """Cotangents, with zeros where there is none."""
-        return Outputs(*(jnp.zeros_like(like) if g is None else g for g in self))
-
-
-class Gradients(NamedTuple):
-    """By the logits and, where there are class probabilities, by these: `[..., V]` each.
-
-    In the dtype of the statistics, to be rounded once by whoever uses them.
-    """
-
-    logits: jax.Array
-    labels: jax.Array | None = None
-
-
-# A NamedTuple of arrays `[...]`, each loss's own: what its gradients need beside the logits.
-Residuals = Any
 
 
 class RowLoss(NamedTuple):
@@ -106,19 +25,3 @@ class RowLoss(NamedTuple):
 
     forward: Callable[[Options, Slices, RowData], tuple[Outputs, Residuals]]
     gradients: Callable[[Backend, Options, jax.Array, RowData, Residuals, Outputs, bool], Gradients]
-
-
-def drop_rows(
-    kept: jax.Array | None, logits: jax.Array, residuals: Residuals, cotangents: Outputs
-) -> tuple[jax.Array, Residuals, Outputs]:
-    """A gradient's inputs with rows that have none read as others and weighed by 0.
-
-    Whatever such a row holds would meet a cotangent of 0, and 0 * NaN is NaN.
-    """
-    if kept is None:
-        return logits, residuals, cotangents
-    return (
-        jnp.where(kept[..., None], logits, 0),
-        jax.tree.map(lambda x: jnp.where(kept, x, 1), residuals),
-        Outputs(*(None if g is None else jnp.where(kept, g, 0) for g in cotangents)),
-    )

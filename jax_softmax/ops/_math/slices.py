@@ -11,7 +11,7 @@ from jax import lax
 
 from jax_softmax.ops._backends.interface import Backend, Logits, RowShare
 from jax_softmax.ops._math.logits import CappedLogits, exclude
-from jax_softmax.ops._math.row_loss import RowData
+from jax_softmax.ops._math.row_data import RowData
 from jax_softmax.ops._math.rows import joined_share
 from jax_softmax.ops._mesh import AxisName
 
