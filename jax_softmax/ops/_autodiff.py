@@ -18,7 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax_softmax.ops._backends.dispatch import backend_of
 from jax_softmax.ops._backends.interface import Backend
 from jax_softmax.ops._backends.sums import row_sum
-from jax_softmax.ops._math.row_data import Outputs, Residuals, RowData
+from jax_softmax.ops._math.row_data import Outputs, Residuals, RowData, differentiated_where
 from jax_softmax.ops._math.row_loss import RowLoss
 from jax_softmax.ops._math.slices import whole
 from jax_softmax.ops._options import Options
@@ -64,11 +64,10 @@ def _forward(
     def of_rows(backend: Backend, given: tuple[Inputs, RowData]) -> tuple[Outputs, Residuals]:
         (logits, labels), data = given
         data = data._replace(labels=labels)
-        if data.counted is not None:
-            # A derivative of the second order would meet what such a row holds with 0 times NaN.
-            logits = jnp.where(data.counted[..., None], logits, 0)
         return loss.forward(options, whole(backend, logits, data, options.soft_cap), data)
 
+    if data.counted is not None:
+        inputs = inputs._replace(logits=differentiated_where(data.counted, inputs.logits))
     backend = backend_of(options.implementation)
     return backend.by_rows(of_rows, (inputs, data), inputs.logits.shape[:-1])
 

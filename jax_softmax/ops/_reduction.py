@@ -175,8 +175,8 @@ def slope(weight: jax.Array, loss: jax.Array) -> jax.Array:
 def times_slope(weight_dot: jax.Array, weight: jax.Array, loss: jax.Array) -> jax.Array:
     """`weight_dot * slope`, and 0 rather than NaN for a tangent of 0 beside an infinite loss.
 
-    As a product of finite factors, for a tangent's rule is linear: an infinite loss is the largest
-    number twice, whose product overflows unless the tangent is 0.
+    A tangent's rule must be linear, so it cannot select. An infinite loss is instead two factors of
+    the largest number, whose product overflows unless the tangent is 0.
     """
     value = slope(weight, loss)
     most = float(jnp.finfo(loss.dtype).max)
@@ -195,9 +195,10 @@ def totalled(weight: jax.Array, outputs: Outputs) -> Outputs:
 
 
 def total_of(total: jax.Array, rows: RowWeights, finite: jax.Array, axis: AxisName) -> jax.Array:
-    """A sum or mean over devices too, with the derivative of a mean's divisor.
+    """A sum or mean, over devices too, with the derivative of a mean's divisor.
 
-    By weights of 0 of rows whose loss is not `finite [...]` there is none: times 1, so written.
+    In the weights the divisor is a constant. Its derivative comes in here, by a factor of 1: only
+    now is it known which rows of weight 0 have no `finite [...]` loss, and so no derivative.
     """
     total = sum_over(axis, total)
     if rows.charged is None:

@@ -26,8 +26,8 @@ def surprisal(z: jax.Array, shift: jax.Array, log_total: jax.Array) -> jax.Array
 
 def entropy_share(backend: Backend, logits: Logits, top: Likeliest) -> jax.Array:
     """`sum_j exp(z_j - near) (shift - z_j)` of all classes, or some of them: `[...]`."""
-    stored, shift, near = backend.again((logits.stored, top.rows.shift, top.near))
-    return row_sum(_terms(logits.read(stored), shift[..., None], near[..., None]))
+    z, shift, near = backend.again((logits.values(), top.rows.shift, top.near))
+    return row_sum(_terms(z, shift[..., None], near[..., None]))
 
 
 def _terms(z: jax.Array, shift: jax.Array, near: jax.Array) -> jax.Array:

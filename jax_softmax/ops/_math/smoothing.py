@@ -57,17 +57,16 @@ def charged_surprisal(
     Without a select, which not every compiler fuses into a sum; and with the derivative `-log p_j`
     by a charge of 0 as well, but for a class that cannot happen.
     """
-    stored, shift, log_total, charges = backend.again((logits.stored, shift, log_total, charges))
-    z = logits.read(stored)
+    z, shift, log_total, charges = backend.again((logits.values(), shift, log_total, charges))
     surprisal = (shift[..., None] - z) + log_total[..., None]
     if charges.ndim == 0:
         return charges * row_sum(surprisal)
+    # In quarters, of which the largest number has a finite one. Beyond it: as much again where the
+    # surprisal is infinite, else 0.
     quarter = float(jnp.finfo(z.dtype).max) / 4
-    # A quarter of the largest number where it is infinite, else 0.
-    beyond = jnp.minimum(surprisal / 4, 2 * quarter) - jnp.minimum(surprisal / 4, quarter)
-    beyond = jax.lax.stop_gradient(beyond)
-    finite = jnp.minimum(surprisal, 4 * quarter) - 4 * beyond
-    # Infinite where what is charged cannot happen: 0 or more than 1, times 2, overflows or not.
-    charged = jnp.minimum(jnp.abs(jax.lax.stop_gradient(charges)) * quarter, 1)
+    finite = jnp.minimum(surprisal / 4, quarter)
+    beyond = jax.lax.stop_gradient(jnp.minimum(surprisal / 4, 2 * quarter) - finite)
     charges = charges.reshape((1,) * (z.ndim - charges.ndim) + charges.shape)
-    return row_sum(charges * finite + 8 * charged * beyond)
+    # Twice a quarter, which times 4 overflows, where what is charged cannot happen.
+    charged = 2 * jnp.minimum(jnp.abs(jax.lax.stop_gradient(charges)) * quarter, 1)
+    return 4 * row_sum(charges * (finite - beyond) + charged * beyond)
