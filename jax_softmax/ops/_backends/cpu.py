@@ -41,6 +41,8 @@ _CHUNK = 128
 _CHUNKS_THAT_DO = range(16, 4097)
 # Numbers in an array that is worth another way of writing to it.
 _LARGE = 2**20
+# Numbers in an array that is better left to the compiler whole.
+_SMALL = 2**12
 # Bytes of a block's logits in float32, for each processor.
 _BLOCK_BYTES = 2**21
 # Fewer blocks, and forward and backward pass better share what they compute.
@@ -71,7 +73,7 @@ class Cpu(Xla):
         """In chunks where there are such, the label's chunk gathered once for both reductions."""
         chunk = _chunk_size(logits.stored)
         if chunk is None:
-            alone = on_one_device(logits.stored, index)
+            alone = not _is_small(logits.stored) and on_one_device(logits.stored, index)
             return IN_CACHE.share(logits, index) if alone else XLA.share(logits, index)
         # The maximum's own reading, which the sum is not to share.
         stored = lax.optimization_barrier(logits.stored)
@@ -235,6 +237,11 @@ def writes_over(x: jax.Array, *others: jax.Array) -> bool:
     """Whether `put_at_label` is another than plain XLA's."""
     large = all(isinstance(size, int) for size in x.shape) and x.size >= _LARGE
     return large and on_one_device(x, *others)
+
+
+def _is_small(x: jax.Array) -> bool:
+    """Whether an array is so small that its operations cost more than its numbers."""
+    return all(isinstance(size, int) for size in x.shape) and x.size <= _SMALL
 
 
 # Blocks of rows
