@@ -24,7 +24,7 @@ FIT = f"jit the run ({OURS}.fit)"
 
 _LEARNING_RATE = 0.1
 _STEPS = 1000
-# Without jit a step takes hundreds of times as long: a few are run, and the time is scaled.
+# Without jit a step takes far longer: a few are run, and the time is scaled.
 _STEPS_NO_JIT = 5
 _STEPS_PER_SCAN = 100
 

@@ -31,7 +31,7 @@ PROBE_SECONDS = 1.8
 class Probe:
     """One bounded question to a host, asked in the background: whether it answers.
 
-    TFDS retries for 204 s before it gives up. The question goes through `requests`, as TFDS's do,
+    TFDS retries for minutes before it gives up. The question goes through `requests`, as TFDS's do,
     so proxies count; and from a daemon thread, because name resolution has no timeout of its own
     and a thread that hangs in it must delay neither the caller nor the interpreter's exit.
     """

@@ -84,7 +84,7 @@ def _read_split(tfds: Any, builder: Any, entry: Entry, split: str) -> tuple[np.n
     is_image = isinstance(builder.info.features[entry.feature_key], tfds.features.Image)
     decoders = {entry.feature_key: tfds.decode.SkipDecoding()} if is_image else None
     source = builder.as_data_source(split=split, decoders=decoders)
-    # In one batch: asked for one by one, the records take three times as long.
+    # In one batch: records asked for one by one take much longer (docs/performance.md).
     examples = source.__getitems__(range(len(source)))
     stored = [example[entry.feature_key] for example in examples]
     features = _decode_images(stored) if is_image else np.stack(stored)

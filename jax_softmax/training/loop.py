@@ -34,8 +34,8 @@ from jax_softmax.training.step import (
     steps_per_epoch,
 )
 
-# Numbers read in one compiled call: long enough that the call costs nothing beside it, short enough
-# (a third of a second on a small CPU) that progress is seen and a diverged run stops soon.
+# Numbers read in one compiled call: enough that the call costs nothing beside it, few enough that
+# progress is seen and a diverged run stops soon (docs/performance.md).
 _NUMBERS_PER_CALL = 2**27
 # Row numbers of shuffled examples handed to one call: 64 MB.
 _ORDERS_PER_CALL = 2**24

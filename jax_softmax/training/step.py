@@ -17,12 +17,12 @@ from jax_softmax.training.config import TrainConfig
 # Numbers in a piece of a large batch: 4 MB as float32.
 _PIECE = 2**20
 
-# Numbers in a kernel for which a matrix product is more than its arithmetic: a step on iris (3 x 4)
-# takes 2.4 us without, 4.2 with, and at 4 x 16 it is the other way round.
+# Numbers in a kernel up to which a matrix product costs a CPU more than its arithmetic: 3 x 4 of
+# iris is, 4 x 16 is not (docs/performance.md).
 _TINY = 16
 
 # `kernel` as [V, D], the transpose of the public [D, V]: a CPU forms its gradient, the product of
-# the logits' cotangent [V, N] and the features [N, D], 1.4 times faster that way round.
+# the logits' cotangent [V, N] and the features [N, D], faster that way round.
 Params = dict[str, jax.Array]
 
 
@@ -50,10 +50,9 @@ class TrainState(NamedTuple):
 def _logits_by_class(params: Params, features: jax.Array, scale: jax.Array) -> jax.Array:
     """`[V, N]` logits `kernel @ (features * scale).T + bias`, in the parameters' dtype.
 
-    An epoch of MNIST in batches of 128 takes 0.76 to 0.84 of its time with `[N, V]`: XLA:CPU's
-    product takes half as long (34 us against 75), and what follows runs along the examples. The
-    barrier has the gradient by these logits written as `[V, N]` too, where XLA:CPU would turn it
-    over to `[N, V]` and compute it in runs of V: 0.9 of the time.
+    Faster on a CPU than `[N, V]` (docs/performance.md): XLA:CPU's product is, and what follows runs
+    along the examples. The barrier has the gradient by these logits written as `[V, N]` too, where
+    XLA:CPU would turn it over to `[N, V]` and compute it in runs of V.
 
     A tiny kernel's logits are sums, which fuse with what follows where a product does not.
     """
@@ -67,9 +66,9 @@ def _logits_by_class(params: Params, features: jax.Array, scale: jax.Array) -> j
 def loss_and_gradients(params: Params, batch: Batches) -> tuple[jax.Array, Params]:
     """The mean cross-entropy of the batch's examples, a scalar, and its gradients.
 
-    A large batch is taken in pieces that stay in a CPU's cache when they are made floating: for the
-    60,000 images of MNIST at once 197 ms, in pieces 60 ms. Two pieces to a turn of the loop, for
-    XLA:CPU runs what they do with few threads side by side: 0.87 of the time of one.
+    A large batch is taken in pieces that stay in a CPU's cache when they are made floating. Two
+    pieces to a turn of the loop, for XLA:CPU runs what each does with few threads side by side
+    (docs/performance.md has what both save).
     """
     examples = len(batch.labels)
     rows = _rows_of_piece(*batch.features.shape)
@@ -157,7 +156,7 @@ def epoch_orders(
 ) -> np.ndarray:
     """`[calls_epochs, N]` int32, in whose first `count` rows are the numbers 0 to N - 1, shuffled.
 
-    By NumPy: 0.7 ms for 60,000, where XLA:CPU's sorts take `jax.random.permutation` 43.
+    By NumPy: `jax.random.permutation` sorts, which XLA:CPU is slow at (docs/performance.md).
     """
     orders = np.zeros((calls_epochs, examples), np.int32)
     for order in orders[:count]:
@@ -223,7 +222,7 @@ def run_epochs(
         state, losses = lax.scan(on_rows, state, order[:whole].reshape(-1, size))
         total = jnp.sum(losses)
         if whole < examples:
-            # By itself, for a mask over every batch costs each step a tenth of its time.
+            # By itself, for a mask over every batch would cost each step (docs/performance.md).
             state, last = on_rows(state, order[whole:])
             total += last
         return state, total / examples

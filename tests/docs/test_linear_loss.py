@@ -133,6 +133,19 @@ def options(guide, rng, printed):
     agree(((guide["loss"], guide["logged"]), guide["gradient"]), desired)
 
 
+def class_probabilities(guide, rng, printed):
+    kept = guide["where"]
+    assert 0 < kept.sum() < kept.size
+
+    def plain(features, kernel, teacher):
+        losses = optax.softmax_cross_entropy(features @ kernel, teacher)
+        return jnp.sum(jnp.where(kept, losses, 0)) / jnp.sum(kept)
+
+    arrays = tuple(guide[name] for name in ("features", "kernel", "teacher"))
+    desired = jax.value_and_grad(plain, (0, 1, 2))(*arrays)
+    agree((guide["loss"], guide["gradients"]), desired)
+
+
 def half_precision(guide, rng, printed):
     """Against float32 arithmetic on the same numbers."""
     features, kernel = (
@@ -232,6 +245,7 @@ CHECKS = {
     "Equinox": equinox,
     "Tied embeddings": tied_embeddings,
     "Options": options,
+    "Class probabilities": class_probabilities,
     "Half precision": half_precision,
     "Choosing block_size": block_sizes,
     "Rows over many devices": rows_over_devices,
