@@ -196,10 +196,3 @@ def test_forward_mode_of_a_scalar_beside_an_infinite_loss_is_not_nan(loss, reduc
     jacobian = np.asarray(jax.jacfwd(f)(logits))
     assert np.isposinf(value) and np.isfinite(tangent) and np.isfinite(jacobian).all()
     assert_close(jacobian, jax.grad(f)(logits), np.float32)
-
-
-@every_loss
-def test_reverse_mode_rule_has_no_jvp_and_says_so(loss, rng):
-    f, logits, _ = build(loss, np.float32, rng, set(), rule="vjp")
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(f, (logits,), (logits,))

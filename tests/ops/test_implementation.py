@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType
 
 from jax_softmax import ops
+from tests.ops.one_device.exact import many_rows
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != "cpu", reason="'cpu' is an implementation for CPUs"
@@ -125,3 +126,14 @@ def test_a_forced_implementation_has_second_derivatives(implementation, loss, ar
     expected = hessian(None)
     size = float(np.abs(expected).max())
     np.testing.assert_allclose(hessian(implementation), expected, rtol=1e-5, atol=1e-6 * size)
+
+
+@pytest.mark.parametrize("implementation", [None, "cpu"])
+@pytest.mark.parametrize("loss", [integer, soft])
+def test_rows_that_may_be_over_devices_are_not_taken_in_blocks(loss, implementation):
+    """Each device would need some of every block; on one device as many rows are in blocks."""
+    assert jax.device_count() > 1
+    z = jax.ShapeDtypeStruct((many_rows(1024), 1024), jnp.float32)
+    labels = jax.ShapeDtypeStruct(z.shape[:1], jnp.int32) if loss is integer else z
+    jaxpr = jax.make_jaxpr(functools.partial(loss, implementation=implementation))(z, labels)
+    assert "scan[" not in str(jaxpr)

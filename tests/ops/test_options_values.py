@@ -136,15 +136,3 @@ def test_sample_weight_has_a_gradient_with_integer_labels(rule, x64, rng):
     in_divisor = options["class_weights"][labels].astype(np.float64)
     expected = (exact.by_weight - in_divisor * exact.reduced("mean")[0]) / exact.weight.sum()
     assert_close(jax.jit(jax.grad(mean))(weight), expected, np.float64)
-
-
-@pytest.mark.parametrize("rule", ["vjp", "jvp"])
-def test_class_weights_have_no_gradient(rule, rng):
-    logits, labels, options = case(integer_loss, {"class_weights"}, (ROWS, 10), np.float32, rng)
-
-    def mean(weights):
-        return integer_loss(
-            logits, labels, class_weights=weights, label_smoothing=0.1, rule=rule, reduction="mean"
-        )
-
-    np.testing.assert_array_equal(jax.grad(mean)(options["class_weights"]), 0)

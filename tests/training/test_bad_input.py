@@ -163,9 +163,15 @@ def test_numpy_numbers_are_settings_too():
 
 
 def test_the_edges_of_the_ranges_are_settings():
-    TrainConfig(
-        learning_rate=1e-30, batch_size=1, epochs=1, momentum=0.999, weight_decay=0, seed=2**32 - 1
-    )
+    edges = {
+        "learning_rate": 1e-30,
+        "batch_size": 1,
+        "epochs": 1,
+        "momentum": 0.999,
+        "weight_decay": 0,
+        "seed": 2**32 - 1,
+    }
+    assert edges.items() <= dataclasses.asdict(TrainConfig(**edges)).items()
 
 
 @pytest.mark.parametrize(
