@@ -190,7 +190,7 @@ def test_labels_broadcast_to_the_logits(shape, rng):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_half_precision_is_rounded_once(dtype, reduction, rng):
-    """Losses are float32, and gradients those of float32 arrays of the same numbers, rounded."""
+    """Losses are float32; gradients are rounded once, and those of products as the logits' is."""
     half = made(rng, jnp.dtype(dtype))
     full = {name: np.asarray(x, np.float32) for name, x in half.items()}
     found, gradients = outputs_and_gradients(by_layer, half, reduction=reduction, block_size=4)
@@ -203,6 +203,8 @@ def test_half_precision_is_rounded_once(dtype, reduction, rng):
         wanted = np.asarray(by[name], np.float64)
         allowed = 0.51 * eps * np.abs(wanted) if gradient.dtype == dtype else 0
         allowed += 1e-5 * max(1, np.abs(wanted).max())
+        if name in ("features", "kernel"):  # sums of products with the logits' rounded gradient
+            allowed += eps * np.abs(wanted).max()
         assert np.all(np.abs(np.asarray(gradient, np.float64) - wanted) <= allowed), name
 
 
@@ -386,7 +388,7 @@ def test_the_entry_outside_shard_map_takes_them(kind, reduction, rows, rng):
 
 # Memory
 
-MANY, WIDE, VOCABULARY, BLOCK = 512, 64, 8192, 32
+MANY, WIDE, VOCABULARY, BLOCK = 1024, 16, 8192, 32
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the bounds are XLA:CPU's")

@@ -16,7 +16,7 @@ from jax_softmax.ops._arguments import (
     label_array,
     real_array,
 )
-from jax_softmax.ops._linear.layer import KernelLayout, Linear, sums_dtype
+from jax_softmax.ops._linear.layer import KernelLayout, Linear
 from jax_softmax.ops._mesh import AxisName, axis_names, varying_axes
 
 
@@ -53,12 +53,10 @@ def check_arrays(
     y = label_array(labels, ignore_index)
     whole_numbers = jnp.issubdtype(y.dtype, jnp.integer) or y.dtype == bool
     # Of one class, integers are a column of labels.
-    if y.shape == (*rows, classes) and not (classes == 1 and whole_numbers):
-        return linear._replace(labels=_class_probabilities(linear, y, ignore_index)), None
-    if jnp.issubdtype(y.dtype, jnp.floating) and y.ndim == x.ndim:
-        raise ValueError(
-            f"labels: expected class probabilities of shape {(*rows, classes)}, got {y.shape}."
-        )
+    column = whole_numbers and y.shape == (*rows, 1)
+    if y.ndim >= x.ndim and not column:
+        q = _class_probabilities(y, (*rows, classes), ignore_index)
+        return linear._replace(labels=q), None
     check_integer_labels(
         y,
         rows,
@@ -69,14 +67,23 @@ def check_arrays(
     return linear, y
 
 
-def _class_probabilities(linear: Linear, labels: jax.Array, ignore_index: int | None) -> jax.Array:
+def _class_probabilities(
+    labels: jax.Array, shape: tuple[int, ...], ignore_index: int | None
+) -> jax.Array:
     if ignore_index is not None:
         raise ValueError(
             "ignore_index: expected None with class probabilities, which are no indices; leave "
             "rows out with where= or a sample_weight of 0."
         )
     q = real_array("labels", labels)
-    return q if jnp.issubdtype(q.dtype, jnp.floating) else q.astype(sums_dtype(linear))
+    fits = q.ndim == len(shape) and q.shape[-1] == shape[-1]
+    if not fits or any(n not in (1, m) for n, m in zip(q.shape, shape, strict=True)):
+        raise ValueError(
+            f"labels: expected class probabilities of shape {shape}, or integers {shape[:-1]}, "
+            f"got {q.dtype} of shape {q.shape}."
+        )
+    # Integers and booleans are converted a block at a time.
+    return jnp.broadcast_to(q, shape)
 
 
 def check_row_mask(where: ArrayLike, rows: tuple[int, ...], classes: int) -> jax.Array:
