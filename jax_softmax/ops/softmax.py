@@ -232,7 +232,7 @@ def _vjp(call: _Call, x: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 def _bwd(call: _Call, kept: _Rows, g: jax.Array) -> tuple[jax.Array, None]:
     gradient = _softmax_gradient if call.function == "softmax" else _log_softmax_gradient
-    return gradient(call.backend, kept, g.astype(kept.total.dtype)).astype(kept.x.dtype), None
+    return gradient(call.backend, kept, g).astype(kept.x.dtype), None
 
 
 _vjp.defvjp(_forward, _bwd)
@@ -258,13 +258,15 @@ _vjp.defvjp(_forward, _bwd)
 
 def _softmax_gradient(backend: Backend, kept: _Rows, g: jax.Array) -> jax.Array:
     def of_rows(backend: Backend, given: tuple[_Rows, jax.Array]) -> tuple[jax.Array, ...]:
-        kept, g = given
+        kept, narrow = given
+        g = narrow.astype(kept.total.dtype)
         pivot = backend.pick(g, kept.leader)
         # About the mean will do.
         terms = jnp.exp(kept.logits().values() - kept.shift[..., None])
         mean = row_sum(terms * (g - pivot[..., None])) / kept.total
         mean = jnp.where(kept.has_most(), 0, mean)
-        kept, g = backend.again((kept, g))
+        kept, narrow = backend.again((kept, narrow))
+        g = narrow.astype(kept.total.dtype)
         # Relative to the largest of the others, as their sum is. A leader, which may be any
         # exponent away, adds 0: e^64 times 0 where it has most of the mass.
         distance = jnp.minimum(kept.logits().values() - kept.near[..., None], _LARGEST_EXPONENT)
@@ -272,7 +274,8 @@ def _softmax_gradient(backend: Backend, kept: _Rows, g: jax.Array) -> jax.Array:
         return pivot, mean, rest * shifted_exp(kept.near, kept.shift) / kept.total
 
     pivot, mean, rest = backend.by_rows(of_rows, (kept, g), g.shape[:-1])
-    return kept.probabilities(backend) * (_centered(g, pivot, mean) - rest[..., None])
+    wide = g.astype(kept.total.dtype)
+    return kept.probabilities(backend) * (_centered(wide, pivot, mean) - rest[..., None])
 
 
 def _centered(g: jax.Array, pivot: jax.Array, mean: jax.Array) -> jax.Array:
@@ -290,12 +293,14 @@ def _centered(g: jax.Array, pivot: jax.Array, mean: jax.Array) -> jax.Array:
 
 
 def _log_softmax_gradient(backend: Backend, kept: _Rows, g: jax.Array) -> jax.Array:
+    wide = kept.total.dtype
+
     def of_rows(backend: Backend, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         g, leader = given
-        return backend.pick(g, leader), backend.sum_apart(g, leader)
+        return backend.pick(g, leader).astype(wide), backend.sum_apart(g.astype(wide), leader)
 
     at_leader, apart = backend.by_rows(of_rows, (g, kept.leader), g.shape[:-1])
-    gradient = g - kept.probabilities(backend) * (at_leader + apart)[..., None]
+    gradient = g.astype(wide) - kept.probabilities(backend) * (at_leader + apart)[..., None]
     share = kept.others / kept.total
     leaders = share * at_leader - (kept.total - kept.others) / kept.total * apart
     gradient = XLA.put_at_label(gradient, kept.leader, leaders)
