@@ -17,10 +17,12 @@ Axis = int | tuple[int, ...] | None
 def floating_array(name: str, x: Any) -> jax.Array:
     """`x` as a floating array of 16 bits a number or more; raises TypeError if it is none."""
     array = _array(name, x)
-    if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.itemsize < 2:
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    if not floating or array.dtype.itemsize < 2:
+        of = "a floating dtype of 16 bits or more" if floating else "a floating dtype"
         raise TypeError(
-            f"{name}: expected a floating dtype of 16 bits or more, got {array.dtype}; "
-            f"convert first, e.g. {name}.astype(jnp.float32)."
+            f"{name}: expected {of}, got {array.dtype}; convert first, e.g. "
+            f"{name}.astype(jnp.float32)."
         )
     return array
 
@@ -83,14 +85,11 @@ def check_integer_labels(
       instead: what class probabilities are passed to.
       whose: the array that has these rows, for the message.
     """
-    if labels.dtype == bool:
-        raise TypeError(
-            "labels: expected integers, got bool; for two classes pass labels.astype(int)."
-        )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
+        remedy = "of two classes pass labels.astype(int); " if labels.dtype == bool else ""
         raise TypeError(
-            f"labels: expected an integer dtype, got {labels.dtype}; for class probabilities "
-            f"{instead}."
+            f"labels: expected an integer dtype, got {labels.dtype}; {remedy}for class "
+            f"probabilities {instead}."
         )
     if labels.shape != rows:
         remedy = "; pass labels[..., 0]" if labels.shape == (*rows, 1) else ""

@@ -214,8 +214,8 @@ def names_forward_mode(f: Callable[P, R]) -> Callable[P, R]:
                 raise
             name = getattr(f, "__name__", "this function")
             raise TypeError(
-                f'{name}: rule="vjp", the default, has no forward mode (jax.jvp, jax.jacfwd, '
-                f'jax.linearize); pass rule="jvp", which has both.'
+                f'{name}: rule="vjp", the default, has no forward-mode derivative (jax.jvp, '
+                f'jax.jacfwd, jax.linearize); pass rule="jvp", which has both modes.'
             ) from error
 
     return explained

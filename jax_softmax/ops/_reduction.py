@@ -49,6 +49,7 @@ class RowWeights(NamedTuple):
       weightless: None for none, or `[...]` booleans: those of weight 0.
       seen: None for all, or `[...]` booleans: the rows that have statistics.
       charged: None, or for a mean `[...]`, the terms of its divisor, but for a constant factor.
+      given: whether a user's weights are in it, which have a derivative.
     """
 
     weight: jax.Array
@@ -56,12 +57,15 @@ class RowWeights(NamedTuple):
     weightless: jax.Array | None
     seen: jax.Array | None
     charged: jax.Array | None
+    given: bool
 
     def times(self, loss: jax.Array) -> jax.Array:
         """The weighted losses."""
+        if self.given:
+            return weighted(self.weight, loss)
         if self.counted is None and self.weightless is None:
             return self.weight * loss
-        return weighted(self.weight, loss)
+        return jnp.where(self.weight == 0, 0, self.weight * loss)
 
 
 def counted_rows(rows: tuple[int, ...], *conditions: jax.Array | None) -> jax.Array | None:
@@ -105,8 +109,8 @@ def row_weights(
     zero_mean = reduction == "mean" and not plain
     weightless = weight == 0 if zero_mean or sample_weight is not None else None
     seen = counted_rows(rows, counted, None if sample_weight is None else sample_weight != 0)
-    by_weight = charged if sample_weight is not None else None
-    return RowWeights(weight, counted, weightless, seen, by_weight)
+    given = sample_weight is not None
+    return RowWeights(weight, counted, weightless, seen, charged if given else None, given)
 
 
 def _over_their_sum(

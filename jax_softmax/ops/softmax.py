@@ -267,10 +267,13 @@ def _softmax_gradient(backend: Backend, kept: _Rows, g: jax.Array) -> jax.Array:
         mean = jnp.where(kept.has_most(), 0, mean)
         kept, narrow = backend.again((kept, narrow))
         g = narrow.astype(kept.total.dtype)
-        # Relative to the largest of the others, as their sum is. A leader, which may be any
-        # exponent away, adds 0: e^64 times 0 where it has most of the mass.
-        distance = jnp.minimum(kept.logits().values() - kept.near[..., None], _LARGEST_EXPONENT)
-        rest = row_sum(jnp.exp(distance) * _centered(g, pivot, mean))
+        # Relative to the largest of the others. A leader, which may be any exponent away, adds 0:
+        # e^64 times 0 where it has most of the mass. Bounded without a select, which not every
+        # compiler fuses into a sum.
+        z = jnp.maximum(kept.logits().values(), -float(jnp.finfo(kept.total.dtype).max) / 4)
+        distance, error = two_sum(z, kept.near[..., None])
+        terms = jnp.exp(jnp.minimum(distance, _LARGEST_EXPONENT)) * (1 + error)
+        rest = row_sum(terms * _centered(g, pivot, mean))
         return pivot, mean, rest * shifted_exp(kept.near, kept.shift) / kept.total
 
     pivot, mean, rest = backend.by_rows(of_rows, (kept, g), g.shape[:-1])

@@ -132,7 +132,7 @@ def test_on_a_terminal_progress_knows_its_total_from_the_start(monkeypatch, resu
     results_are([check(1.0)])
     assert main(["verify", "--quick", "--op", "softmax", "--dtype", "float32"]) == 0
     shown = terminal.getvalue()
-    assert "verifying: 0 of 1 programs" in shown
+    assert "verifying: 0 of 4 programs" in shown
     assert "?" not in shown
 
 

@@ -52,9 +52,9 @@ def check_arrays(
     linear, rows = Linear(x, k, b), x.shape[:-1]
     y = label_array(labels, ignore_index)
     whole_numbers = jnp.issubdtype(y.dtype, jnp.integer) or y.dtype == bool
-    # Of one class, integers are a column of labels.
-    column = whole_numbers and y.shape == (*rows, 1)
-    if y.ndim >= x.ndim and not column:
+    # Integers that are not a row for each class are labels; of one class, a column of labels.
+    indices = whole_numbers and (y.shape[-1:] != (classes,) or classes == 1)
+    if y.ndim >= x.ndim and not indices:
         q = _class_probabilities(y, (*rows, classes), ignore_index)
         return linear._replace(labels=q), None
     check_integer_labels(

@@ -162,6 +162,8 @@ def _gradients(
     """`dL/dz`, `[..., V]`; the formula is the module's."""
     kept = data.kept(residuals.rows)
     logits, residuals, cotangents = drop_rows(kept, logits, residuals, cotangents)
+    if kept is not None and data.label_weight is not None:
+        data = data._replace(label_weight=jnp.where(kept, data.label_weight, 0))
     rows = residuals.rows
     g, g_lse, g_log_prob, g_entropy, *_ = cotangents.zeros_for_none(rows.total)
     held = CappedLogits(exclude(logits, data.mask), options.soft_cap)
