@@ -302,7 +302,7 @@ def _add_gradients(
 ) -> Parts:
     """What the sums become with a block's gradients, in the dtype of the statistics."""
     classes, wide = static.product.classes(linear), sums_dtype(linear)
-    by_rows = _with_rows(linear, data.kept(residuals.rows))
+    by_rows = _with_rows(linear, data.kept(residuals.rows.total))
 
     def add(sums: Parts, chunk: Chunk) -> Parts:
         here, at = _of_chunk(static, linear, data, chunk)
@@ -335,7 +335,7 @@ def _tangents(
     """A block's tangents: the sums over the classes of gradients times tangents."""
     names = Outputs._fields[:4] if static.options.stats else Outputs._fields[:1]
     one = jnp.ones(linear.features.shape[:-1], sums_dtype(linear))
-    by_rows = _with_rows(linear, data.kept(residuals.rows))
+    by_rows = _with_rows(linear, data.kept(residuals.rows.total))
 
     def of_chunk(chunk: Chunk) -> jax.Array:
         here, at = _of_chunk(static, linear, data, chunk)

@@ -126,7 +126,8 @@ def _gradients(
     is_result: bool,
 ) -> Gradients:
     """`dL/dz` and `dL/dq`, `[..., V]` each; the formulas are the module's."""
-    kept = data.kept(residuals.rows)
+    # Labels may be no numbers too.
+    kept = data.kept(residuals.rows.total + residuals.target_sum)
     logits, residuals, cotangents = drop_rows(kept, logits, residuals, cotangents)
     if kept is not None and data.labels is not None:
         data = data._replace(labels=jnp.where(kept[..., None], data.labels, 0))

@@ -160,7 +160,7 @@ def _gradients(
     is_result: bool,
 ) -> Gradients:
     """`dL/dz`, `[..., V]`; the formula is the module's."""
-    kept = data.kept(residuals.rows)
+    kept = data.kept(residuals.rows.total)
     logits, residuals, cotangents = drop_rows(kept, logits, residuals, cotangents)
     if kept is not None and data.label_weight is not None:
         data = data._replace(label_weight=jnp.where(kept, data.label_weight, 0))

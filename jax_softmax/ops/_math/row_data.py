@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jax_softmax.ops._math.rows import RowStatistics
-
 
 class RowData(NamedTuple):
     """What is given with rows of logits `[..., V]`. Only `labels` are differentiated.
@@ -41,11 +39,14 @@ class RowData(NamedTuple):
         """The columns of `classes [...]`; outside of the logits' where another slice has them."""
         return classes if self.first is None else classes - self.first
 
-    def kept(self, rows: RowStatistics) -> jax.Array | None:
-        """None for all, or `[...]` booleans: the rows that have a gradient."""
+    def kept(self, of_rows: jax.Array) -> jax.Array | None:
+        """None for all, or `[...]` booleans: the rows that have a gradient.
+
+        `of_rows [...]` are NaN where a row is no number.
+        """
         if self.weightless is None:
             return self.counted
-        number = ~(self.weightless & jnp.isnan(rows.total))
+        number = ~(self.weightless & jnp.isnan(of_rows))
         return number if self.counted is None else number & self.counted
 
 
