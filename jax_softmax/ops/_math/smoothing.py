@@ -61,12 +61,12 @@ def charged_surprisal(
     surprisal = (shift[..., None] - z) + log_total[..., None]
     if charges.ndim == 0:
         return charges * row_sum(surprisal)
-    # In quarters, of which the largest number has a finite one. Beyond it: as much again where the
-    # surprisal is infinite, else 0.
+    # A quarter of the largest number where the surprisal is infinite, else 0.
     quarter = float(jnp.finfo(z.dtype).max) / 4
-    finite = jnp.minimum(surprisal / 4, quarter)
-    beyond = jax.lax.stop_gradient(jnp.minimum(surprisal / 4, 2 * quarter) - finite)
+    beyond = jnp.minimum(surprisal / 4, 2 * quarter) - jnp.minimum(surprisal / 4, quarter)
+    beyond = jax.lax.stop_gradient(beyond)
+    finite = jnp.minimum(surprisal, 4 * quarter) - 4 * beyond
     charges = charges.reshape((1,) * (z.ndim - charges.ndim) + charges.shape)
-    # Twice a quarter, which times 4 overflows, where what is charged cannot happen.
-    charged = 2 * jnp.minimum(jnp.abs(jax.lax.stop_gradient(charges)) * quarter, 1)
-    return 4 * row_sum(charges * (finite - beyond) + charged * beyond)
+    # 0, or 8 times a quarter, which overflows, where what is charged cannot happen.
+    charged = 8 * jnp.minimum(jnp.abs(jax.lax.stop_gradient(charges)) * quarter, 1)
+    return row_sum(charges * finite + charged * beyond)
