@@ -16,7 +16,7 @@ Axis = int | tuple[int, ...] | None
 
 def floating_array(name: str, x: Any) -> jax.Array:
     """`x` as a floating array of 16 bits a number or more; raises TypeError if it is none."""
-    array = _array(name, x)
+    array = as_array(name, x)
     floating = jnp.issubdtype(array.dtype, jnp.floating)
     if not floating or array.dtype.itemsize < 2:
         of = "a floating dtype of 16 bits or more" if floating else "a floating dtype"
@@ -27,7 +27,8 @@ def floating_array(name: str, x: Any) -> jax.Array:
     return array
 
 
-def _array(name: str, x: Any) -> jax.Array:
+def as_array(name: str, x: Any) -> jax.Array:
+    """`x` as an array; raises TypeError that names it if it is none."""
     try:
         return jnp.asarray(x)
     except (TypeError, ValueError) as error:
@@ -39,7 +40,7 @@ def _array(name: str, x: Any) -> jax.Array:
 
 def real_array(name: str, x: jax.typing.ArrayLike) -> jax.Array:
     """`x` as an array; raises TypeError if it is complex."""
-    array = _array(name, x)
+    array = as_array(name, x)
     if jnp.iscomplexobj(array):
         raise TypeError(f"{name}: expected real numbers, got {array.dtype}.")
     return array
@@ -71,7 +72,7 @@ def label_array(labels: Any, ignore_index: int | None) -> jax.Array:
         outside = (labels < held.min) | (labels > held.max)
         if outside.any():
             labels = np.where(outside, held.max - (ignore_index == held.max), labels)
-    return _array("labels", labels)
+    return as_array("labels", labels)
 
 
 def check_integer_labels(
@@ -209,7 +210,7 @@ def mask_classes_last(
     """
     if where is None:
         return None, None
-    mask = jnp.asarray(where).astype(bool)
+    mask = as_array("where", where).astype(bool)
     rows = tuple(n for a, n in enumerate(shape) if a not in axes)
     try:
         if mask.ndim == len(shape):

@@ -18,13 +18,17 @@ from jax.custom_derivatives import SymbolicZero
 from jax_softmax.ops._backends.dispatch import backend_of
 from jax_softmax.ops._backends.interface import Backend
 from jax_softmax.ops._backends.sums import row_sum
-from jax_softmax.ops._math.row_data import Outputs, Residuals, RowData, differentiated_where
+from jax_softmax.ops._math.row_data import (
+    NOT_DIFFERENTIABLE,
+    Outputs,
+    Residuals,
+    RowData,
+    differentiated_where,
+)
 from jax_softmax.ops._math.row_loss import RowLoss
 from jax_softmax.ops._math.slices import whole
 from jax_softmax.ops._options import Options
 from jax_softmax.ops._reduction import times_slope, totalled
-
-NOT_DIFFERENTIABLE = ("argmax", "finite")
 
 P = ParamSpec("P")
 R = TypeVar("R")

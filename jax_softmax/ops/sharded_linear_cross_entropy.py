@@ -112,7 +112,7 @@ def sharded_linear_softmax_cross_entropy(
       sample_weight: see there.
       reduction: see there; a total is that of all rows.
       return_stats: see there.
-      **options: the other options of `linear_softmax_cross_entropy`.
+      **options: the other options of `linear_softmax_cross_entropy`, but `num_classes`.
 
     Returns:
       What `linear_softmax_cross_entropy` returns. Losses of rows are spread
@@ -122,6 +122,13 @@ def sharded_linear_softmax_cross_entropy(
       TypeError: as on one device, or for an option that it has not.
       ValueError: as on one device, or if the mesh has no axis of that name.
     """
+    unknown = set(options) - set(ShardedLossOptions.__annotations__)
+    if unknown:
+        raise TypeError(
+            f"sharded_linear_softmax_cross_entropy: expected options of "
+            f"linear_softmax_cross_entropy other than num_classes (the kernel has its classes), "
+            f"got {sorted(unknown)}."
+        )
     _check_axes(mesh, axis_name=axis_name, data_axis_name=data_axis_name)
     check_distinct(axis_name, data_axis_name)
     ignore_index = options.get("ignore_index")

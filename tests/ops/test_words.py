@@ -146,3 +146,19 @@ def test_class_weights_under_transforms_that_do_not_differentiate_them(f):
     for found in (jax.jit(jax.grad(f))(Z, C), mapped[0], scanned[0]):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert np.isfinite(jax.hessian(f)(jnp.asarray(Z), C)).all()
+
+
+@pytest.mark.parametrize("f", [ops.softmax, ops.log_softmax])
+def test_a_mask_that_is_no_array_is_named(f):
+    with pytest.raises(TypeError, match="^where: expected an array, got str"):
+        f(Z, where="abc")
+
+
+@pytest.mark.parametrize("option", ["num_classes", "zloss"])
+def test_an_option_that_the_sharded_loss_has_not_is_named(option):
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    words = rf"^sharded_linear_softmax_cross_entropy: .*got \['{option}'\]"
+    with pytest.raises(TypeError, match=words):
+        ops.sharded_linear_softmax_cross_entropy(
+            jnp.ones((4, 3)), jnp.ones((3, 5)), jnp.zeros(4, int), mesh=mesh, **{option: 1}
+        )

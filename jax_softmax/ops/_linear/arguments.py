@@ -10,6 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jax_softmax.ops._arguments import (
+    as_array,
     check_ignore_index,
     check_integer_labels,
     floating_array,
@@ -88,7 +89,7 @@ def _class_probabilities(
 
 def check_row_mask(where: ArrayLike, rows: tuple[int, ...], classes: int) -> jax.Array:
     """The rows that count, `[*rows]` booleans; raises ValueError for a mask of classes."""
-    mask = jnp.asarray(where).astype(bool)
+    mask = as_array("where", where).astype(bool)
     try:
         return jnp.broadcast_to(mask, rows)
     except ValueError as error:

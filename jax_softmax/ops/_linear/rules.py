@@ -28,7 +28,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax_softmax.ops._autodiff import used, with_no_tangent
 from jax_softmax.ops._linear.layer import Linear, Parts
 from jax_softmax.ops._linear.sweeps import Static, forward_sweep, gradient_sweep, tangent_sweep
-from jax_softmax.ops._math.row_data import Outputs, Residuals, RowData
+from jax_softmax.ops._math.row_data import STATISTICS, Outputs, Residuals, RowData
 from jax_softmax.ops._mesh import sum_over_missing, vary, varying_axes
 from jax_softmax.ops._reduction import slope, times_slope, totalled
 
@@ -106,7 +106,7 @@ def _total_bwd(
     cotangents = used(cotangents)
     g = cotangents.loss
     by_weights = None if g is None else g * kept.slopes
-    if g is None or any(x is not None for x in cotangents[1:]):
+    if g is None or any(getattr(cotangents, name) is not None for name in STATISTICS):
         rows, weights = cast("RowsKept", kept.rows), cast("jax.Array", kept.weights)
         of_rows = cotangents._replace(loss=None if g is None else g * weights)
         found, _ = _rows_bwd(static, rows, of_rows)

@@ -22,7 +22,7 @@ from jax_softmax.ops._backends.sums import row_sum
 from jax_softmax.ops._linear.blocks import RowBlocks
 from jax_softmax.ops._linear.layer import Linear, Parts, Product, sums_dtype
 from jax_softmax.ops._math.logits import CappedLogits, exclude
-from jax_softmax.ops._math.row_data import Outputs, Residuals, RowData
+from jax_softmax.ops._math.row_data import DIFFERENTIABLE, Outputs, Residuals, RowData
 from jax_softmax.ops._math.row_loss import RowLoss
 from jax_softmax.ops._math.slices import OfSlice, Slices, sum_slices
 from jax_softmax.ops._mesh import AxisName, sum_over_missing, zeros_varying
@@ -333,7 +333,7 @@ def _tangents(
     static: Static, linear: Linear, data: RowData, residuals: Residuals, dots: Parts
 ) -> Outputs:
     """A block's tangents: the sums over the classes of gradients times tangents."""
-    names = Outputs._fields[:4] if static.options.stats else Outputs._fields[:1]
+    names = DIFFERENTIABLE if static.options.stats else ("loss",)
     one = jnp.ones(linear.features.shape[:-1], sums_dtype(linear))
     by_rows = _with_rows(linear, data.kept(residuals.rows.total))
 

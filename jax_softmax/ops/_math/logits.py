@@ -50,7 +50,7 @@ class CappedLogits(NamedTuple):
         if cap is None:
             return z
         q = _decay(z, cap)
-        # XLA:CPU's tanh is off by 2.4 eps where it nears 1, which the cap and then exp multiply.
+        # A library's tanh may lose 2.4 eps where it nears 1, which the cap and then exp multiply.
         saturating = jnp.sign(z) * (1 - 2 * q / (1 + q))
         capped = cap * jnp.where(jnp.abs(z) > 0.45 * cap, saturating, jnp.tanh(z / cap))
         return jnp.where(jnp.isinf(z), z, capped)

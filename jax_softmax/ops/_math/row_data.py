@@ -75,6 +75,11 @@ class Outputs(NamedTuple):
         return Outputs(*(jnp.zeros_like(like) if g is None else g for g in self))
 
 
+STATISTICS = ("logsumexp", "label_log_prob", "entropy")
+DIFFERENTIABLE = ("loss", *STATISTICS)
+NOT_DIFFERENTIABLE = ("argmax", "finite")
+
+
 class Gradients(NamedTuple):
     """By the logits and, where there are class probabilities, by these: `[..., V]` each.
 

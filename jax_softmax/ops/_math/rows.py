@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_softmax.ops._backends.compensated import difference, shifted_exp
+from jax_softmax.ops._backends.compensated import shifted_exp
 from jax_softmax.ops._backends.interface import Backend, Logits, RowShare, finite_shift
 
 
@@ -117,9 +117,3 @@ def likeliest(share: RowShare, index: jax.Array) -> Likeliest:
 def logsumexp(rows: RowStatistics, log_total: jax.Array) -> jax.Array:
     """`log sum_j exp(z_j)`, `[...]`, of statistics with the likeliest class apart."""
     return jnp.where(rows.own == 0, -jnp.inf, rows.shift + log_total)
-
-
-def surprisal(z: jax.Array, shift: jax.Array, log_total: jax.Array) -> jax.Array:
-    """`-log p_j = (shift - z_j) + log(total)`, `[..., V]`, corrected for rounding."""
-    distance, error = difference(shift[..., None], z)
-    return distance + (error + log_total[..., None])
