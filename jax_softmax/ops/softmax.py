@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
@@ -19,13 +18,9 @@ from jax_softmax.ops._arguments import (
     mask_classes_last,
 )
 from jax_softmax.ops._autodiff import names_forward_mode
-from jax_softmax.ops._backends.compensated import difference, shifted_exp, two_sum
 from jax_softmax.ops._backends.dispatch import backend_of, check_implementation
-from jax_softmax.ops._backends.interface import Backend, is_class
-from jax_softmax.ops._backends.sums import row_sum
-from jax_softmax.ops._backends.xla import XLA
-from jax_softmax.ops._math.logits import CappedLogits, exclude
-from jax_softmax.ops._math.rows import Likeliest, of_likeliest
+from jax_softmax.ops._backends.interface import Backend
+from jax_softmax.ops._math.softmax import LOG_SOFTMAX, SOFTMAX, Function, Rows, statistics
 from jax_softmax.ops._mesh import vary, varying_axes
 from jax_softmax.ops._options import Implementation, Rule, check_rule
 
@@ -70,7 +65,7 @@ def softmax(
     >>> print(softmax(jnp.array([1000.0, 0.0])))
     [1. 0.]
     """
-    return _along_classes("softmax", x, axis, where, rule, implementation)
+    return _along_classes(SOFTMAX, x, axis, where, rule, implementation)
 
 
 @names_forward_mode
@@ -116,17 +111,13 @@ def log_softmax(
     >>> print(log_softmax(jnp.array([20.0, 0.0])))
     [-2.0611537e-09 -2.0000000e+01]
     """
-    return _along_classes("log_softmax", x, axis, where, rule, implementation)
-
-
-# More than the logarithm of any number of classes, and exp of it no overflow.
-_LARGEST_EXPONENT = 64.0
+    return _along_classes(LOG_SOFTMAX, x, axis, where, rule, implementation)
 
 
 class _Call(NamedTuple):
     """What is constant in the compiled program."""
 
-    function: Literal["softmax", "log_softmax"]
+    function: Function
     implementation: Implementation | None
 
     @property
@@ -135,42 +126,8 @@ class _Call(NamedTuple):
         return backend_of(self.implementation)
 
 
-class _Rows(NamedTuple):
-    """What the derivatives need of rows `[..., V]`: the numbers are `[...]` each.
-
-    Attributes:
-      x: the logits as given.
-      mask: None, or booleans that broadcast to them.
-      leader: int32, the likeliest class, L.
-      shift: its logit.
-      near: the largest logit but that, or the shift where there is none.
-      others: `sum_{i != L} e_i`, `e_i = exp(x_i - shift)`.
-      total: `others + e_L`.
-    """
-
-    x: jax.Array
-    mask: jax.Array | None
-    leader: jax.Array
-    shift: jax.Array
-    near: jax.Array
-    others: jax.Array
-    total: jax.Array
-
-    def logits(self) -> CappedLogits:
-        """The logits without the classes that do not count, as they are read."""
-        return _logits(self.x, self.mask)
-
-    def has_most(self) -> jax.Array:
-        """Whether the leader has more than half of the mass, `[...]`."""
-        return self.others < self.total - self.others
-
-    def probabilities(self, backend: Backend) -> jax.Array:
-        """`p`, to be written out."""
-        return backend.exponentials(self.logits().values(), self.shift) / self.total[..., None]
-
-
 def _along_classes(
-    function: Literal["softmax", "log_softmax"],
+    function: Function,
     x: ArrayLike,
     axis: Axis,
     where: ArrayLike | None,
@@ -198,31 +155,9 @@ def _jitted(call: _Call, rule: Rule, x: jax.Array, mask: jax.Array | None) -> ja
     return by_rule(call, vary(x, varying_axes(x, mask)), mask)
 
 
-def _logits(x: jax.Array, mask: jax.Array | None) -> CappedLogits:
-    return CappedLogits(exclude(x, mask), None)
-
-
-def _forward(call: _Call, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, _Rows]:
-    """`p_i = e_i / total`, or `log p_i = (x_i - m) - log(total)`, and what is kept.
-
-    With the leader set apart, `log(total) = log1p(others)` keeps the relative precision of
-    `others`; neither term of `log p_i` is positive, so nothing cancels.
-    """
-
-    def of_rows(backend: Backend, given: tuple[jax.Array, jax.Array | None]) -> Likeliest:
-        return of_likeliest(backend, _logits(*given))
-
-    top = call.backend.by_rows(of_rows, (x, mask), x.shape[:-1])
-    kept = _Rows(x, mask, top.column, top.rows.shift, top.near, top.rows.others, top.rows.total)
-    if call.function == "softmax":
-        value = kept.probabilities(call.backend)
-    else:
-        distance, error = difference(kept.logits().values(), kept.shift[..., None])
-        value = distance + (error - top.log_total[..., None])
-    return value.astype(x.dtype), kept
-
-
-# Reverse mode
+def _forward(call: _Call, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, Rows]:
+    rows, log_total = statistics(call.backend, x, mask)
+    return call.function.value(call.backend, rows, log_total).astype(x.dtype), rows
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -230,98 +165,11 @@ def _vjp(call: _Call, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     return _forward(call, x, mask)[0]
 
 
-def _bwd(call: _Call, kept: _Rows, g: jax.Array) -> tuple[jax.Array, None]:
-    gradient = _softmax_gradient if call.function == "softmax" else _log_softmax_gradient
-    return gradient(call.backend, kept, g).astype(kept.x.dtype), None
+def _bwd(call: _Call, rows: Rows, g: jax.Array) -> tuple[jax.Array, None]:
+    return call.function.gradient(call.backend, rows, g).astype(rows.x.dtype), None
 
 
 _vjp.defvjp(_forward, _bwd)
-
-
-# softmax: dp_i/dx_k = p_i (delta_ik - p_k), so a cotangent g gives
-#
-#     p_k (g_k - sum_i p_i g_i) = p_k sum_i p_i (g_k - g_i)
-#
-# of which the left side loses everything at a leader L of nearly all of the mass, where g_L and the
-# mean agree in all digits. The right side does not change if a number c is taken from g:
-#
-#     p_k ((g_k - c) - r),    r = sum_i p_i (g_i - c)
-#
-# Where L has most of the mass, c = g_L: its own term of r is then exactly 0, and its derivative
-# -p_L r keeps every digit of the others. Where none has, c is the mean of g, rounded: r is what
-# that rounding left. Both make sum_i p_i |g_i - c| no more than twice sum_i p_i |g_k - g_i|, for
-# every k, by which the error is measured.
-#
-# What all of g share must not drown its differences, so c is g_L and a mean relative to it, and
-# g_k - g_L is taken with its rounding error.
-
-
-def _softmax_gradient(backend: Backend, kept: _Rows, g: jax.Array) -> jax.Array:
-    def of_rows(backend: Backend, given: tuple[_Rows, jax.Array]) -> tuple[jax.Array, ...]:
-        kept, narrow = given
-        g = narrow.astype(kept.total.dtype)
-        pivot = backend.pick(g, kept.leader)
-        # About the mean will do.
-        terms = jnp.exp(kept.logits().values() - kept.shift[..., None])
-        mean = row_sum(terms * (g - pivot[..., None])) / kept.total
-        mean = jnp.where(kept.has_most(), 0, mean)
-        kept, narrow = backend.again((kept, narrow))
-        g = narrow.astype(kept.total.dtype)
-        # Relative to the largest of the others. A leader, which may be any exponent away, adds 0:
-        # e^64 times 0 where it has most of the mass. Bounded without a select, which not every
-        # compiler fuses into a sum.
-        z = jnp.maximum(kept.logits().values(), -float(jnp.finfo(kept.total.dtype).max) / 4)
-        distance, error = two_sum(z, kept.near[..., None])
-        terms = jnp.exp(jnp.minimum(distance, _LARGEST_EXPONENT)) * (1 + error)
-        rest = row_sum(terms * _centered(g, pivot, mean))
-        return pivot, mean, rest * shifted_exp(kept.near, kept.shift) / kept.total
-
-    pivot, mean, rest = backend.by_rows(of_rows, (kept, g), g.shape[:-1])
-    wide = g.astype(kept.total.dtype)
-    return kept.probabilities(backend) * (_centered(wide, pivot, mean) - rest[..., None])
-
-
-def _centered(g: jax.Array, pivot: jax.Array, mean: jax.Array) -> jax.Array:
-    """`g - (pivot + mean)`, `[..., V]`."""
-    distance, error = two_sum(g, pivot[..., None])
-    return (distance - mean[..., None]) + error
-
-
-# log_softmax: dlog p_i/dx_k = delta_ik - p_k, so a cotangent g gives
-#
-#     g_k - p_k sum_i g_i = (1 - p_k) g_k - p_k sum_{i != k} g_i
-#
-# For k = L, the likeliest class, 1 - p_L = others / total. For any other p_k is at most 1/2, and
-# the left side is as good.
-
-
-def _log_softmax_gradient(backend: Backend, kept: _Rows, g: jax.Array) -> jax.Array:
-    wide = kept.total.dtype
-
-    def of_rows(backend: Backend, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
-        g, leader = given
-        return backend.pick(g, leader).astype(wide), backend.sum_apart(g.astype(wide), leader)
-
-    at_leader, apart = backend.by_rows(of_rows, (g, kept.leader), g.shape[:-1])
-    gradient = g.astype(wide) - kept.probabilities(backend) * (at_leader + apart)[..., None]
-    share = kept.others / kept.total
-    leaders = share * at_leader - (kept.total - kept.others) / kept.total * apart
-    gradient = XLA.put_at_label(gradient, kept.leader, leaders)
-    # 0 * total rather than 0: a row that is NaN is so at an impossible class too.
-    impossible = kept.logits().values() == -jnp.inf
-    return jnp.where(impossible, 0 * kept.total[..., None], gradient)
-
-
-# Forward mode too
-#
-# A tangent v gives p_k sum_i p_i (v_k - v_i) for softmax, which is the same matrix, and
-# sum_i p_i (v_k - v_i) for log_softmax. Reverse mode transposes what is written here, so that must
-# be as exact read backwards. With P = diag(p) and any w whose sum is 1, D = I - 1 w',
-#
-#     softmax: D' (P - p p') D v        log_softmax: D v - 1 p' D v
-#
-# where w picks the leader if that has most of the mass (its element of D v is exactly 0), and is p
-# otherwise: the same c as above. The first is its own transpose.
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -334,34 +182,16 @@ def _jvp_rule(
     primals: tuple[jax.Array, jax.Array | None],
     tangents: tuple[jax.Array | SymbolicZero, object],
 ) -> tuple[jax.Array, Any]:
-    value, kept = _forward(call, *primals)
+    value, rows = _forward(call, *primals)
     if isinstance(tangents[0], SymbolicZero):
         return value, tangents[0]
-    # What it needs beside rows is made again in reverse.
-    tangent = jax.checkpoint(partial(_tangent, call))(kept, tangents[0])
+    # Computed again when it is transposed, so that only `rows` are kept for reverse mode.
+    tangent = jax.checkpoint(partial(_tangent, call))(rows, tangents[0])
     return value, tangent.astype(value.dtype)
 
 
+def _tangent(call: _Call, rows: Rows, v: jax.Array) -> jax.Array:
+    return call.function.tangent(call.backend, rows, v.astype(rows.total.dtype))
+
+
 _jvp.defjvp(_jvp_rule, symbolic_zeros=True)
-
-
-def _tangent(call: _Call, kept: _Rows, v: jax.Array) -> jax.Array:
-    p = kept.probabilities(call.backend)
-    most = kept.has_most()
-    leads = is_class(kept.leader, p.shape[-1]) & most[..., None]
-
-    def centered(v: jax.Array) -> jax.Array:
-        center = jnp.where(most, XLA.pick(v, kept.leader), row_sum(p * v))
-        return jnp.where(leads, 0, v - center[..., None])
-
-    def centered_transposed(u: jax.Array) -> jax.Array:
-        u = jnp.where(leads, 0, u)
-        total = row_sum(u)[..., None]
-        return jnp.where(most[..., None], jnp.where(leads, -total, u), u - p * total)
-
-    y = centered(v.astype(p.dtype))
-    rest = y - row_sum(p * y)[..., None]
-    if call.function == "softmax":
-        return centered_transposed(p * rest)
-    impossible = kept.logits().values() == -jnp.inf
-    return jnp.where(impossible, 0 * kept.total[..., None], rest)

@@ -109,10 +109,15 @@ class Cpu(Xla):
         rest = row_sum(jnp.where(is_class(at, parts.shape[-1]), 0, parts))
         return rest + XLA.sum_apart(_chunk_of(x, index, chunk), index - at * chunk)
 
-    def put_at_label(self, x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
-        """Written over what is in memory, where an array is large and each device has its own."""
-        if not writes_over(x, index, value):
-            return XLA.put_at_label(x, index, value)
+    def put_at_label(
+        self, x: jax.Array, index: jax.Array, value: jax.Array, *, final: bool
+    ) -> jax.Array:
+        """Written over what is in memory, where an array is large and each device has its own.
+
+        Before more arithmetic, that would be a pass over the array: a select fuses with it.
+        """
+        if not (final and writes_over(x, index, value)):
+            return XLA.put_at_label(x, index, value, final=final)
         classes = x.shape[-1]
         flat, index, value = x.reshape(-1, classes), index.reshape(-1), value.reshape(-1)
         # A negative index would count from the end.

@@ -53,10 +53,13 @@ class _ByPlatform:
     def exponentials(self, z: jax.Array, shift: jax.Array) -> jax.Array:
         return XLA.exponentials(z, shift)
 
-    def put_at_label(self, x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
-        if not writes_over(x, index, value):
-            return XLA.put_at_label(x, index, value)
-        return _by_platform(x, index, value, cpu=CPU.put_at_label, default=XLA.put_at_label)
+    def put_at_label(
+        self, x: jax.Array, index: jax.Array, value: jax.Array, *, final: bool
+    ) -> jax.Array:
+        if not (final and writes_over(x, index, value)):
+            return XLA.put_at_label(x, index, value, final=final)
+        cpu, default = (partial(to.put_at_label, final=final) for to in (CPU, XLA))
+        return _by_platform(x, index, value, cpu=cpu, default=default)
 
     def add_by_class(
         self,

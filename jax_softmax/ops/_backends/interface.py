@@ -70,8 +70,13 @@ class Backend(Protocol):
     def exponentials(self, z: jax.Array, shift: jax.Array) -> jax.Array:
         """`exp(z - shift)`, `[..., V]`, to an eps; `z` no larger than `shift [...]`."""
 
-    def put_at_label(self, x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
-        """`x` with `value [...]` at `index`."""
+    def put_at_label(
+        self, x: jax.Array, index: jax.Array, value: jax.Array, *, final: bool
+    ) -> jax.Array:
+        """`x` with `value [...]` at `index`.
+
+        `final` says that nothing more is computed of the result, which is to lie in memory.
+        """
 
     def add_by_class(
         self,

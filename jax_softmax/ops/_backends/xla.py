@@ -59,7 +59,9 @@ class Xla:
         """See `compensated`."""
         return compensated.exponentials(z, shift)
 
-    def put_at_label(self, x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
+    def put_at_label(
+        self, x: jax.Array, index: jax.Array, value: jax.Array, *, final: bool
+    ) -> jax.Array:
         """By a select."""
         return jnp.where(is_class(index, x.shape[-1]), value[..., None], x)
 

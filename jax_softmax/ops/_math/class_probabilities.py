@@ -123,7 +123,7 @@ def _gradients(
     data: RowData,
     residuals: Residuals,
     cotangents: Outputs,
-    is_result: bool,
+    final: bool,
 ) -> Gradients:
     """`dL/dz` and `dL/dq`, `[..., V]` each; the formulas are the module's."""
     # Labels may be no numbers too.

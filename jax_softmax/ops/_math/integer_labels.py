@@ -36,10 +36,9 @@ import jax.numpy as jnp
 from jax_softmax.ops._backends.compensated import difference
 from jax_softmax.ops._backends.interface import Backend
 from jax_softmax.ops._backends.sums import row_sum
-from jax_softmax.ops._backends.xla import XLA
 from jax_softmax.ops._math import rows as row_math
 from jax_softmax.ops._math.entropy import entropy_gradient, entropy_of, entropy_share
-from jax_softmax.ops._math.logits import CappedLogits, exclude, statistics_dtype
+from jax_softmax.ops._math.logits import CappedLogits, exclude
 from jax_softmax.ops._math.row_data import Gradients, Outputs, RowData, drop_rows
 from jax_softmax.ops._math.row_loss import RowLoss
 from jax_softmax.ops._math.rows import RowStatistics
@@ -157,7 +156,7 @@ def _gradients(
     data: RowData,
     residuals: Residuals,
     cotangents: Outputs,
-    is_result: bool,
+    final: bool,
 ) -> Gradients:
     """`dL/dz`, `[..., V]`; the formula is the module's."""
     kept = data.kept(residuals.rows.total)
@@ -188,9 +187,9 @@ def _gradients(
 
     terms = backend.exponentials(z, rows.shift)
     gradient = ((on_nll + on_all) / rows.total)[..., None] * terms
-    last = is_result and _label_comes_last(options, logits, cotangents)
-    put_at_label = (backend if last else XLA).put_at_label
-    gradient = put_at_label(gradient, _column(data), at_label)
+    more = options.label_smoothing or options.soft_cap is not None
+    more = more or cotangents.entropy is not None or logits.dtype != z.dtype
+    gradient = backend.put_at_label(gradient, _column(data), at_label, final=final and not more)
     if options.label_smoothing:
         gradient -= jnp.where(z == -jnp.inf, 0, g[..., None] * each)
     if residuals.entropy is not None and cotangents.entropy is not None:
@@ -199,16 +198,6 @@ def _gradients(
             z, terms, rows, residuals.entropy, residuals.log_total, g_entropy
         )
     return Gradients(held.through_cap(gradient))
-
-
-def _label_comes_last(options: Options, logits: jax.Array, cotangents: Outputs) -> bool:
-    """Whether the gradient is done once its label's element is in place: it may be written there.
-
-    More arithmetic, or a cast, would be one more pass over the array.
-    """
-    more = options.label_smoothing or options.soft_cap is not None
-    more = more or cotangents.entropy is not None
-    return not more and logits.dtype == statistics_dtype(logits.dtype)
 
 
 LOSS = RowLoss(_forward, _gradients)

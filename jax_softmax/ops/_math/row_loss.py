@@ -18,9 +18,8 @@ class RowLoss(NamedTuple):
 
     Attributes:
       forward: `forward(options, slices, data)` gives outputs and residuals.
-      gradients: `gradients(backend, options, logits, data, residuals, cotangents, is_result)` of
-        a slice. `is_result` says that it is what a caller asked for, which has memory of its own;
-        where it goes on into products the compiler is to put it into the logits' memory.
+      gradients: `gradients(backend, options, logits, data, residuals, cotangents, final)` of a
+        slice. `final` says that nothing more is computed of them, as in `Backend.put_at_label`.
     """
 
     forward: Callable[[Options, Slices, RowData], tuple[Outputs, Residuals]]

@@ -1,6 +1,7 @@
 """Each primitive gives the same numbers by whichever backend, for every kind of row."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -106,8 +107,11 @@ def test_a_written_element_is_a_selected_one(backend, classes):
     expected = x.copy()
     inside = np.flatnonzero((index >= 0) & (index < classes))
     expected[inside, index[inside]] = value[inside]
-    np.testing.assert_array_equal(jax.jit(backend.put_at_label)(x, index, value), expected)
-    np.testing.assert_array_equal(jax.jit(XLA.put_at_label)(x, index, value), expected)
+    for put_at_label, final in itertools.product(
+        (backend.put_at_label, XLA.put_at_label), (True, False)
+    ):
+        found = jax.jit(functools.partial(put_at_label, final=final))(x, index, value)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_derivatives_of_what_is_written_are_those_of_the_select(rng):
@@ -119,7 +123,7 @@ def test_derivatives_of_what_is_written_are_those_of_the_select(rng):
     @functools.partial(jax.jit, static_argnums=0)
     def both(backend, x, value, g):
         def place(x, value):
-            return backend.put_at_label(x, index, value)
+            return backend.put_at_label(x, index, value, final=True)
 
         return jax.jvp(place, (x, value), (g, g[:, 1]))[1], jax.vjp(place, x, value)[1](g)
 
