@@ -32,10 +32,18 @@ def as_array(name: str, x: Any) -> jax.Array:
     try:
         return jnp.asarray(x)
     except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name}: expected an array, got {type(x).__name__}; of a layer or module pass the "
-            f"array that it holds, e.g. layer.kernel[...] or layer.weight."
-        ) from error
+        raise _no_array(name, x) from error
+
+
+def _no_array(name: str, x: Any) -> TypeError:
+    if isinstance(x, list | tuple):
+        remedy = "its elements must be numbers, and its rows of one length"
+    else:
+        remedy = (
+            "of a layer or module pass the array that it holds, e.g. layer.kernel[...] or "
+            "layer.weight"
+        )
+    return TypeError(f"{name}: expected an array, got {type(x).__name__}; {remedy}.")
 
 
 def real_array(name: str, x: jax.typing.ArrayLike) -> jax.Array:
@@ -66,7 +74,10 @@ def label_array(labels: Any, ignore_index: int | None) -> jax.Array:
     Without x64 `jnp.asarray` would wrap 2**32 to class 0.
     """
     if not isinstance(labels, jax.Array) and not hasattr(labels, "__jax_array__"):
-        labels = np.asarray(labels)
+        try:
+            labels = np.asarray(labels)
+        except (TypeError, ValueError) as error:
+            raise _no_array("labels", labels) from error
     if isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer):
         held = jnp.iinfo(jax.dtypes.canonicalize_dtype(labels.dtype))
         outside = (labels < held.min) | (labels > held.max)

@@ -17,8 +17,8 @@ def axis_names(axis_name: AxisName) -> tuple[str, ...]:
 
 
 def sum_over(axis_name: AxisName, x: jax.Array) -> jax.Array:
-    """The sum over the devices along a mesh axis; `x` for None."""
-    return x if axis_name is None else lax.psum(x, axis_name)
+    """The sum over the devices along a mesh axis; `x` for none."""
+    return lax.psum(x, axis_name) if axis_names(axis_name) else x
 
 
 def varying_axes(*arrays: jax.Array | None) -> frozenset[str]:

@@ -30,6 +30,7 @@ from jax_softmax.ops._linear.arguments import (
     check_row_mask,
     check_same,
     check_varies,
+    warn_of_unlike_means,
 )
 from jax_softmax.ops._linear.blocks import (
     BlockSize,
@@ -178,7 +179,8 @@ def linear_softmax_cross_entropy(
         order of the devices.
       data_axis_name: inside `jax.shard_map`, the mesh axis over which the rows are spread: a total
         is then that of all of them. Without it a total is of this device's rows, and a mean of such
-        means is another number where devices have unlike numbers of rows that count.
+        means is another number where the rows of some devices weigh more than those of others: a
+        warning says so, and `()` says that it is meant.
       num_classes: how many classes there are where the slices are padded: later columns, of finite
         numbers, do not count. None for as many as all slices have.
       implementation: None for the platform's own way to compute, or `"xla"` or `"cpu"`; the values
@@ -227,6 +229,14 @@ def linear_softmax_cross_entropy(
     by_row = None if sample_weight is None else broadcast_rows(sample_weight, rows, dtype)
     mask = None if where is None else check_row_mask(where, rows, held)
     check_same(axis_name, labels=index, sample_weight=by_row, where=mask)
+    if reduction == "mean" and data_axis_name is None:
+        weighted = {
+            "where": where,
+            "ignore_index": ignore_index,
+            "sample_weight": sample_weight,
+            "class_weights": None if index is None else class_weights,
+        }
+        warn_of_unlike_means(axis_name, linear.features, weighted)
     split = axis_name is not None or classes != held
     options = call.options._replace(classes=classes if split else None)
     call = call._replace(options=options, classes=classes)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, NamedTuple, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -105,18 +106,18 @@ def sharded_linear_softmax_cross_entropy(
       mesh: the devices.
       axis_name: the mesh axis (or axes) to spread the classes over; None for none.
       data_axis_name: the mesh axis (or axes) to spread the rows over; None for none.
-      bias: as for one device, and so are all that follow.
-      where: see there.
-      kernel_layout: see there.
-      class_weights: see there.
-      sample_weight: see there.
-      reduction: see there; a total is that of all rows.
-      return_stats: see there.
+      bias: None, or `[V]`.
+      where: None, or booleans that broadcast to `[...]`, the rows that count.
+      kernel_layout: `"dv"` or `"vd"`.
+      class_weights: None, or `[V]` factors of the classes, at least 0; constants.
+      sample_weight: None, or factors of the rows that broadcast to `[...]`, with a derivative.
+      reduction: `"mean"`, `"sum"` or `"none"`; a total is that of all rows.
+      return_stats: return `(loss, SoftmaxStats)`.
       **options: the other options of `linear_softmax_cross_entropy`, but `num_classes`.
 
     Returns:
-      What `linear_softmax_cross_entropy` returns. Losses of rows are spread
-      as the rows are, unless these had to be padded.
+      What `linear_softmax_cross_entropy` returns. Losses of rows are spread as the rows are, unless
+      these had to be padded.
 
     Raises:
       TypeError: as on one device, or for an option that it has not.
@@ -141,71 +142,98 @@ def sharded_linear_softmax_cross_entropy(
     rows, count = linear.features.shape[:-1], len(linear.features)
     over_classes = kernel_layout.index("v")
     classes = linear.kernel.shape[over_classes]
-    mask = None if where is None else check_row_mask(where, rows, classes)
     missing_rows = -count % _devices(mesh, data_axis_name)
     missing = -classes % _devices(mesh, axis_name)
-    by_row = None
-    if sample_weight is not None:
-        by_row = broadcast_rows(sample_weight, rows, sums_dtype(linear))
+    mask = None if where is None else check_row_mask(where, rows, classes)
     if missing_rows and mask is None:
         mask = jnp.ones(rows, bool)
-    q = _padded(linear.labels, -1, missing)
-    arrays: list[Any] = [
-        *(_padded(x, 0, missing_rows) for x in (linear.features, index, mask, by_row, q)),
-        _padded(linear.kernel, over_classes, missing),
-        _padded(linear.bias, 0, missing),
-        _padded(class_weights, 0, missing),
-    ]
-
-    def on_device(
-        features: jax.Array,
-        index: jax.Array | None,
-        mask: jax.Array | None,
-        sample_weight: jax.Array | None,
-        q: jax.Array | None,
-        kernel: jax.Array,
-        bias: jax.Array | None,
-        class_weights: jax.Array | None,
-    ) -> Loss:
-        given = q if index is None else index
-        assert given is not None
-        return linear_softmax_cross_entropy(
-            features,
-            kernel,
-            given,
-            bias=bias,
-            where=mask,
-            kernel_layout=kernel_layout,
-            class_weights=class_weights,
-            sample_weight=sample_weight,
-            reduction=reduction,
-            return_stats=return_stats,
-            axis_name=axis_name,
-            data_axis_name=data_axis_name,
-            num_classes=classes,
-            **options,
-        )
-
-    of_rows, of_classes = P(data_axis_name), P(axis_name)
-    kernel_spec = P(*[axis_name if axis == over_classes else None for axis in range(2)])
-    q_spec = P(data_axis_name, *[None] * (len(rows) - 1), axis_name)
-    in_specs = (*(of_rows,) * 4, q_spec, kernel_spec, of_classes, of_classes)
-    out_specs: Any = of_rows if reduction == "none" else P()
+    if sample_weight is not None:
+        sample_weight = broadcast_rows(sample_weight, rows, sums_dtype(linear))
+    arrays = _Arrays(
+        features=_padded(linear.features, 0, missing_rows),
+        labels=_padded(index, 0, missing_rows),
+        probabilities=_padded(_padded(linear.labels, 0, missing_rows), -1, missing),
+        where=_padded(mask, 0, missing_rows),
+        sample_weight=_padded(sample_weight, 0, missing_rows),
+        kernel=_padded(linear.kernel, over_classes, missing),
+        bias=_padded(linear.bias, 0, missing),
+        class_weights=_padded(class_weights, 0, missing),
+    )
+    specs = _specs(arrays, over_classes, axis_name, data_axis_name)
+    on_device: Callable[[_Arrays], Loss] = partial(
+        _on_device,
+        kernel_layout=kernel_layout,
+        reduction=reduction,
+        return_stats=return_stats,
+        axis_name=axis_name,
+        data_axis_name=data_axis_name,
+        num_classes=classes,
+        **options,
+    )
+    of_row = P(data_axis_name)
+    placed: Any = of_row if reduction == "none" else P()
     if return_stats:
-        stats: Any = (of_rows,) * len(SoftmaxStats._fields)
-        out_specs = (out_specs, SoftmaxStats(*stats))
+        stats: Any = (of_row,) * len(SoftmaxStats._fields)
+        placed = (placed, SoftmaxStats(*stats))
     # Inside a mesh whose axes are part of arrays' types they are placed by hand; elsewhere the
     # mesh's own kind of axes must not matter.
     typed = explicit_context() or bool(explicit_axes(linear.features, linear.kernel))
     if typed:
-        arrays = [_place(mesh, spec, x) for spec, x in zip(in_specs, arrays, strict=True)]
+        arrays = _Arrays(*(_place(mesh, spec, x) for spec, x in zip(specs, arrays, strict=True)))
     else:
         mesh = Mesh(mesh.devices, mesh.axis_names)
-    sharded = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
-    found: Loss = sharded(*arrays)
-    if missing_rows and typed:
+    found: Loss = jax.shard_map(on_device, mesh=mesh, in_specs=(specs,), out_specs=placed)(arrays)
+    if not missing_rows:
+        return found
+    if typed:
         found = jax.tree.map(partial(_place, mesh, P()), found)
-    loss: Loss = jax.tree.map(lambda x: x[:count] if x.ndim and missing_rows else x, found)
+    loss: Loss = jax.tree.map(lambda x: x[:count] if x.ndim else x, found)
+    return loss
+
+
+class _Arrays(NamedTuple):
+    """What is spread over the devices, or how; `labels` or `probabilities` are None."""
+
+    features: Any
+    labels: Any
+    probabilities: Any
+    where: Any
+    sample_weight: Any
+    kernel: Any
+    bias: Any
+    class_weights: Any
+
+
+def _specs(
+    arrays: _Arrays, over_classes: int, axis_name: AxisName, data_axis_name: AxisName
+) -> _Arrays:
+    """How each array is spread: its first axis of rows, and its classes."""
+    of_rows, of_classes = P(data_axis_name), P(axis_name)
+    between = [None] * (arrays.features.ndim - 2)
+    return _Arrays(
+        features=of_rows,
+        labels=of_rows,
+        probabilities=P(data_axis_name, *between, axis_name),
+        where=of_rows,
+        sample_weight=of_rows,
+        kernel=P(*[axis_name if axis == over_classes else None for axis in range(2)]),
+        bias=of_classes,
+        class_weights=of_classes,
+    )
+
+
+def _on_device(arrays: _Arrays, **options: Any) -> Loss:
+    """The loss of a device's rows and classes."""
+    loss: Loss = linear_softmax_cross_entropy(
+        arrays.features,
+        arrays.kernel,
+        arrays.probabilities if arrays.labels is None else arrays.labels,
+        bias=arrays.bias,
+        where=arrays.where,
+        class_weights=arrays.class_weights,
+        sample_weight=arrays.sample_weight,
+        **options,
+    )
     return loss
 
 

@@ -225,3 +225,37 @@ def test_what_is_said_of_rows_must_be_the_same_for_all_classes(name):
     words = rf"{name}: expected the same on all devices of axis_name='model'.*jax.lax.pmax"
     with pytest.raises(ValueError, match=words):
         mapped(K, rows[name])
+
+
+def mean_of_shards(data_axis_name, **options):
+    """The gradient by the kernel, from rows spread over devices of which one row is ignored."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    features = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    labels = np.array([0, 1, 2, -1], np.int32)
+
+    def gradient(kernel, features, labels):
+        def mean(kernel):
+            return loss(features, kernel, labels, data_axis_name=data_axis_name, **options)
+
+        return jax.grad(mean)(kernel)
+
+    mapped = jax.shard_map(gradient, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P())
+    whole = jax.grad(lambda k: loss(features, k, labels, ignore_index=-1))(K)
+    return mapped(K, features, labels), whole
+
+
+def test_a_mean_of_one_devices_rows_beside_ignored_ones_warns():
+    """Silently, its gradient would be another than that of all rows."""
+    words = "reduction='mean' with ignore_index over the rows of one device.*data_axis_name='data'"
+    with pytest.warns(UserWarning, match=words) as caught:
+        found, whole = mean_of_shards(None, ignore_index=-1)
+    assert caught[0].filename == __file__
+    assert np.abs(found - whole).max() > 0.01 * np.abs(whole).max()
+
+
+def test_the_mean_of_all_rows_and_one_that_is_meant_do_not_warn():
+    found, whole = mean_of_shards("data", ignore_index=-1)
+    np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-7)
+    found, _ = mean_of_shards((), ignore_index=-1)
+    assert np.abs(found - whole).max() > 0.01 * np.abs(whole).max()
+    mean_of_shards(None, reduction="sum", ignore_index=-1)

@@ -410,3 +410,9 @@ def test_temporaries_are_a_few_blocks_and_the_kernels_gradient(reduction, dtype)
         bound += 4 * BLOCK * VOCABULARY * 3 // 2
     assert bound < 0.5 * 4 * MANY * VOCABULARY
     assert compiled.memory_analysis().temp_size_in_bytes <= bound
+
+
+def test_booleans_of_one_class_are_class_probabilities():
+    features, kernel = np.ones((2, 3), np.float32), np.ones((3, 1), np.float32)
+    loss = fused(features, kernel, np.ones((2, 1), bool), z_loss=0.1, reduction="none")
+    np.testing.assert_allclose(loss, [0.9, 0.9], rtol=1e-6)

@@ -162,3 +162,27 @@ def test_an_option_that_the_sharded_loss_has_not_is_named(option):
         ops.sharded_linear_softmax_cross_entropy(
             jnp.ones((4, 3)), jnp.ones((3, 5)), jnp.zeros(4, int), mesh=mesh, **{option: 1}
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("x", lambda x: ops.softmax(x)),
+        ("logits", lambda x: integer(x, Y)),
+        ("labels", lambda x: integer(Z, x)),
+        ("labels", lambda x: soft(Z, x)),
+        ("labels", lambda x: fused(Z, K, x)),
+    ],
+)
+def test_lists_of_unlike_rows_are_no_array(name, call):
+    words = f"^{name}: expected an array, got list; .* rows of one length"
+    with pytest.raises(TypeError, match=words) as raised:
+        call([[1, 2, 3], [1, 2]])
+    one_sentence(raised)
+
+
+def test_real_labels_of_a_layer_are_told_the_shape_of_class_probabilities():
+    words = r"^labels: .*integer dtype, got float32; .*probabilities pass .* of shape \(4, 8\)"
+    with pytest.raises(TypeError, match=words) as raised:
+        fused(Z, K, Y.astype(np.float32))
+    one_sentence(raised)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from typing import get_args
 
 import jax
@@ -52,16 +54,17 @@ def check_arrays(
         raise ValueError(f"bias: expected shape {(classes,)}, got {b.shape}.")
     linear, rows = Linear(x, k, b), x.shape[:-1]
     y = label_array(labels, ignore_index)
-    whole_numbers = jnp.issubdtype(y.dtype, jnp.integer) or y.dtype == bool
-    # Integers that are not a row for each class are labels; of one class, a column of labels.
-    indices = whole_numbers and (y.shape[-1:] != (classes,) or classes == 1)
+    integers = jnp.issubdtype(y.dtype, jnp.integer)
+    # Whole numbers without a column for each class are labels; integers of one class are too.
+    indices = (integers or y.dtype == bool) and y.shape[-1:] != (classes,)
+    indices = indices or (integers and classes == 1)
     if y.ndim >= x.ndim and not indices:
         q = _class_probabilities(y, (*rows, classes), ignore_index)
         return linear._replace(labels=q), None
     check_integer_labels(
         y,
         rows,
-        f"their shape is {(*rows, classes)}",
+        f"pass an array of shape {(*rows, classes)}",
         f"the features' {x.shape} without the last axis",
     )
     check_ignore_index(ignore_index, y.dtype)
@@ -152,4 +155,21 @@ def check_distinct(axis_name: AxisName, data_axis_name: AxisName) -> None:
         raise ValueError(
             f"axis_name and data_axis_name: expected different mesh axes for classes and rows, got "
             f"{both} for both."
+        )
+
+
+def warn_of_unlike_means(
+    axis_name: AxisName, features: jax.Array, weighted: Mapping[str, object]
+) -> None:
+    """Warns if a mean is of one device's rows, which may not weigh what those of others do."""
+    over = sorted(varying_axes(features) - set(axis_names(axis_name)))
+    names = [name for name, given in weighted.items() if given is not None]
+    if over and names:
+        name = over[0] if len(over) == 1 else tuple(over)
+        warnings.warn(
+            f"reduction='mean' with {', '.join(names)} over the rows of one device: those of "
+            f"another may weigh more or less, and the mean of such means is not that of all rows. "
+            f"Pass data_axis_name={name!r} for the mean of all rows, or data_axis_name=() if this "
+            f"is meant.",
+            stacklevel=4,
         )
