@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from jax_softmax.testing.regimes import REGIMES, regime_rows, row_cotangents
 
 # Where `p (g - sum p g)` is off by 2470 float32 eps at the leader.
 KNOWN_LOGITS, KNOWN_COTANGENT = (10.0, 0.0, 0.3), (1.0, 0.2, -0.5)
+
+# Of N(0,1); its cotangents share a number.
+_BROAD_ROW = 1
 
 # For each processor, the logits in float32 from which a CPU takes rows in blocks: 8 of 2 MB.
 _BLOCKS_BYTES = 2**24
@@ -113,6 +117,9 @@ def make_case(group: Group) -> Case:
     logits, index, _ = regime_rows(group.classes, 6 if group.classes <= 1000 else 2, rng)
     count, row = len(logits), _known_row(len(logits))
     known = group.op not in LOSSES and group.classes >= len(KNOWN_LOGITS)
+    broad = group.op not in LOSSES and group.classes >= 10
+    if broad:
+        logits[_BROAD_ROW], index[_BROAD_ROW] = _broad_row(group.classes, rng), 0
     if known:
         logits[row], index[row] = _padded(KNOWN_LOGITS, -30, rng, group.classes), 0
     # From here on everything is random whether it is used or not, so that options share it.
@@ -138,6 +145,9 @@ def make_case(group: Group) -> Case:
     )
     if known:
         cotangent[row] = np.where(reached[row], _padded(KNOWN_COTANGENT, 0, rng, group.classes), 0)
+    if broad:
+        shared = 16 + rng.standard_normal(group.classes)
+        cotangent[_BROAD_ROW] = np.where(reached[_BROAD_ROW], shared, 0)
     of_rows = {name: row_cotangents(count, rng).astype(wide) for name in option.outputs}
     if option.reduction != "none":
         of_rows["loss"] = np.asarray(0.3 * count if option.reduction == "mean" else 0.3, wide)
@@ -161,6 +171,18 @@ def make_case(group: Group) -> Case:
 def _known_row(count: int) -> int:
     """The first of the rows that are confident by 14."""
     return list(REGIMES).index("confident by 14") * (count // len(REGIMES))
+
+
+def _broad_row(classes: int, rng: np.random.Generator) -> np.ndarray:
+    """`[V]`: the others' terms sum to nearly a power of 2, which the leader's, 1, takes them over.
+
+    There the total rounds to half as many digits after the point as the others have, and the
+    leader's term, as the total less the others, loses all that lie between.
+    """
+    row = 1e-3 * rng.standard_normal(classes)
+    row += np.log((2.0 ** math.floor(math.log2(classes - 1)) - 0.5) / (classes - 1))
+    row[0] = 0
+    return row
 
 
 def _padded(

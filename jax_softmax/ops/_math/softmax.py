@@ -36,8 +36,9 @@ class Rows(NamedTuple):
       leader: int32, the likeliest class, L.
       shift: its logit, m.
       near: the largest logit but that, or the shift where there is none.
+      own: `e_L`, which is 1, and 0 in a row of `-inf`.
       others: `sum_{i != L} e_i`.
-      total: `others + e_L`.
+      total: `others + own`.
     """
 
     x: jax.Array
@@ -45,6 +46,7 @@ class Rows(NamedTuple):
     leader: jax.Array
     shift: jax.Array
     near: jax.Array
+    own: jax.Array
     others: jax.Array
     total: jax.Array
 
@@ -54,7 +56,7 @@ class Rows(NamedTuple):
 
     def has_most(self) -> jax.Array:
         """Whether the leader has more than half of the mass, `[...]`."""
-        return self.others < self.total - self.others
+        return self.others < self.own
 
     def probabilities(self, backend: Backend) -> jax.Array:
         """`p`, `[..., V]`."""
@@ -90,8 +92,8 @@ def statistics(backend: Backend, x: jax.Array, mask: jax.Array | None) -> tuple[
         return of_likeliest(backend, _logits(*given))
 
     top = backend.by_rows(of_rows, (x, mask), x.shape[:-1])
-    kept = Rows(x, mask, top.column, top.rows.shift, top.near, top.rows.others, top.rows.total)
-    return kept, top.log_total
+    shift, own, others, total = top.rows
+    return Rows(x, mask, top.column, shift, top.near, own, others, total), top.log_total
 
 
 def _probabilities(backend: Backend, kept: Rows, log_total: jax.Array) -> jax.Array:
@@ -170,7 +172,7 @@ def _log_softmax_gradient(backend: Backend, kept: Rows, g: jax.Array) -> jax.Arr
     at_leader, apart = backend.by_rows(of_rows, (g, kept.leader), g.shape[:-1])
     gradient = g.astype(wide) - kept.probabilities(backend) * (at_leader + apart)[..., None]
     share = kept.others / kept.total
-    leaders = share * at_leader - (kept.total - kept.others) / kept.total * apart
+    leaders = share * at_leader - kept.own / kept.total * apart
     gradient = backend.put_at_label(gradient, kept.leader, leaders, final=False)
     return kept.nan_where_impossible(gradient)
 
