@@ -12,8 +12,13 @@ That process may use one processor, so that few rows are many blocks on a machin
 import os
 from pathlib import Path
 
+import pytest
+
 _DEVICES = os.environ.get("JAX_SOFTMAX_TEST_DEVICES", "8")
 _FLAG = "--xla_force_host_platform_device_count"
+# A test of more classes is slow, and runs with `-m slow`. So are those that start other programs,
+# which bear the mark themselves.
+_MOST_CLASSES = 20_000
 _PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 
 # --doctest-modules would import every conftest.py once more, under one name.
@@ -32,3 +37,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_PROGRAMS / worker)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Size decides what is slow: the parameter `classes`. But one device has all of its tests."""
+    for item in items if _DEVICES != "1" else ():
+        classes = getattr(item, "callspec", None) and item.callspec.params.get("classes")
+        if isinstance(classes, int) and classes > _MOST_CLASSES:
+            item.add_marker(pytest.mark.slow)

@@ -267,16 +267,7 @@ def test_every_program_has_a_check():
     assert list(PROGRAMS) == list(CHECKS)
 
 
-FAST = ("The line that changes", "Half precision", "Classes over many devices")
-
-
-@pytest.mark.parametrize(
-    "heading",
-    [
-        heading if heading in FAST else pytest.param(heading, marks=pytest.mark.slow)
-        for heading in PROGRAMS
-    ],
-)
+@pytest.mark.parametrize("heading", PROGRAMS)
 def test_program_runs_and_agrees_with_optax(heading, capsys):
     program = PROGRAMS[heading]
     for package in sorted(set(imported(program)) - PRESENT):

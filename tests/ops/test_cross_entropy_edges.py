@@ -14,7 +14,7 @@ integer_loss = ops.softmax_cross_entropy_with_integer_labels
 soft_loss = ops.softmax_cross_entropy
 INF, NAN = np.inf, np.nan
 LABELS = np.array([0, 1, 2, 3], np.int32)  # of four rows: one shape, few compiled programs
-both_regimes = pytest.mark.parametrize("classes", [6, 256])
+both_regimes = pytest.mark.parametrize("classes", [6, 384])
 both_losses = pytest.mark.parametrize("loss", [integer_loss, soft_loss])
 
 

@@ -19,9 +19,11 @@ from tests.tolerances import (
 
 ROWS = 5  # one shape a width, so that tests share compiled programs
 every_pair = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
-# 256 is summed in chunks on a CPU, the others are not.
-both_regimes = pytest.mark.parametrize("classes", [10, 256])
-chunked_regime = pytest.mark.parametrize("classes", [256, pytest.param(10, marks=pytest.mark.slow)])
+# 384 is summed in chunks on a CPU, the others are not.
+both_regimes = pytest.mark.parametrize("classes", [10, 384])
+second_order = pytest.mark.parametrize(
+    ("name", "classes"), [("integer_labels", 384), *((name, 10) for name in PAIRS)]
+)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -66,7 +68,7 @@ def float64(arrays):
 
 
 @every_pair
-@chunked_regime
+@both_regimes
 def test_float32_derivatives_match_reference(pair, classes, rng):
     args = inputs(pair, classes, np.float32, rng)
     first, second = derivatives(pair.op, *args)
@@ -79,7 +81,7 @@ def test_float32_derivatives_match_reference(pair, classes, rng):
 
 
 @every_pair
-@pytest.mark.parametrize("classes", [10, 256, pytest.param(129, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("classes", [10, 129, 384])
 def test_float64_derivatives_match_reference(pair, classes, x64, rng):
     args = inputs(pair, classes, np.float64, rng)
     actual = derivatives(pair.op, *args)
@@ -126,14 +128,7 @@ def test_confident_curvature_keeps_its_relative_precision(classes, rng):
     assert_close(np.asarray(second)[at_label == 1][:4] / expected[:4], np.ones(4), np.float32)
 
 
-SECOND_ORDER = [
-    ("integer_labels", 256),
-    ("softmax_cross_entropy", 10),
-    *(pytest.param(n, 10, marks=pytest.mark.slow) for n in PAIRS if n != "softmax_cross_entropy"),
-]
-
-
-@pytest.mark.parametrize(("name", "classes"), SECOND_ORDER)
+@second_order
 def test_hessian_matches_reference(name, classes, x64, rng):
     pair = PAIRS[name]
     z, labels, g, _ = (x[:1] for x in inputs(pair, classes, np.float64, rng))
@@ -153,14 +148,7 @@ def test_soft_labels_have_a_gradient(classes, dtype, rng):
     assert_close(by_op, by_reference, dtype)
 
 
-SECOND_ORDER = [
-    ("integer_labels", 256),
-    ("softmax_cross_entropy", 10),
-    *(pytest.param(n, 10, marks=pytest.mark.slow) for n in PAIRS if n != "softmax_cross_entropy"),
-]
-
-
-@pytest.mark.parametrize(("name", "classes"), SECOND_ORDER)
+@second_order
 def test_check_grads_to_second_order(name, classes, x64, rng):
     pair = PAIRS[name]
     logits, labels, _, _ = (x[:1] for x in inputs(pair, classes, np.float64, rng))
@@ -171,7 +159,7 @@ def test_check_grads_to_second_order(name, classes, x64, rng):
 
 
 @every_pair
-@chunked_regime
+@both_regimes
 def test_central_differences_one_class_at_a_time(pair, classes, x64, rng):
     """One at a time because a shift of the whole row changes nothing."""
     args = inputs(pair, classes, np.float64, rng)
@@ -187,7 +175,7 @@ def test_central_differences_one_class_at_a_time(pair, classes, x64, rng):
 
 @every_pair
 def test_vmap_of_grad_is_the_batched_grad(pair, rng):
-    args = inputs(pair, 256, np.float32, rng)
+    args = inputs(pair, 384, np.float32, rng)
     by_row = jax.vmap(lambda *row: derivatives(pair.op, *row))(*args)
     for a, b in zip(by_row, derivatives(pair.op, *args), strict=True):
         assert_close(a, b, np.float32)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jax_softmax import ops
+from tests.grids import pairwise
 
 integer = ops.softmax_cross_entropy_with_integer_labels
 soft = ops.softmax_cross_entropy
@@ -16,9 +17,7 @@ both_rules = pytest.mark.parametrize("rule", ["vjp", "jvp"])
 BIG = np.float32(3e38)
 
 
-@both_rules
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("classes", [2, 40, 256])
+@pairwise(rule=["vjp", "jvp"], dtype=[np.float32, np.float64], classes=[2, 40, 384])
 def test_a_loss_of_almost_the_largest_number_is_finite(rule, dtype, classes):
     with jax.enable_x64(dtype == np.float64):
         big = dtype(0.88) * np.finfo(dtype).max
@@ -72,10 +71,7 @@ WAYS = {
 }
 
 
-@both_rules
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pairwise(rule=["vjp", "jvp"], way=WAYS, function=FUNCTIONS, smoothing=[0.0, 0.2])
 def test_second_derivatives_by_labels(rule, way, function, smoothing, x64):
     """`f''(l) s_j s_k`, which is not 0 at a label of 0, and is 0 where a class cannot happen."""
     if smoothing:

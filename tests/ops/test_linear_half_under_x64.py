@@ -10,6 +10,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jax_softmax import linear_softmax_cross_entropy
+from tests.grids import pairwise
 
 OPTIONS = {
     "smoothing": {"label_smoothing": 0.1},
@@ -20,13 +21,11 @@ OPTIONS = {
         "class_weights": np.linspace(0.5, 2, 6),
     },
 }
-half = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 
 
-@half
-@pytest.mark.parametrize("classes", [None, 5])
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("block_size", [None, 2, (2, 2)])
+@pairwise(
+    dtype=["float16", "bfloat16"], classes=[None, 5], options=OPTIONS, block_size=[None, 2, (2, 2)]
+)
 def test_half_precision_under_x64(dtype, classes, options, block_size):
     x, k = jnp.ones((4, 3), dtype), jnp.ones((3, 6), dtype)
     y = jnp.arange(4)
@@ -57,7 +56,7 @@ def test_float16_ones_with_padding_and_smoothing():
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
-@half
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_over_devices_under_x64(dtype):
     mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
     x, k, y = jnp.ones((4, 3), dtype), jnp.ones((3, 16), dtype), jnp.arange(4)

@@ -10,12 +10,12 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jax_softmax import ops
+from tests.grids import each_once
 from tests.tolerances import assert_close
 
 fused = ops.linear_softmax_cross_entropy
 ROWS, WIDTH, CLASSES = 13, 5, 37
 MASK = np.arange(ROWS) % 3 != 1
-both_rules = pytest.mark.parametrize("rule", ["vjp", "jvp"])
 
 
 @pytest.fixture
@@ -37,18 +37,17 @@ def outcome(f, x, k, b, g):
     return out, gradients
 
 
-@both_rules
-@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"block_size": 4},
-        {"block_size": (4, 10), "label_smoothing": 0.1, "z_loss": 0.1},
-        {"return_stats": True, "ignore_index": 0},
-        {"class_weights": np.linspace(0.1, 2, CLASSES, dtype=np.float32), "soft_cap": 3.0},
-    ],
-    ids=["plain", "blocks", "blocks of classes", "statistics", "weights"],
+@each_once(
+    rule=["vjp", "jvp"],
+    reduction=["none", "sum", "mean"],
+    options={
+        "plain": {},
+        "blocks": {"block_size": 4},
+        "blocks of classes": {"block_size": (4, 10), "label_smoothing": 0.1, "z_loss": 0.1},
+        "statistics": {"return_stats": True, "ignore_index": 0},
+        "weights": {"class_weights": np.linspace(0.1, 2, CLASSES), "soft_cap": 3.0},
+        "statistics of blocks": {"return_stats": True, "block_size": (4, 10)},
+    },
 )
 def test_masked_rows_are_left_out(layer, rule, reduction, options, rng):
     """As the loss of the other rows alone."""

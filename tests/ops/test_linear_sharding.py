@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tests.grids import each_once
 from tests.ops.linear import NAMES, call, case, cotangents_for, exact, loss, weighted
 from tests.ops.test_sharding import collectives
 from tests.tolerances import assert_close
@@ -124,45 +125,24 @@ ALL_BUT_CAP = set(NAMES) - {"soft_cap"}
 
 
 @pytest.mark.parametrize(
-    ("mesh_name", "names", "reduction", "rule", "stats", "block"),
+    ("mesh_name", "names", "reduction", "rule", "stats", "block", "dtype"),
     [
-        ("model", set(NAMES), "mean", "vjp", False, None),
-        ("data", {"bias", "sample_weight"}, "mean", "vjp", False, None),
-        ("data and model", set(NAMES), "mean", "vjp", False, (3, 4)),
-        ("data and model", ALL_BUT_CAP, "none", "jvp", True, None),
-        ("two of each", {"label_smoothing", "class_weights", "bias"}, "mean", "vjp", True, (3, 4)),
+        ("model", set(NAMES), "mean", "vjp", False, None, "float32"),
+        ("model", {"z_loss", "soft_cap"}, "sum", "jvp", False, 5, "float64"),
+        ("data", {"bias", "sample_weight"}, "mean", "vjp", False, None, "float32"),
+        ("data", set(NAMES), "none", "vjp", True, (3, 10), "float64"),
+        ("data and model", ALL_BUT_CAP, "none", "jvp", True, None, "float32"),
+        ("data and model", set(NAMES), "mean", "vjp", False, (3, 4), "float64"),
+        ("rows over two", {"class_weights", "ignore_index"}, "mean", "jvp", True, 3, "float64"),
+        ("two of each", {"label_smoothing", "class_weights"}, "mean", "vjp", True, 3, "float32"),
+        ("an idle axis", set(NAMES), "mean", "vjp", True, (3, 7), "float64"),
     ],
 )
-def test_devices_give_the_result_of_one(mesh_name, names, reduction, rule, stats, block):
+def test_devices_give_the_result_of_one(mesh_name, names, reduction, rule, stats, block, dtype):
     """For any cotangents; classes that do not divide; the columns of padding hold anything."""
     static = {"reduction": reduction, "rule": rule, "stats": stats, "block_size": block}
-    hlo, made = check(mesh_name, names, **static)
-    check_collectives(hlo, made)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("mesh_name", "names", "reduction", "rule", "stats", "block"),
-    [
-        ("model", {"label_smoothing"}, "none", "vjp", True, (4, 3)),
-        ("model", {"z_loss", "soft_cap"}, "sum", "jvp", False, 5),
-        ("model", {"class_weights"}, "mean", "jvp", True, None),
-        ("data", set(NAMES), "none", "vjp", True, (3, 10)),
-        ("data", {"ignore_index", "class_weights"}, "sum", "jvp", False, None),
-        ("data and model", {"bias"}, "sum", "vjp", False, 3),
-        ("data and model", set(NAMES), "mean", "jvp", False, None),
-        ("data and model", set(NAMES), "mean", "jvp", True, (3, 4)),
-        ("rows over two", ALL_BUT_CAP, "mean", "vjp", False, (3, 7)),
-        ("rows over two", {"bias"}, "none", "jvp", True, 3),
-        ("two of each", set(NAMES), "mean", "jvp", False, None),
-        ("an idle axis", set(NAMES), "mean", "vjp", True, (3, 7)),
-    ],
-)
-def test_devices_give_the_result_of_one_in_float64(
-    mesh_name, names, reduction, rule, stats, block, x64
-):
-    static = {"reduction": reduction, "rule": rule, "stats": stats, "block_size": block}
-    hlo, made = check(mesh_name, names, np.float64, **static)
+    with jax.enable_x64(dtype == "float64"):
+        hlo, made = check(mesh_name, names, np.dtype(dtype), **static)
     check_collectives(hlo, made)
 
 
@@ -233,7 +213,6 @@ def test_without_a_data_axis_a_total_is_of_the_device_and_its_mean_the_users():
         assert_close(actual, by[name], np.float32)
 
 
-@pytest.mark.slow
 def test_second_derivatives_over_devices(x64, rng):
     """Forward over reverse and reverse over reverse, through the sums over devices."""
     made, _ = made_for({"bias"}, np.float64, HELD)
@@ -276,23 +255,10 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("layout", "reduction", "axis_type"),
-    [
-        ("batch and time", "mean", AxisType.Auto),
-        ("rows of a device that do not divide", "none", AxisType.Auto),
-        ("an odd number on a device", "mean", AxisType.Auto),
-        ("rows", "mean", AxisType.Explicit),
-        *(
-            pytest.param(layout, "mean", AxisType.Auto, marks=pytest.mark.slow)
-            for layout in ("rows", "batch", "one block", "rows of a device that do not divide")
-        ),
-        *(
-            pytest.param(layout, reduction, AxisType.Explicit, marks=pytest.mark.slow)
-            for layout in LAYOUTS
-            for reduction in ("mean", "none")
-        ),
-    ],
+@each_once(
+    layout=list(LAYOUTS),
+    reduction=["mean", "none"],
+    axis_type=[AxisType.Auto, AxisType.Explicit, AxisType.Explicit],
 )
 def test_rows_stay_on_their_devices_under_jit(layout, reduction, axis_type):
     """No gather of features or logits: sums of the kernel's gradient, and of numbers."""

@@ -10,6 +10,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jax_softmax import ops
+from tests.grids import each_once, pairwise
 from tests.tolerances import assert_close
 
 fused = ops.linear_softmax_cross_entropy
@@ -114,31 +115,30 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("reduction", ["none", "mean"])
-@pytest.mark.parametrize("rule", ["vjp", "jvp"])
+@pairwise(options=OPTIONS, reduction=["none", "mean"], rule=["vjp", "jvp"])
 def test_every_option(options, rule, reduction, rng):
     check(made(rng), np.float32, rule=rule, reduction=reduction, **options)
 
 
-@pytest.mark.parametrize("layout", ["dv", "vd"])
-@pytest.mark.parametrize("block_size", [4, 13, 100, (4, 10), (13, 37), (5, 1)])
-@pytest.mark.parametrize("reduction", ["none", "mean"])
+@each_once(
+    layout=["dv", "vd"],
+    block_size=[4, (4, 10), 13, 100, (13, 37), (5, 1)],
+    reduction=["none", "mean", "sum"],
+)
 def test_blocks_and_layouts_change_nothing(layout, block_size, reduction, rng):
     options = {"label_smoothing": 0.1, "kernel_layout": layout, "block_size": block_size}
     check(made(rng), np.float32, reduction=reduction, **options)
 
 
-@pytest.mark.parametrize("rows", [(), (3, 4), (2, 1, 3), (0,)])
-def test_any_leading_shape(rows, rng):
+@each_once(rows=[(), (3, 4), (2, 1, 3), (0,)], reduction=["none", "mean"])
+def test_any_leading_shape(rows, reduction, rng):
     arrays = made(rng, rows=(1,) if rows == () else rows) if rows != (0,) else None
     if rows == (0,):
         arrays = {name: x[:0] if x.shape[0] == ROWS else x for name, x in made(rng).items()}
     if rows == ():
         row = made(rng)
         arrays = {name: x[0] if x.shape[0] == ROWS else x for name, x in row.items()}
-    check(arrays, np.float32, reduction="mean")
-    check(arrays, np.float32, reduction="none")
+    check(arrays, np.float32, reduction=reduction)
 
 
 def test_values_and_derivatives_by_hand(x64, rng):
@@ -187,8 +187,7 @@ def test_labels_broadcast_to_the_logits(shape, rng):
     )
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("reduction", ["none", "mean"])
+@each_once(dtype=["bfloat16", "float16"], reduction=["none", "mean"])
 def test_half_precision_is_rounded_once(dtype, reduction, rng):
     """Losses are float32; gradients are rounded once, and those of products as the logits' is."""
     half = made(rng, jnp.dtype(dtype))
@@ -297,11 +296,13 @@ HELD, REAL = 40, 37  # of which the last device's slice is padding in part
 
 
 @needs_devices
-@pytest.mark.parametrize("reduction", ["none", "mean"])
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"label_smoothing": 0.1, "return_stats": True}, {"block_size": (3, 2), "z_loss": 0.1}],
-    ids=["plain", "smoothing and statistics", "blocks"],
+@each_once(
+    reduction=["none", "mean"],
+    options={
+        "plain": {},
+        "smoothing and statistics": {"label_smoothing": 0.1, "return_stats": True},
+        "blocks": {"block_size": (3, 2), "z_loss": 0.1},
+    },
 )
 def test_slices_of_the_classes_give_the_result_of_one_device(reduction, options, rng):
     """Labels are this device's slice, as the kernel is; what pads both does not count."""
@@ -362,9 +363,9 @@ def test_labels_that_are_not_this_devices_slice_raise(rng):
 
 
 @needs_devices
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("reduction", ["none", "mean"])
-@pytest.mark.parametrize("rows", [(13,), (16, 3)])
+@pairwise(
+    kind=[AxisType.Auto, AxisType.Explicit], reduction=["none", "mean"], rows=[(13,), (16, 3)]
+)
 def test_the_entry_outside_shard_map_takes_them(kind, reduction, rows, rng):
     a = made(rng, rows=rows)
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind,) * 2)

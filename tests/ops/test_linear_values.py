@@ -1,7 +1,5 @@
 """Values and gradients of the fused loss under every option, against the definition."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.grids import each_once
 from tests.ops.linear import (
     NAMES,
     call_unfused,
@@ -70,31 +69,23 @@ def test_option_alone(name):
     )
 
 
-@pytest.mark.parametrize(
-    ("rule", "reduction", "block", "layout"),
-    [
-        (*both, *more)
-        for both, more in zip(
-            itertools.product(("vjp", "jvp"), ("none", "sum", "mean")),
-            [(5, "dv"), (None, "vd"), ((4, 10), "dv"), ((4, 10), "vd"), (5, "vd"), (None, "dv")],
-            strict=True,
-        )
-    ],
+@each_once(
+    rule=["vjp", "jvp"],
+    reduction=["none", "sum", "mean"],
+    block=[5, None, (4, 10), (4, 10), 5, None],
+    layout=["dv", "vd", "dv", "vd", "vd", "dv"],
 )
-@pytest.mark.slow
 def test_all_options_together(rule, reduction, block, layout):
     check(set(NAMES), rule=rule, reduction=reduction, block_size=block, kernel_layout=layout)
 
 
-@pytest.mark.parametrize(
-    ("rule", "block"), [("vjp", (4, 10)), pytest.param("jvp", 5, marks=pytest.mark.slow)]
-)
+@each_once(rule=["vjp", "jvp"], block=[(4, 10), 5])
 def test_all_options_together_with_statistics(rule, block):
     """A cotangent for the mean and one for each statistic of each row."""
     check(set(NAMES), (3, 5), rule=rule, block_size=block, stats=True)
 
 
-@pytest.mark.parametrize("block", [5, pytest.param((4, 10), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("block", [5, (4, 10)])
 def test_float32_under_all_options_but_the_cap(block):
     check(set(NAMES) - {"soft_cap"}, dtype=np.float32, block_size=block)
 
@@ -111,8 +102,7 @@ def test_float32_under_all_options_but_the_cap(block):
         st.integers(0, 100),
     ),
 )
-@pytest.mark.slow
-@settings(max_examples=20)
+@settings(max_examples=6)
 def test_random_combinations(names, rows, block, setting):
     rule, reduction, layout, stats, seed = setting
     check(
@@ -140,7 +130,7 @@ def test_agrees_with_the_loss_on_logits():
         assert_close(a, b, np.float32)
 
 
-@pytest.mark.parametrize("rule", ["vjp", pytest.param("jvp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rule", ["vjp", "jvp"])
 def test_statistics_alone_have_gradients(rule, x64):
     """No cotangent of the loss; each statistic alone and none of the others."""
     made = case({"bias"}, dtype=np.float64)
@@ -157,7 +147,7 @@ def test_statistics_alone_have_gradients(rule, x64):
             break  # compiles long, and has one code for all
 
 
-@pytest.mark.parametrize("num_classes", [30, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_classes", [30, 1])
 def test_later_columns_than_num_classes_do_not_count(num_classes, x64):
     made = case({"bias", "label_smoothing", "class_weights", "z_loss"}, dtype=np.float64)
     made.labels[:] %= num_classes

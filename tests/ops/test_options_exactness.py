@@ -82,16 +82,12 @@ def beyond(errors, bound):
     return {regime: error for regime, error in errors.items() if not error <= bound}
 
 
-@pytest.mark.parametrize("classes", [1000, pytest.param(3, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    ("loss", "name"),
-    [
-        *(("integer", name) for name in OPTIONS),
-        ("soft", "label_smoothing"),
-        ("soft", "z_loss"),
-        ("soft", "all but the cap"),
-    ],
-)
+INTEGER = [("integer", name) for name in OPTIONS]
+SOFT = [("soft", name) for name in ("label_smoothing", "z_loss", "all but the cap")]
+
+
+@pytest.mark.parametrize(("loss", "name"), INTEGER + SOFT)
+@pytest.mark.parametrize("classes", [3, 1000])
 def test_options_keep_the_contract(loss, name, classes):
     loss_error, gradient_error = errors(LOSSES[loss], OPTIONS[name], classes)
     assert not beyond(loss_error, LOSS_EPS)

@@ -30,9 +30,7 @@ LAYOUTS = [
     ("rows", "reduction", "stats", "axis_name", "data_axis_name", "kind"),
     [
         *((*layout, AxisType.Auto) for layout in LAYOUTS[:3]),
-        (*LAYOUTS[3], AxisType.Explicit),
-        pytest.param(*LAYOUTS[3], AxisType.Auto, marks=pytest.mark.slow),
-        *(pytest.param(*x, AxisType.Explicit, marks=pytest.mark.slow) for x in LAYOUTS[:3]),
+        *((*layout, AxisType.Explicit) for layout in LAYOUTS[1:]),
     ],
 )
 def test_the_mesh_gives_the_result_of_one_device(

@@ -12,6 +12,7 @@ from jax.extend.core import jaxprs_in_params
 from jax_softmax import ops
 from jax_softmax.testing.exact import tiny
 from jax_softmax.testing.oracle import options_cross_entropy
+from tests.grids import pairwise
 from tests.ops.options import LOSSES, case, integer_loss, names_for, soft_loss
 from tests.tolerances import LOSS_EPS, assert_close
 
@@ -45,15 +46,15 @@ def run(loss, logits, labels, cotangents, **options):
     return values_and_gradients(loss, static, logits, labels, cotangents, dynamic)
 
 
-@every_loss
-@pytest.mark.parametrize(
-    ("rule", "names", "classes"),
-    [
-        ("vjp", SOME, 256),
-        pytest.param("jvp", SOME, 10, marks=pytest.mark.slow),
-        pytest.param("vjp", {"soft_cap", "where classes"}, 10, marks=pytest.mark.slow),
-        ("jvp", {"soft_cap", "where rows", "z_loss"}, 10),
-    ],
+@pairwise(
+    loss=LOSSES,
+    rule=["vjp", "jvp"],
+    names={
+        "weights": SOME,
+        "cap and classes": {"soft_cap", "where classes"},
+        "cap and rows": {"soft_cap", "where rows", "z_loss"},
+    },
+    classes=[10, 384],
 )
 def test_statistics_and_their_gradients_alone_and_mixed(loss, rule, names, classes, x64, rng):
     names = names.intersection(names_for(loss))
@@ -124,18 +125,16 @@ def test_statistics_with_impossible_classes(loss, rule, rng):
     assert out[0][4] == np.inf
 
 
-@every_loss
-@pytest.mark.parametrize("lead", [20.0, 60.0])
-@pytest.mark.parametrize("leader_is_label", [True, False])
+@pairwise(loss=LOSSES, lead=[20.0, 60.0], leader_is_label=[True, False])
 def test_statistics_of_confident_rows_keep_their_relative_precision(
     loss, lead, leader_is_label, rng
 ):
-    logits = rng.standard_normal((ROWS, 256)).astype(np.float32)
-    leaders = np.array([0, 3, 127, 128, 255])
+    logits = rng.standard_normal((ROWS, 384)).astype(np.float32)
+    leaders = np.array([0, 3, 127, 128, 383])
     logits[np.arange(ROWS), leaders] = logits.max(-1) + lead
-    labels = leaders if leader_is_label else (leaders + 1) % 256
+    labels = leaders if leader_is_label else (leaders + 1) % 384
     if loss is soft_loss:
-        labels = np.eye(256, dtype=np.float32)[labels]
+        labels = np.eye(384, dtype=np.float32)[labels]
     labels = np.asarray(labels, np.int32 if loss is integer_loss else np.float32)
     exact = options_cross_entropy(logits, labels)
     out, _, gradients = run(
@@ -233,9 +232,7 @@ def entropy_by_definition(z):
     return -jnp.sum(jnp.exp(log_p) * log_p)
 
 
-@every_loss
-@pytest.mark.parametrize("rule", ["vjp", "jvp"])
-@pytest.mark.parametrize("classes", [3, 256])
+@pairwise(loss=LOSSES, rule=["vjp", "jvp"], classes=[3, 272])
 def test_second_derivatives_of_the_entropy(loss, rule, classes, x64, rng):
     labels = 1 if loss is integer_loss else np.full(classes, 1 / classes)
     rows = rng.standard_normal((3, classes))

@@ -5,11 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from jax_softmax import ops
+from tests.grids import each_once
 
-SIZES = [(3, 5), (7, 130), (16, 256)]
+SIZES = [(3, 5), (7, 130), (16, 384)]
 WIDTH = 4
 
 
@@ -116,8 +116,7 @@ def shapes(kind, rows, classes):
     }[kind]
 
 
-@pytest.mark.parametrize("f", FUNCTIONS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("sizes", ["b, v", "b, 10", "6, v"])
+@each_once(f={f.__name__: f for f in FUNCTIONS}, sizes=["b, v", "b, 10", "6, v"])
 def test_logits_of_any_size(f, sizes, rng):
     rows, classes = jax.export.symbolic_shape(sizes)
     kind = FUNCTIONS[f]
@@ -148,15 +147,13 @@ def fused(x, k, b, y, **options):
     return ops.linear_softmax_cross_entropy(x, k, y, bias=b, **options)
 
 
-@pytest.mark.parametrize("sizes", ["b, 130", "b, v", "6, v"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"reduction": "none"},
-        {"reduction": "sum", "rule": "jvp", "label_smoothing": 0.1, "ignore_index": 0},
-    ],
-    ids=["mean", "none", "sum"],
+@each_once(
+    sizes=["b, v", "b, 130", "6, v"],
+    options={
+        "mean": {},
+        "none": {"reduction": "none"},
+        "sum": {"reduction": "sum", "rule": "jvp", "label_smoothing": 0.1, "ignore_index": 0},
+    },
 )
 def test_a_layer_of_any_size(sizes, options, rng):
     rows, classes = jax.export.symbolic_shape(sizes)

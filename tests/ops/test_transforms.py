@@ -50,11 +50,8 @@ def eager_case(name, classes):
 @pytest.mark.parametrize(
     ("name", "transform", "classes"),
     [
-        *(
-            pytest.param(n, under_scan, 10, marks=() if "labels" in n else pytest.mark.slow)
-            for n in PAIRS
-        ),
-        *((n, through_vmap_scan_and_checkpoint, 256) for n in PAIRS),
+        *((n, under_scan, 10) for n in PAIRS),
+        *((n, through_vmap_scan_and_checkpoint, 384) for n in PAIRS),
     ],
 )
 def test_transform_gives_the_eager_result(name, transform, classes):
@@ -64,7 +61,7 @@ def test_transform_gives_the_eager_result(name, transform, classes):
         assert_close(np.reshape(a, b.shape), b, np.float32)
 
 
-@pytest.mark.parametrize("classes", [10, 256])
+@pytest.mark.parametrize("classes", [10, 384])
 def test_vmap_over_labels_alone(classes, rng):
     """The logits are shared: only the class set apart differs."""
     logits = rng.standard_normal(classes).astype(np.float32)
@@ -75,7 +72,7 @@ def test_vmap_over_labels_alone(classes, rng):
 
 
 def test_vmap_over_the_last_axis(rng):
-    logits = rng.standard_normal((256, 3)).astype(np.float32)
+    logits = rng.standard_normal((384, 3)).astype(np.float32)
     labels = np.array([0, 5, 9], np.int32)
     op = PAIRS["integer_labels"].op
     expected = op(np.ascontiguousarray(logits.T), labels)

@@ -43,13 +43,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ("all", "warmup-cosine") else pytest.param(name, marks=pytest.mark.slow)
-        for name in SETTINGS
-    ],
-)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_sgd_equals_optax_at_the_real_rate(name, table, start, x64):
     settings, optimizer = SETTINGS[name]
     config = dataclasses.replace(BATCHES, **settings)
@@ -59,7 +53,6 @@ def test_sgd_equals_optax_at_the_real_rate(name, table, start, x64):
     assert_params_close(result.params, expected, **TOLERANCE)
 
 
-@pytest.mark.slow
 def test_a_longer_warmup_rises_over_a_tenth_of_the_steps(table, start, x64):
     config = dataclasses.replace(BATCHES, schedule="warmup-cosine", epochs=20)
     schedule = optax.warmup_cosine_decay_schedule(RATE / 6, RATE, 6, 60)
