@@ -1,4 +1,4 @@
-"""Every check of an argument: dtypes, shapes, the class axes, the entries that count."""
+"""Checks of arguments: dtypes, shapes, the class axes, the entries that count."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Axis = int | tuple[int, ...] | None
 
 
 def floating_array(name: str, x: Any) -> jax.Array:
-    """`x` as a floating array of 16 bits a number or more; raises TypeError if it is none."""
+    """`x` as a floating array of 16 bits or more; raises TypeError if it is not one."""
     array = as_array(name, x)
     floating = jnp.issubdtype(array.dtype, jnp.floating)
     if not floating or array.dtype.itemsize < 2:
@@ -28,7 +28,7 @@ def floating_array(name: str, x: Any) -> jax.Array:
 
 
 def as_array(name: str, x: Any) -> jax.Array:
-    """`x` as an array; raises TypeError that names it if it is none."""
+    """`x` as an array; raises a TypeError with its name if it is not one."""
     try:
         return jnp.asarray(x)
     except (TypeError, ValueError) as error:
@@ -69,7 +69,7 @@ def check_ignore_index(ignore_index: int | None, dtype: jnp.dtype) -> None:
 
 
 def label_array(labels: Any, ignore_index: int | None) -> jax.Array:
-    """Labels as JAX's array, in which a label too wide for its dtype is still no class.
+    """Labels as a JAX array, where a label too wide for the dtype is still not a class.
 
     Without x64 `jnp.asarray` would wrap 2**32 to class 0.
     """
@@ -93,8 +93,8 @@ def check_integer_labels(
 
     Args:
       labels: the array.
-      rows: the shape it is to have.
-      instead: what class probabilities are passed to.
+      rows: the shape it must have.
+      instead: what to do with class probabilities, for the message.
       whose: the array that has these rows, for the message.
     """
     if not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -109,7 +109,7 @@ def check_integer_labels(
 
 
 def class_weight_array(class_weights: Any, classes: int, dtype: jnp.dtype) -> jax.Array | None:
-    """`[V]` of `dtype`, which raises TypeError where it is differentiated; None for None."""
+    """Class weights `[V]` of `dtype`, or None; differentiating them raises TypeError."""
     if class_weights is None:
         return None
     array = _not_differentiated(real_array("class_weights", class_weights)).astype(dtype)
@@ -141,7 +141,7 @@ _not_differentiated.defjvp(_no_derivative, symbolic_zeros=True)
 def broadcast_rows(
     sample_weight: jax.typing.ArrayLike, rows: tuple[int, ...], dtype: jnp.dtype
 ) -> jax.Array:
-    """A factor for each row, `[*rows]` of `dtype`.
+    """One factor per row, `[*rows]` of `dtype`.
 
     Raises:
       ValueError: if the factors do not broadcast to the rows.
@@ -160,7 +160,7 @@ def canonical_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """The class axes in the order given, as non-negative, distinct integers.
 
     Raises:
-      TypeError: if an axis is no integer.
+      TypeError: if an axis is not an integer.
       ValueError: if an axis is out of range or named twice.
     """
     if axis is None:
@@ -213,8 +213,8 @@ def mask_classes_last(
       shape: the logits' shape.
 
     Returns:
-      `[..., V]` booleans or None, in the logits' last-axis form but for rows that share them (axes
-      of length 1), and `[...]` booleans or None.
+      `[..., V]` booleans or None, with row axes of length 1 where rows share a mask; and `[...]`
+      booleans or None.
 
     Raises:
       ValueError: if the mask fits neither the logits nor their rows.
@@ -226,7 +226,7 @@ def mask_classes_last(
     try:
         if mask.ndim == len(shape):
             jnp.broadcast_shapes(mask.shape, shape)
-            # Rows that share a mask go on sharing it.
+            # Rows that share a mask keep sharing it.
             wide = tuple(n if a in axes else mask.shape[a] for a, n in enumerate(shape))
             return classes_last(jnp.broadcast_to(mask, wide), axes), None
         if mask.ndim == len(rows):

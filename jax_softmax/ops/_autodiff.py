@@ -1,7 +1,7 @@
-"""From a row's loss to differentiable functions of logits.
+"""Turns a row's loss into differentiable functions of logits.
 
-JAX can be told of a loss in three ways, and all of them need its forward pass and its gradients:
-`rows_vjp`, `rows_jvp` and, for a weighted sum, `total_jvp`.
+There are three: `rows_vjp`, `rows_jvp` and, for a weighted sum, `total_jvp`. All of them use the
+loss's forward pass and its gradients.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ R = TypeVar("R")
 
 
 class Inputs(NamedTuple):
-    """What is differentiated, `[..., V]` each; `labels` are class probabilities, or None."""
+    """The differentiated arrays, `[..., V]` each; `labels` are class probabilities, or None."""
 
     logits: Any
     labels: Any = None
 
 
 class Kept(NamedTuple):
-    """What the forward pass leaves for the backward one."""
+    """What the forward pass keeps for the backward pass."""
 
     inputs: Inputs
     data: RowData
@@ -50,7 +50,7 @@ class Kept(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """`rows_vjp` and `rows_jvp` return rows' outputs, `total_jvp` a sum of weight times loss."""
+    """`rows_vjp` and `rows_jvp` return outputs of rows, `total_jvp` the weighted sum of losses."""
 
     rows_vjp: Callable[[Options, Inputs, RowData], Outputs]
     rows_jvp: Callable[[Options, Inputs, RowData], Outputs]
@@ -84,7 +84,7 @@ def _gradients(loss: RowLoss, options: Options, kept: Kept, cotangents: Outputs)
 
 
 def _rows_vjp(loss: RowLoss) -> Callable[..., Outputs]:
-    """Reverse mode: keeps the residuals; an output that is not used costs nothing."""
+    """Reverse mode: keeps the residuals. An unused output costs nothing."""
 
     @partial(jax.custom_vjp, nondiff_argnums=(0,))
     def rows(options: Options, inputs: Inputs, data: RowData) -> Outputs:
@@ -118,7 +118,7 @@ def _rows_jvp(loss: RowLoss) -> Callable[..., Outputs]:
         options: Options, primals: tuple[Inputs, RowData], tangents: tuple[Inputs, Any]
     ) -> tuple[Outputs, Outputs]:
         outputs, residuals = _forward(loss, options, *primals)
-        # Widened here, once, so that in reverse the outputs' shares are summed before they round.
+        # Widened here, once, so that reverse mode sums the outputs' shares before it rounds them.
         dots = known(tangents[0], outputs.loss.dtype)
 
         def tangent(name: str, kept: Kept, dots: Inputs) -> jax.Array:
@@ -138,7 +138,7 @@ def _rows_jvp(loss: RowLoss) -> Callable[..., Outputs]:
 
 
 def _total_jvp(loss: RowLoss) -> Callable[..., Outputs]:
-    """Both modes, for a scalar: the gradient is computed once and kept, being what is asked for."""
+    """Both modes, for a scalar: the gradient is computed once and kept, since it will be used."""
 
     @partial(jax.custom_jvp, nondiff_argnums=(0,))
     def total(options: Options, inputs: Inputs, data: RowData, weights: jax.Array) -> Outputs:
@@ -154,7 +154,7 @@ def _total_jvp(loss: RowLoss) -> Callable[..., Outputs]:
         kept = Kept(inputs, data, residuals)
         computed = _gradients(loss, options, kept, Outputs(weights))
         found = totalled(weights, outputs)
-        # What is not differentiated is left out: 0 times an infinite loss would be NaN.
+        # Inputs that are not differentiated are left out: 0 times an infinite loss would be NaN.
         dots = known(tangents[0], found.loss.dtype)
         tangent = _along(computed, dots, jnp.sum, found.loss)
         if not isinstance(tangents[2], SymbolicZero):
@@ -171,21 +171,21 @@ def _along(
     add_up: Callable[[jax.Array], jax.Array],
     like: jax.Array,
 ) -> jax.Array:
-    """The sum of products of gradients and tangents, where there is one."""
+    """The sum of gradients times tangents, for the inputs that have a tangent."""
     pairs = zip(gradients, dots, strict=True)
     return sum((add_up(g * dot) for g, dot in pairs if dot is not None), jnp.zeros_like(like))
 
 
 def used(cotangents: Outputs) -> Outputs:
-    """Cotangents with None for those that nothing depends on."""
+    """The cotangents, with None for outputs that nothing depends on."""
     known = (None if isinstance(g, SymbolicZero) else g for g in cotangents)
     return Outputs(*known)._replace(argmax=None, finite=None)
 
 
 def known(tangents: Inputs, dtype: jnp.dtype) -> Inputs:
-    """Tangents, in a dtype, with None for what is not differentiated.
+    """The tangents in `dtype`, with None for inputs that are not differentiated.
 
-    Zeros in its place would be kept, as large as it.
+    Zeros instead would be kept in memory, as large as the inputs.
     """
     return Inputs(
         *(
@@ -196,7 +196,7 @@ def known(tangents: Inputs, dtype: jnp.dtype) -> Inputs:
 
 
 def with_no_tangent(tangents: Outputs, outputs: Outputs) -> Outputs:
-    """Tangents of outputs, with those of integers and booleans."""
+    """The tangents of outputs, with zeros for the integers and booleans."""
     values = {name: getattr(outputs, name) for name in NOT_DIFFERENTIABLE}
     zeros = {
         name: SymbolicZero(jax.typeof(value).to_tangent_aval())
@@ -207,7 +207,7 @@ def with_no_tangent(tangents: Outputs, outputs: Outputs) -> Outputs:
 
 
 def names_forward_mode(f: Callable[P, R]) -> Callable[P, R]:
-    """`f`, which says `rule="jvp"` where JAX says that a custom_vjp has no forward mode."""
+    """`f`, but suggesting `rule="jvp"` when JAX says that a custom_vjp has no forward mode."""
 
     @functools.wraps(f)
     def explained(*args: P.args, **kwargs: P.kwargs) -> R:

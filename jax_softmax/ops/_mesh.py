@@ -1,4 +1,4 @@
-"""What is known of devices while a program is traced: mesh axes, and what arrays vary over."""
+"""What tracing knows about devices: mesh axes, and which of them arrays vary over."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ AxisName = str | tuple[str, ...] | None
 
 
 def axis_names(axis_name: AxisName) -> tuple[str, ...]:
-    """The names, however they were given."""
+    """The axis names as a tuple, however they were given."""
     return () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
 
 
 def sum_over(axis_name: AxisName, x: jax.Array) -> jax.Array:
-    """The sum over the devices along a mesh axis; `x` for none."""
+    """The sum over the devices along a mesh axis; `x` itself if there is no axis."""
     return lax.psum(x, axis_name) if axis_names(axis_name) else x
 
 
@@ -28,13 +28,13 @@ def varying_axes(*arrays: jax.Array | None) -> frozenset[str]:
 
 
 def vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:
-    """`x`, marked as varying over `axes` too; transposed, it sums over those it did not."""
+    """`x`, marked as varying over `axes` too; the transpose sums over the axes this adds."""
     missing = tuple(sorted(axes - _axes(x)))
     return lax.pcast(x, missing, to="varying") if missing else x
 
 
 def zeros_varying(like: jax.Array, dtype: jnp.dtype, *others: jax.Array) -> jax.Array:
-    """Zeros of the shape of `like` that vary as it and `others` do: what a loop may sum into."""
+    """Zeros shaped like `like`, varying as it and `others` do, for a loop to sum into."""
     return vary(jnp.zeros(like.shape, dtype), varying_axes(like, *others))
 
 
@@ -68,7 +68,7 @@ def explicit_axes(*arrays: jax.Array) -> frozenset[str]:
 
 
 def on_one_device(*arrays: jax.Array) -> bool:
-    """Whether each device has its own arrays, whole; False where the compiler may spread them."""
+    """Whether each device holds its arrays whole; False if the compiler may spread them."""
     return all_axes_manual() or (jax.device_count() == 1 and not explicit_axes(*arrays))
 
 

@@ -1,4 +1,4 @@
-"""What a user can choose of a loss, as constants of the compiled program."""
+"""The options of a loss, which are constants of the compiled program."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Options(NamedTuple):
 
     Attributes:
       label_smoothing: alpha in [0, 1]: labels become (1 - alpha) labels + alpha / classes.
-      z_loss: what the squared logsumexp is multiplied by.
-      soft_cap: None, or c in c tanh(z / c), which the logits become.
+      z_loss: factor of the squared logsumexp.
+      soft_cap: None, or c: the logits become c tanh(z / c).
       stats: whether the statistics of `SoftmaxStats` are outputs too.
-      implementation: None for each platform's own, or whose primitives compute.
-      classes: how many classes there are, where an array holds a slice of them; None where an array
-        holds them all.
+      implementation: the name of the backend, or None for each platform's own.
+      classes: how many classes there are, if an array holds a slice of them; None if an array holds
+        them all.
     """
 
     label_smoothing: float = 0.0
@@ -44,8 +44,8 @@ def check_options(
     """The options as Python numbers.
 
     Raises:
-      TypeError: if one is traced or no number; the message names it.
-      ValueError: if one is out of its range.
+      TypeError: if an option is traced or not a number; the message names it.
+      ValueError: if an option is out of range.
     """
     alpha = _number("label_smoothing", label_smoothing)
     if not 0 <= alpha <= 1:
@@ -63,13 +63,13 @@ def check_options(
 
 
 def check_rule(rule: str) -> None:
-    """Raises ValueError unless `rule` is one that there is."""
+    """Raises ValueError unless `rule` is a known rule."""
     if rule not in get_args(Rule):
         raise ValueError(f"rule: expected 'vjp' or 'jvp', got {rule!r}.")
 
 
 def check_reduction(reduction: str) -> None:
-    """Raises ValueError unless `reduction` is one that the losses know."""
+    """Raises ValueError unless `reduction` is a known reduction."""
     if reduction not in get_args(Reduction):
         known = ", ".join(repr(name) for name in get_args(Reduction))
         raise ValueError(f"reduction: expected one of {known}, got {reduction!r}.")
@@ -90,7 +90,7 @@ def _number(name: str, value: float) -> float:
 
 
 class LossOptions(TypedDict, total=False):
-    """The keywords of every loss, but for `return_stats`, on which the result's type depends."""
+    """The keywords of every loss except `return_stats`, which decides the result's type."""
 
     label_smoothing: float
     class_weights: ArrayLike | None
@@ -103,20 +103,20 @@ class LossOptions(TypedDict, total=False):
 
 
 class IntegerLossOptions(LossOptions, total=False):
-    """The same of a loss of integer labels."""
+    """The keywords of a loss of integer labels."""
 
     ignore_index: int | None
 
 
 class ShardedLossOptions(IntegerLossOptions, total=False):
-    """The same of the loss of a linear layer over a mesh."""
+    """The keywords of the loss of a linear layer over a mesh."""
 
     precision: jax.lax.PrecisionLike
     block_size: int | tuple[int, int] | None
 
 
 class LinearLossOptions(ShardedLossOptions, total=False):
-    """The same of the loss of a linear layer."""
+    """The keywords of the loss of a linear layer."""
 
     bias: ArrayLike | None
     where: ArrayLike | None

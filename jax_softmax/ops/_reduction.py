@@ -1,7 +1,7 @@
-"""Which rows count, what each is multiplied by, and what becomes of their losses: for every loss.
+"""Which rows count, how they are weighted, and how their losses are reduced, for every loss.
 
 A mean divides by the sum of `sample_weight * class_weights[y]` of the rows that count (integer
-labels, as PyTorch has it) or of `sample_weight` (class probabilities). Where that is 0 it is 0.
+labels, as in PyTorch) or of `sample_weight` (class probabilities). If that sum is 0 the mean is 0.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from jax_softmax.ops._options import Reduction
 
 
 class SoftmaxStats(NamedTuple):
-    """What a row's softmax says, in one pass with its loss: natural log, after `soft_cap`.
+    """Statistics of a row's softmax, from the same pass as its loss: natural log, after `soft_cap`.
 
-    Neither weights, smoothing nor `reduction` touch them; rows that do not count are 0.
+    Weights, smoothing and `reduction` do not affect them; rows that do not count are 0.
 
     Attributes:
       logsumexp: `[...]`, `log sum_j exp(z_j)`.
       label_log_prob: `[...]`, `log p_y`, or `sum_j q_j log p_j` for class probabilities.
       entropy: `[...]`, `-sum_j p_j log p_j`.
-      argmax: `[...]` int32, the first class of the largest logit before `soft_cap`, which keeps
-        their order. Not differentiable.
+      argmax: `[...]` int32, the first class with the largest logit before `soft_cap`, which does
+        not change their order. Not differentiable.
     """
 
     logsumexp: jax.Array
@@ -41,15 +41,15 @@ Loss = jax.Array | tuple[jax.Array, SoftmaxStats]
 
 
 class RowWeights(NamedTuple):
-    """What the rows of a call weigh.
+    """The weights of the rows of a call.
 
     Attributes:
-      weight: `[...]`, what each row's loss is multiplied by; a mean's divisor is in it.
+      weight: `[...]`, the factor of each row's loss; a mean's divisor is included.
       counted: None for all, or `[...]` booleans: the rows that count.
-      weightless: None for none, or `[...]` booleans: those of weight 0.
+      weightless: None for none, or `[...]` booleans: the rows of weight 0.
       seen: None for all, or `[...]` booleans: the rows that have statistics.
-      charged: None, or for a mean `[...]`, the terms of its divisor, but for a constant factor.
-      given: whether a user's weights are in it, which have a derivative.
+      charged: None, or for a mean `[...]`, the terms of its divisor up to a constant factor.
+      given: whether the user gave a `sample_weight`, which has a derivative.
     """
 
     weight: jax.Array
@@ -97,7 +97,7 @@ def row_weights(
     label_weight: jax.Array | None = None,
     data_axis_name: AxisName = None,
 ) -> RowWeights:
-    """The weights of rows `[*rows]`, which have one `sample_weight` and one of their label."""
+    """The weights of rows `[*rows]`, from `sample_weight` and the class weights of their labels."""
     weight = jnp.ones(rows, dtype) if sample_weight is None else sample_weight
     if counted is not None:
         weight = jnp.where(counted, weight, 0)
@@ -105,7 +105,7 @@ def row_weights(
     if reduction == "mean":
         weight, charged = _over_their_sum(weight, sample_weight, label_weight, data_axis_name)
     plain = sample_weight is None and label_weight is None and counted is None
-    # With a divisor of 0 no row has a weight.
+    # If the divisor of a mean is 0, all rows have weight 0.
     zero_mean = reduction == "mean" and not plain
     weightless = weight == 0 if zero_mean or sample_weight is not None else None
     seen = counted_rows(rows, counted, None if sample_weight is None else sample_weight != 0)
@@ -133,16 +133,16 @@ def _over_their_sum(
         missing = (weight == 0) & jnp.isnan(label_weight)
         charged = weight * jnp.where(missing, 0, label_weight / scale)
     divisor = lax.stop_gradient(sum_over(data_axis_name, jnp.sum(charged)))
-    # An infinite weight makes the mean no number, rather than 0.
+    # An infinite weight makes the mean NaN rather than 0.
     divisor = jnp.where(jnp.isinf(divisor), jnp.nan, divisor)
     none = divisor == 0
     return jnp.where(none, 0, weight / jnp.where(none, 1, divisor) / scale), charged
 
 
 def _power_of_two(x: jax.Array, axis_name: AxisName) -> jax.Array:
-    """A power of 2 near the largest of `x`, so that sums of `x` over it are within range.
+    """A power of 2 near the largest of `x`, so that sums of `x` divided by it stay within range.
 
-    A constant for differentiation: what is computed with it does not depend on it.
+    A constant for differentiation: the final result does not depend on it.
     """
     size = jnp.abs(lax.stop_gradient(x))
     largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), initial=0)
@@ -150,13 +150,13 @@ def _power_of_two(x: jax.Array, axis_name: AxisName) -> jax.Array:
         largest = lax.pmax(largest, axis_name)
     kind = jnp.finfo(x.dtype)
     _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
-    # Its inverse is a normal number too.
+    # Clipped so that its inverse is a normal number too.
     return jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, kind.minexp + 2, -kind.minexp - 2))
 
 
 @jax.custom_jvp
 def weighted(weight: jax.Array, loss: jax.Array) -> jax.Array:
-    """`weight * loss` of rows, 0 for a weight of 0 whatever the loss."""
+    """`weight * loss` of rows; 0 for a weight of 0, whatever the loss."""
     return weight * _finite_if_weightless(weight, loss)
 
 
@@ -172,15 +172,15 @@ def _weighted_jvp(
 
 
 def slope(weight: jax.Array, loss: jax.Array) -> jax.Array:
-    """The derivative by a row's weight: its loss; at a weight of 0, 0 if that is not finite."""
+    """The derivative by a row's weight: its loss, or 0 for a weight of 0 and a loss not finite."""
     return _finite_if_weightless(weight, loss)
 
 
 def times_slope(weight_dot: jax.Array, weight: jax.Array, loss: jax.Array) -> jax.Array:
     """`weight_dot * slope`, and 0 rather than NaN for a tangent of 0 beside an infinite loss.
 
-    A tangent's rule must be linear, so it cannot select. An infinite loss is instead two factors of
-    the largest number, whose product overflows unless the tangent is 0.
+    A tangent's rule must be linear, so it cannot select. Instead, an infinite loss becomes two
+    factors of the largest number, whose product with the tangent overflows unless that is 0.
     """
     value = slope(weight, loss)
     most = float(jnp.finfo(loss.dtype).max)
@@ -193,7 +193,7 @@ def _finite_if_weightless(weight: jax.Array, loss: jax.Array) -> jax.Array:
 
 
 def totalled(weight: jax.Array, outputs: Outputs) -> Outputs:
-    """Outputs of rows with the sum of their weighted losses for the loss."""
+    """The outputs of rows, with the sum of their weighted losses as the loss."""
     finite = lax.stop_gradient(jnp.isfinite(outputs.loss))
     return outputs._replace(loss=jnp.sum(weighted(weight, outputs.loss)), finite=finite)
 
@@ -201,8 +201,8 @@ def totalled(weight: jax.Array, outputs: Outputs) -> Outputs:
 def total_of(total: jax.Array, rows: RowWeights, finite: jax.Array, axis: AxisName) -> jax.Array:
     """A sum or mean, over devices too, with the derivative of a mean's divisor.
 
-    In the weights the divisor is a constant. Its derivative comes in here, by a factor of 1: only
-    now is it known which rows of weight 0 have no `finite [...]` loss, and so no derivative.
+    In the weights the divisor is a constant. A factor of 1 adds its derivative here: only now is it
+    known which rows of weight 0 have a loss that is not `finite [...]`, and so no derivative.
     """
     total = sum_over(axis, total)
     if rows.charged is None:

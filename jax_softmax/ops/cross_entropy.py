@@ -1,7 +1,7 @@
 """Softmax cross-entropy on logits, from class probabilities or from integer labels.
 
-The rows' mathematics is in `_math`, the ways JAX is told of it in `_autodiff`, and what rows are
-weighted and reduced by in `_reduction`.
+The formulas for a row are in `_math`, the derivative rules in `_autodiff`, and the weighting and
+reducing of rows in `_reduction`.
 """
 
 from __future__ import annotations
@@ -112,44 +112,44 @@ def softmax_cross_entropy(
 ) -> Loss:
     r"""Cross-entropy :math:`-\sum_j q_j \log \mathrm{softmax}(z)_j` with class probabilities `q`.
 
-    Takes `optax.softmax_cross_entropy`'s positional arguments and means the same, with two
+    Takes the positional arguments of `optax.softmax_cross_entropy` and computes the same, with two
     differences: losses of half-precision logits are float32, and forward mode needs `rule="jvp"`.
-    (Labels broadcast to the logits, not the logits to them.)
+    (Labels broadcast to the logits, but logits do not broadcast to labels.)
 
-    With options, `t = class_weights * ((1 - label_smoothing) q + label_smoothing / V)` takes the
-    place of `q`, and a row's loss is
+    With options, `t = class_weights * ((1 - label_smoothing) q + label_smoothing / V)` replaces
+    `q`, and a row's loss is
     :math:`w (-\sum_j t_j \log \mathrm{softmax}(z)_j + z\_loss \log^2 \sum_j e^{z_j})`.
 
     Args:
       logits: `[..., V]` floating, classes along `axis`. `-inf` is a class that cannot happen.
-      labels: class probabilities, at least 0, that broadcast to `logits`; int and bool will do.
-        They need not sum to 1, and have a derivative.
+      labels: class probabilities, at least 0, that broadcast to `logits`; may be int or bool. They
+        need not sum to 1. They have a derivative.
       axis: the class axis, a tuple of axes taken together, or None for all.
       where: None, or booleans of the logits' rank (classes that count) or without the class axes
         (rows that count). Labels on classes that do not count are dropped, as in optax.
       label_smoothing: in [0, 1]; spread over the classes that count.
-      class_weights: None, or `[V]` factors of the classes, at least 0; constants, which raise
-        where they are differentiated.
+      class_weights: None, or `[V]` factors of the classes, at least 0; constants, so that
+        differentiating them raises.
       sample_weight: None, or factors of the rows that broadcast to `[...]`, with a derivative.
         Rows of weight 0 are left out, whatever they hold; the derivative by such a weight is the
-        row's loss, where that is finite.
+        row's loss, or 0 if that is not finite.
       z_loss: factor of the squared logsumexp.
       soft_cap: None, or `c > 0`: logits become `c * tanh(logits / c)`.
       return_stats: return `(loss, SoftmaxStats)`.
       rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
-        has `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
-      reduction: `"none"`, `"sum"`, or `"mean"`: the sum over that of `sample_weight` of the rows
-        that count, 0 where that is 0.
-      implementation: None for the platform's own way to compute, or `"xla"` or `"cpu"`; the values
-        are the same but for rounding.
+        supports `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
+      reduction: `"none"`, `"sum"`, or `"mean"`: the sum divided by the sum of `sample_weight` over
+        the rows that count, 0 if that is 0.
+      implementation: None for the platform's own implementation, or `"xla"` or `"cpu"`; the values
+        differ only by rounding.
 
     Returns:
       `[...]` losses (natural log), or a scalar; float32 for half-precision logits, else the logits'
-      dtype. A row that `where` leaves nothing of is 0; a row with a NaN or `+inf` logit is NaN.
+      dtype. A row that `where` excludes entirely is 0; a row with a NaN or `+inf` logit is NaN.
 
     Raises:
       TypeError: if `logits` is not floating, labels or weights are complex, or an option is traced
-        or no number.
+        or not a number.
       ValueError: if shapes, `axis`, `where` or an option do not fit.
 
     >>> import jax.numpy as jnp
@@ -236,18 +236,18 @@ def softmax_cross_entropy_with_integer_labels(
 ) -> Loss:
     r"""Cross-entropy :math:`\log \sum_j e^{z_j} - z_y` of logits `z` and integer labels `y`.
 
-    Takes `optax.softmax_cross_entropy_with_integer_labels`'s positional arguments and means the
-    same, with four differences: losses of half-precision logits are float32; forward mode needs
-    `rule="jvp"`; a label outside `[0, V)` gives NaN, loss and gradient, never another class; and a
-    label on a class that `where` excludes gives `+inf`.
+    Takes the positional arguments of `optax.softmax_cross_entropy_with_integer_labels` and computes
+    the same, with four differences: losses of half-precision logits are float32; forward mode needs
+    `rule="jvp"`; for a label outside `[0, V)` loss and gradient are NaN, never those of another
+    class; and a label on a class that `where` excludes gives `+inf`.
 
     Without options, losses are within 3 eps and gradients within 5 eps of the exact values for the
-    logits as given (on XLA:CPU; `jax-softmax verify` measures it elsewhere), on confident rows too,
-    where `log(sum) - z_y` and `p_y - 1` round to 0.
+    logits as given (on XLA:CPU; `jax-softmax verify` measures it elsewhere). This is so even on
+    confident rows, where `log(sum) - z_y` and `p_y - 1` round to 0.
 
-    With options, a row's loss is that of `softmax_cross_entropy` for a one-hot label, none of which
-    is made. `ignore_index`, `label_smoothing`, `class_weights` and `reduction` agree with
-    `torch.nn.functional.cross_entropy`.
+    With options, a row's loss is that of `softmax_cross_entropy` for a one-hot label, but one-hot
+    labels are never made. `ignore_index`, `label_smoothing`, `class_weights` and `reduction` agree
+    with `torch.nn.functional.cross_entropy`.
 
     Args:
       logits: `[..., V]` floating, classes along `axis`. `-inf` is a class that cannot happen:
@@ -259,29 +259,29 @@ def softmax_cross_entropy_with_integer_labels(
       ignore_index: None, or the label of rows that do not count.
       label_smoothing: in [0, 1]: labels become `(1 - label_smoothing) onehot +
         label_smoothing / V`, spread over the classes that count.
-      class_weights: None, or `[V]` factors of the classes, at least 0; constants, which raise
-        where they are differentiated.
+      class_weights: None, or `[V]` factors of the classes, at least 0; constants, so that
+        differentiating them raises.
       sample_weight: None, or factors of the rows that broadcast to `[...]`, with a derivative.
         Rows of weight 0 are left out, whatever they hold; the derivative by such a weight is the
-        row's loss, where that is finite.
+        row's loss, or 0 if that is not finite.
       z_loss: factor of the squared logsumexp.
       soft_cap: None, or `c > 0`: logits become `c * tanh(logits / c)`.
       return_stats: return `(loss, SoftmaxStats)`.
       rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
-        has `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
-      reduction: `"none"`, `"sum"`, or `"mean"`: the sum over that of
-        `sample_weight * class_weights[y]` of the rows that count, 0 where that is 0. (With
-        `class_weights`, one label that is no class makes that sum NaN, and the mean.)
-      implementation: None for the platform's own way to compute, or `"xla"` or `"cpu"`; the values
-        are the same but for rounding.
+        supports `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
+      reduction: `"none"`, `"sum"`, or `"mean"`: the sum divided by the sum of
+        `sample_weight * class_weights[y]` of the rows that count, 0 if that is 0. (With
+        `class_weights`, a single label that is not a class makes this divisor and the mean NaN.)
+      implementation: None for the platform's own implementation, or `"xla"` or `"cpu"`; the values
+        differ only by rounding.
 
     Returns:
       `[...]` losses (natural log), or a scalar; float32 for half-precision logits, else the logits'
-      dtype. A row that `where` leaves nothing of is 0; a row with a NaN or `+inf` logit is NaN.
+      dtype. A row that `where` excludes entirely is 0; a row with a NaN or `+inf` logit is NaN.
 
     Raises:
       TypeError: if `logits` is not floating, `labels` is not an integer array, or an option is
-        traced or no number.
+        traced or not a number.
       ValueError: if shapes, `axis`, `where` or an option do not fit.
 
     >>> import jax
@@ -365,12 +365,12 @@ def _check_rows(
 def _integer(call: _Call, rows: _Rows, labels: jax.Array) -> Loss:
     not_ignored = None if call.ignore_index is None else labels != call.ignore_index
     counted = _counted(rows, not_ignored)
-    # What a row that does not count is labelled must not matter, not even by 0 * NaN.
+    # The label of a row that does not count must not matter, not even through 0 * NaN.
     labels = labels if counted is None else jnp.where(counted, labels, 0)
     index, valid = integer_labels.class_index(labels, rows.logits.shape[-1])
     by_label = None
     if rows.class_weights is not None:
-        # NaN where there is no class: a mean would divide by it.
+        # NaN where the label is not a class: a mean divides by these weights.
         by_label = jnp.where(valid, label_weights(rows.class_weights, index), jnp.nan)
     data = RowData(column=index, valid=valid, label_weight=by_label)
     return _reduced(_INTEGER, call, rows, Inputs(rows.logits), data, counted)
@@ -407,7 +407,7 @@ def _reduced(
     )
     by_class = rows.class_weights
     if by_class is not None:
-        # Of the rank of the logits: nothing here relies on rank promotion.
+        # Reshaped to the rank of the logits: nothing here relies on rank promotion.
         by_class = by_class.reshape((1,) * len(shape) + by_class.shape)
     data = data._replace(
         counted=counted, weightless=weights.weightless, mask=rows.mask, class_weights=by_class

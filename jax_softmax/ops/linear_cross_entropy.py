@@ -1,7 +1,7 @@
 """Softmax cross-entropy on features and a linear layer, whose logits are never held whole.
 
-The mathematics of a row is in `_math`, that of the layer and its blocks in `_linear`. Here are the
-checks, and what concerns several devices.
+The formulas for a row are in `_math`, those for the layer and its blocks in `_linear`. This module
+has the checks and the handling of several devices.
 """
 
 from __future__ import annotations
@@ -134,14 +134,14 @@ def linear_softmax_cross_entropy(
 ) -> Loss:
     r"""Cross-entropy of the logits `features @ kernel + bias` and labels.
 
-    The loss, options and exactness of `softmax_cross_entropy_with_integer_labels` on those logits
-    (of `softmax_cross_entropy`, for class probabilities), which are made, used and forgotten a
-    block of rows at a time. A total (`"mean"`, `"sum"`) takes one matrix product, and three with
-    its gradients, which the forward pass computes; losses of rows (`"none"`), and what
-    differentiates statistics, make their logits again when differentiated, and take four.
+    The loss, options and accuracy are those of `softmax_cross_entropy_with_integer_labels` on these
+    logits (of `softmax_cross_entropy`, for class probabilities), but the logits are computed, used
+    and dropped a block of rows at a time. A total (`"mean"`, `"sum"`) takes one matrix product, or
+    three with its gradients, which the forward pass computes. Losses of rows (`"none"`) and
+    derivatives of statistics compute the logits again in the backward pass: four products.
 
-    Products of half-precision arrays are accumulated in float32, the logits and all that follows
-    are float32, and gradients are rounded once, after the cotangent.
+    Products of half-precision arrays are accumulated in float32. The logits and all that follows
+    are float32. Gradients are rounded once, after they are multiplied by the cotangent.
 
     Args:
       features: `[..., D]` floating.
@@ -156,35 +156,35 @@ def linear_softmax_cross_entropy(
       ignore_index: None, or the integer label of rows that do not count.
       label_smoothing: in [0, 1]: labels become `(1 - label_smoothing) onehot +
         label_smoothing / V`.
-      class_weights: None, or `[V]` factors of the classes, at least 0; constants, which raise
-        where they are differentiated.
+      class_weights: None, or `[V]` factors of the classes, at least 0; constants, so that
+        differentiating them raises.
       sample_weight: None, or factors of the rows that broadcast to `[...]`, with a derivative.
         Rows of weight 0 are left out, whatever they hold; the derivative by such a weight is the
-        row's loss, where that is finite.
+        row's loss, or 0 if that is not finite.
       z_loss: factor of the squared logsumexp.
       soft_cap: None, or `c > 0`: logits become `c * tanh(logits / c)`.
       return_stats: return `(loss, SoftmaxStats)`.
       rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
-        has `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
-      reduction: `"none"`, `"sum"`, or `"mean"`: the sum over that of
+        supports `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
+      reduction: `"none"`, `"sum"`, or `"mean"`: the sum divided by the sum of
         `sample_weight * class_weights[y]` of the rows that count (of `sample_weight` for class
-        probabilities), 0 where that is 0. Inside `jax.shard_map` see `data_axis_name`.
+        probabilities), 0 if that is 0. Inside `jax.shard_map` see `data_axis_name`.
       precision: of the products, as in `jnp.matmul`.
-      block_size: rows of a block of logits at most, or `(rows, classes)` to take the classes in
-        blocks too (a total then takes one more product, and options that sum over all classes
-        another); None chooses: 64 MiB of float32 logits or 512 rows, whichever is more, and blocks
-        of classes where 128 rows would take over 1 GiB.
+      block_size: the most rows in a block of logits, or `(rows, classes)` to split the classes too
+        (a total then takes one more product, and another with options that sum over all classes).
+        None chooses: 64 MiB of float32 logits or 512 rows, whichever is more; the classes are split
+        if 128 rows would take over 1 GiB.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are spread: `kernel`,
-        `bias`, `class_weights` and class probabilities are this device's slice of them, in the
-        order of the devices.
+        `bias`, `class_weights` and class probabilities are this device's slice, in the order of the
+        devices.
       data_axis_name: inside `jax.shard_map`, the mesh axis over which the rows are spread: a total
-        is then that of all of them. Without it a total is of this device's rows, and a mean of such
-        means is another number where the rows of some devices weigh more than those of others: a
-        warning says so, and `()` says that it is meant.
-      num_classes: how many classes there are where the slices are padded: later columns, of finite
-        numbers, do not count. None for as many as all slices have.
-      implementation: None for the platform's own way to compute, or `"xla"` or `"cpu"`; the values
-        are the same but for rounding.
+        is then over all rows. Without it a total is over this device's rows only. The mean of such
+        means is not the mean of all rows if some devices' rows weigh more: a warning says so. Pass
+        `()` if this is intended.
+      num_classes: how many classes there are if the slices are padded: later columns, which must be
+        finite, do not count. None if all columns of all slices are classes.
+      implementation: None for the platform's own implementation, or `"xla"` or `"cpu"`; the values
+        differ only by rounding.
 
     Returns:
       `[...]` losses (natural log), or a scalar, in the dtype of the logits (float32 for half
@@ -258,7 +258,7 @@ class _Call(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What is given with the layer; `labels` are None where the layer has class probabilities."""
+    """What comes with the layer; `labels` are None if the layer has class probabilities."""
 
     labels: jax.Array | None
     mask: jax.Array | None
@@ -267,7 +267,7 @@ class _Rows(NamedTuple):
 
 
 def _placed(call: _Call, linear: Linear) -> Callable[..., Loss]:
-    """The loss as a function of arrays, on a mesh whose axes are part of their types too."""
+    """The loss as a function of arrays, even if mesh axes are part of the arrays' types."""
     loss = partial(_loss, call)
     features = jax.typeof(linear.features).sharding
     explicit = explicit_axes(linear.features, linear.kernel)
@@ -279,7 +279,7 @@ def _placed(call: _Call, linear: Linear) -> Callable[..., Loss]:
     if call.options.stats:
         stats: Any = (rows,) * len(SoftmaxStats._fields)
         placed = (placed, SoftmaxStats(*stats))
-    # Blocks of sharded rows, and sums over them, are the compiler's to place.
+    # The compiler places blocks of sharded rows, and sums over them.
     auto: Callable[..., Loss] = jax.sharding.auto_axes(
         loss, axes=tuple(sorted(explicit)), out_sharding=placed
     )
@@ -294,7 +294,7 @@ def _loss(call: _Call, linear: Linear, rows: _Rows) -> Loss:
         not_ignored = labels != call.ignore_index
     counted = counted_rows(shape, not_ignored, rows.mask)
     if labels is not None and counted is not None:
-        # What a row that does not count is labelled must not matter, not even by 0 * NaN.
+        # The label of a row that does not count must not matter, not even through 0 * NaN.
         labels = jnp.where(counted, labels, 0)
     data = _row_data(call, linear, rows._replace(labels=labels))
     weights = row_weights(
@@ -328,7 +328,7 @@ def _loss(call: _Call, linear: Linear, rows: _Rows) -> Loss:
 
 
 def _row_data(call: _Call, linear: Linear, rows: _Rows) -> RowData:
-    """What is said of rows and classes, for the classes that are held here."""
+    """The data of rows and classes, for the classes that this device holds."""
     held = call.product.classes(linear)
     first = None if call.axis_name is None else lax.axis_index(call.axis_name) * held
     mask, by_class = None, rows.class_weights
@@ -348,7 +348,7 @@ def _row_data(call: _Call, linear: Linear, rows: _Rows) -> RowData:
         here = (column >= 0) & (column < held)
         found = label_weights(rows.class_weights, jnp.clip(column, 0, held - 1))
         found = sum_over(call.axis_name, jnp.where(here, found, 0))
-        # NaN where there is no class: a mean would divide by it.
+        # NaN where the label is not a class: a mean divides by these weights.
         by_label = jnp.where(valid, found, jnp.nan)
     return data._replace(column=column, valid=valid, label_weight=by_label)
 
@@ -371,10 +371,10 @@ def _varying(
 ) -> tuple[Linear, jax.Array]:
     """The arguments, marked as varying over every mesh axis that any of them varies over.
 
-    All but the kernel and the bias: what is the same on several devices has the sum of their
-    derivatives, and those of the kernel are to be summed before they round, by the rules. Features
-    and weights stay the same over the devices of the classes, each of which is to have all of
-    their derivative.
+    Except the kernel and the bias. An array that is the same on several devices gets the sum of
+    their derivatives, and the rules must sum those of the kernel before they round. Features and
+    weights stay the same over the devices of the classes, since each of these needs their whole
+    derivative.
     """
     rows = varying_axes(linear.features, data.valid, data.counted, weight)
     everywhere = rows | varying_axes(linear.kernel, linear.bias, linear.labels)

@@ -1,7 +1,7 @@
-"""The textbook definitions, differentiated by JAX: the oracle the hand-written rules are held to.
+"""The textbook definitions, differentiated by JAX: an oracle for the hand-written rules.
 
-Shares no code with the rest of `ops`. It is plain rather than exact: on confident rows it has the
-cancellations that the rules avoid, so it is used in float64, or where rounding is not the question.
+Shares no code with the rest of `ops`. It is simple rather than exact: on confident rows it has the
+cancellations that the rules avoid, so it is used in float64, or where rounding does not matter.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def softmax_cross_entropy(
       where: None, or booleans that broadcast to `logits`.
 
     Returns:
-      `[...]`, a loss a row.
+      `[...]`, one loss per row.
     """
     log_probs = log_softmax(logits, axis, where)
     labels = jnp.broadcast_to(jnp.asarray(labels, logits.dtype), logits.shape)
@@ -74,7 +74,7 @@ def softmax_cross_entropy_with_integer_labels(
       where: None, or booleans that broadcast to `logits`.
 
     Returns:
-      `[...]`, a loss a row.
+      `[...]`, one loss per row.
     """
     log_probs = log_softmax(logits, axis, where)
     picked = jnp.take_along_axis(log_probs, jnp.expand_dims(labels, axis), axis)

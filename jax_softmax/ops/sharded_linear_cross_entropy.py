@@ -94,10 +94,10 @@ def sharded_linear_softmax_cross_entropy(
 ) -> Loss:
     """`linear_softmax_cross_entropy` with classes and rows spread over a mesh of devices.
 
-    Takes whole arrays, wherever they are, and gives what one device would. The kernel's classes are
-    spread over `axis_name`, the first axis of the rows over `data_axis_name`; what does not divide
-    is padded with classes and rows that do not count. No device holds another's classes or rows:
-    the devices exchange a few numbers a row, and sums of gradients.
+    Takes whole arrays, wherever they are, and returns what one device would. The kernel's classes
+    are spread over `axis_name`, the first axis of the rows over `data_axis_name`. If they do not
+    divide evenly, they are padded with classes and rows that do not count. No device holds the
+    classes or rows of another: devices exchange a few numbers per row, and sums of gradients.
 
     Args:
       features: `[..., D]`; at least one axis of rows.
@@ -111,16 +111,16 @@ def sharded_linear_softmax_cross_entropy(
       kernel_layout: `"dv"` or `"vd"`.
       class_weights: None, or `[V]` factors of the classes, at least 0; constants.
       sample_weight: None, or factors of the rows that broadcast to `[...]`, with a derivative.
-      reduction: `"mean"`, `"sum"` or `"none"`; a total is that of all rows.
+      reduction: `"mean"`, `"sum"` or `"none"`; a total is over all rows.
       return_stats: return `(loss, SoftmaxStats)`.
-      **options: the other options of `linear_softmax_cross_entropy`, but `num_classes`.
+      **options: the other options of `linear_softmax_cross_entropy`, except `num_classes`.
 
     Returns:
       What `linear_softmax_cross_entropy` returns. Losses of rows are spread as the rows are, unless
       these had to be padded.
 
     Raises:
-      TypeError: as on one device, or for an option that it has not.
+      TypeError: as on one device, or if an option is unknown.
       ValueError: as on one device, or if the mesh has no axis of that name.
     """
     unknown = set(options) - set(ShardedLossOptions.__annotations__)
@@ -175,8 +175,8 @@ def sharded_linear_softmax_cross_entropy(
     if return_stats:
         stats: Any = (of_row,) * len(SoftmaxStats._fields)
         placed = (placed, SoftmaxStats(*stats))
-    # Inside a mesh whose axes are part of arrays' types they are placed by hand; elsewhere the
-    # mesh's own kind of axes must not matter.
+    # Where mesh axes are part of arrays' types, the arrays are placed by hand. Elsewhere the mesh's
+    # own kind of axes must not matter.
     typed = explicit_context() or bool(explicit_axes(linear.features, linear.kernel))
     if typed:
         arrays = _Arrays(*(_place(mesh, spec, x) for spec, x in zip(specs, arrays, strict=True)))
@@ -192,7 +192,7 @@ def sharded_linear_softmax_cross_entropy(
 
 
 class _Arrays(NamedTuple):
-    """What is spread over the devices, or how; `labels` or `probabilities` are None."""
+    """What is spread over the devices, or how it is; `labels` or `probabilities` are None."""
 
     features: Any
     labels: Any
@@ -207,7 +207,7 @@ class _Arrays(NamedTuple):
 def _specs(
     arrays: _Arrays, over_classes: int, axis_name: AxisName, data_axis_name: AxisName
 ) -> _Arrays:
-    """How each array is spread: its first axis of rows, and its classes."""
+    """How each array is spread: by its first axis of rows, and by its classes."""
     of_rows, of_classes = P(data_axis_name), P(axis_name)
     between = [None] * (arrays.features.ndim - 2)
     return _Arrays(
@@ -247,7 +247,7 @@ def _check_axes(mesh: Mesh, **names: AxisName) -> None:
 
 
 def _devices(mesh: Mesh, axis_name: AxisName) -> int:
-    """How many devices there are along a mesh axis, or several."""
+    """How many devices there are along one or more mesh axes."""
     return math.prod(mesh.shape[name] for name in axis_names(axis_name))
 
 

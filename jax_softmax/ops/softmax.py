@@ -44,22 +44,22 @@ def softmax(
         that are False count as `-inf`. (jax.nn broadcasts a mask of fewer axes over the rows
         instead: write `where[None]` for that.)
       rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
-        has `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
-      implementation: None for the platform's own way to compute, or `"xla"` or `"cpu"`; the values
-        are the same but for rounding.
+        supports `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
+      implementation: None for the platform's own implementation, or `"xla"` or `"cpu"`; the values
+        differ only by rounding.
 
     Returns:
       `[...]`, shape and dtype of `x`, computed in float32 for half precision. Rows of `-inf`, or
-      with nothing left by `where`, are 0; rows with a NaN or `+inf` are NaN.
+      that `where` excludes entirely, are 0; rows with a NaN or `+inf` are NaN.
 
     Raises:
       TypeError: if `x` is not floating.
-      ValueError: if `axis` or `where` does not fit `x`, an option is none that there is, or there
-        are no classes.
+      ValueError: if `axis` or `where` does not fit `x`, an option is unknown, or there are no
+        classes.
 
     The derivative for a cotangent `g` is `p_k sum_i p_i (g_k - g_i)`, computed so that its error is
-    at most 5 eps of `p_k sum_i p_i |g_k - g_i|` (on XLA:CPU), where one class leads too. Only `x`
-    and a few numbers a row are kept for it.
+    at most 5 eps of `p_k sum_i p_i |g_k - g_i|` (on XLA:CPU), even if one class leads. Only `x` and
+    a few numbers per row are kept for it.
 
     >>> import jax.numpy as jnp
     >>> print(softmax(jnp.array([1000.0, 0.0])))
@@ -80,7 +80,7 @@ def log_softmax(
     r"""Log-probabilities :math:`\log p_i = x_i - \log \sum_j e^{x_j}` along `axis`.
 
     The most likely class is set apart in the sum, so its log-probability keeps its relative
-    precision when it is near 0: `-2e-9`, not `0`, in a row led by 20.
+    precision when it is near 0: `-2e-9`, not `0`, in a row with a lead of 20.
 
     Args:
       x: `[...]` floating logits. `-inf` is a class that cannot happen: log-probability `-inf`,
@@ -90,22 +90,22 @@ def log_softmax(
         that are False count as `-inf`. (jax.nn broadcasts a mask of fewer axes over the rows
         instead: write `where[None]` for that.)
       rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
-        has `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
-      implementation: None for the platform's own way to compute, or `"xla"` or `"cpu"`; the values
-        are the same but for rounding.
+        supports `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
+      implementation: None for the platform's own implementation, or `"xla"` or `"cpu"`; the values
+        differ only by rounding.
 
     Returns:
       `[...]`, shape and dtype of `x`, computed in float32 for half precision. Rows of `-inf`, or
-      with nothing left by `where`, are `-inf`; rows with a NaN or `+inf` are NaN.
+      that `where` excludes entirely, are `-inf`; rows with a NaN or `+inf` are NaN.
 
     Raises:
       TypeError: if `x` is not floating.
-      ValueError: if `axis` or `where` does not fit `x`, an option is none that there is, or there
-        are no classes.
+      ValueError: if `axis` or `where` does not fit `x`, an option is unknown, or there are no
+        classes.
 
     The derivative for a cotangent `g` is `(1 - p_k) g_k - p_k sum_{i != k} g_i`, computed so that
-    its error is at most 5 eps of the terms' absolute values (on XLA:CPU), where one class leads
-    too. Only `x` and a few numbers a row are kept for it.
+    its error is at most 5 eps of the terms' absolute values (on XLA:CPU), even if one class leads.
+    Only `x` and a few numbers per row are kept for it.
 
     >>> import jax.numpy as jnp
     >>> print(log_softmax(jnp.array([20.0, 0.0])))
@@ -122,7 +122,7 @@ class _Call(NamedTuple):
 
     @property
     def backend(self) -> Backend:
-        """What computes."""
+        """The backend that computes."""
         return backend_of(self.implementation)
 
 
@@ -185,7 +185,7 @@ def _jvp_rule(
     value, rows = _forward(call, *primals)
     if isinstance(tangents[0], SymbolicZero):
         return value, tangents[0]
-    # Computed again when it is transposed, so that only `rows` are kept for reverse mode.
+    # Computed again when transposed, so that only `rows` are kept for reverse mode.
     tangent = jax.checkpoint(partial(_tangent, call))(rows, tangents[0])
     return value, tangent.astype(value.dtype)
 

@@ -1,4 +1,4 @@
-"""What exact results are, on which inputs and within which bounds: for `verify` and for the tests.
+"""Exact results, inputs and error bounds, for `verify` and for the tests.
 
-One oracle, one table each of regimes, options and bounds. Shares no code with `ops`.
+There is one oracle, and one table each of regimes, options and bounds. Shares no code with `ops`.
 """

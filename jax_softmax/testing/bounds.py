@@ -1,6 +1,6 @@
-"""Every bound of the verifier, by platform: the one place where they are.
+"""All bounds of the verifier, by platform.
 
-In machine epsilons of the dtype that a quantity is due in.
+They are in machine epsilons of the dtype that a quantity is due in.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from jax_softmax.testing.options import SECOND_DERIVATIVES
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a platform is held to.
+    """The bounds that a platform is held to.
 
     Attributes:
       loss: losses and statistics, in float32 or float64.
       gradient: float32 and float64 derivatives, and the values of softmax and log_softmax.
-      half: what is rounded once to half precision: half an epsilon, and float32's share.
-      second: second derivatives, relative to what `reference` adds up.
-      soft_cap: takes the place of `loss` and `gradient`, the cap added to it: a capped logit
-        is rounded to `cap` eps.
+      half: results rounded once to half precision: half an epsilon, and float32's share.
+      second: second derivatives, relative to the terms that `reference` adds up.
+      soft_cap: replaces `loss` and `gradient`, with the cap added to it, since a capped logit is
+        rounded to `cap` eps.
     """
 
     loss: float
@@ -37,7 +37,7 @@ class Bounds:
 
 # cpu: the numerical contract, measured on XLA:CPU.
 #
-# gpu, tpu: NOT MEASURED, for want of the devices; documented accuracy of their functions stands in.
+# gpu, tpu: NOT MEASURED, for want of devices; based on the documented accuracy of their functions.
 #   gpu: CUDA documents expf, logf and log1pf within 2 ulp (its float64 ones within 1) where XLA:CPU
 #     is within about 1. A gradient has two exponentials in it and a quotient, a loss one logarithm
 #     of a sum of exponentials: 2 more for each exponential, 1 for the logarithm.
@@ -54,7 +54,7 @@ _VALUES = ("loss", "logsumexp", "label_log_prob", "entropy")
 
 
 def platform_bounds(platform: str) -> Bounds:
-    """The row of a JAX backend's name; one that is not known is held to what a TPU is."""
+    """The bounds for a JAX backend's name; an unknown one gets those of a TPU."""
     known = {"cuda": "gpu", "rocm": "gpu"}.get(platform, platform)
     return BOUNDS.get(known, BOUNDS["tpu"])
 
@@ -74,12 +74,12 @@ def oracle_bound(
       quantity: its name.
       dtype: the dtype it is due in.
       soft_cap: the option.
-      summed: how many numbers are added up as they come, as in a matrix product. Of n roundings of
-        up to half an eps of the terms' sum each the worst case is n / 2 eps; their signs being as
-        good as random, sqrt(n) is more than is seen (Higham and Mary 2019), and no less is wrong
-        where a product is missing.
+      summed: how many numbers are added up one after another, as in a matrix product. n roundings
+        of up to half an eps of the terms' sum each come to n / 2 eps at worst. As their signs are
+        nearly random, sqrt(n) is more than is ever seen (Higham and Mary 2019), and still small
+        enough to notice a missing product.
       roundings: to half precision. The gradient of a layer's logits is rounded before it enters
-        the products, as any matrix unit has it, and these are rounded once, after the cotangent.
+        the products, as matrix units need, and these are rounded once, after the cotangent.
     """
     if dtype.itemsize == 2:
         wide = eps(np.dtype(np.float32)) / eps(dtype)
@@ -96,7 +96,7 @@ def oracle_bound(
 def rounded_once(bounds: Bounds, exact: Exact) -> Exact:
     """`exact` with the scale that lets half precision be off by one rounding of the value.
 
-    Of the terms, where they are larger, it may be off by what float32 may, and no more.
+    Where the terms are larger than the value, it may also be off by what float32 may be.
     """
     if exact.dtype.itemsize > 2 or exact.roundings > 1:
         return exact
@@ -105,9 +105,9 @@ def rounded_once(bounds: Bounds, exact: Exact) -> Exact:
 
 
 def reference_bound(dtype: np.dtype, classes: int) -> float:
-    """How much autodiff of the textbook form in float64 may add to that, in eps of `dtype`.
+    """How much error autodiff of the textbook form in float64 may add, in eps of `dtype`.
 
-    Relative to the terms. In float64 eps: a probability exp(log p) is off by |log p|, at most 745
+    Relative to the terms. In float64 eps, a probability exp(log p) is off by |log p|, at most 745
     where it does not underflow; a plain sum over the classes by their number; the rest by a few.
     """
     return (1000 + classes) * eps(np.dtype(np.float64)) / eps(dtype)
@@ -116,7 +116,7 @@ def reference_bound(dtype: np.dtype, classes: int) -> float:
 # Central differences in float64, (f(z + h) - f(z - h)) / 2h, are off by h^2 / 6 of the third
 # derivative and by a few eps of f over h.
 STEP = 2.0**-13
-_TRUNCATION = 8.0  # third derivatives, times 6, over what `reach` bounds the first ones by
+_TRUNCATION = 8.0  # a bound on third derivatives, over 6 times `reach`, which bounds the first
 _ROUNDING = 8.0  # eps of f
 
 

@@ -17,19 +17,19 @@ from jax_softmax.testing.regimes import REGIMES, regime_rows, row_cotangents
 # Where `p (g - sum p g)` is off by 2470 float32 eps at the leader.
 KNOWN_LOGITS, KNOWN_COTANGENT = (10.0, 0.0, 0.3), (1.0, 0.2, -0.5)
 
-# Of N(0,1); its cotangents share a number.
+# A row of the regime N(0,1), whose cotangents share a large number.
 _BROAD_ROW = 1
 
-# For each processor, the logits in float32 from which a CPU takes rows in blocks: 8 of 2 MB.
+# From this many bytes of float32 logits per processor, a CPU takes rows in blocks: 8 of 2 MB.
 _BLOCKS_BYTES = 2**24
-_MOST_PROCESSORS = 16  # more would have more memory in one array than a check is worth
+_MOST_PROCESSORS = 16  # more would need larger arrays than a check is worth
 
 
 @dataclass(frozen=True)
 class Group:
-    """What is compiled once: every regime is rows of its one array.
+    """What is compiled once: all regimes are rows of one array.
 
-    Of `order` 2 it is the second derivatives instead of the first and the outputs.
+    With `order` 2 the second derivatives are computed, instead of the outputs and the first ones.
     """
 
     op: str
@@ -45,18 +45,18 @@ class Case:
     """One group's inputs: NumPy arrays, `rows` of them for each regime in `REGIMES`' order.
 
     Attributes:
-      group: what they are for.
+      group: the group they are for.
       option: the group's option.
       logits: `[N, V]` in the dtype under test.
       labels: `[N]` int32, or class probabilities `[N, V]` in the dtype under test.
-      label_index: `[N]`, the label, or the likeliest class of `labels`.
+      label_index: `[N]`, the label, or the likeliest class by `labels`.
       class_weights: None, or `[V]`.
       sample_weight: None, or `[N]`.
       where: None, `[N, V]` booleans that leave every row its label, or `[N]` ones.
       cotangents: `[N]` for each output that has one (a number for a total), `[N, V]` for "value".
       tangents: `[N, V]`, a direction for forward mode and second derivatives.
-      features: None, or a linear layer's, `[N, N]`; its kernel is made from the logits.
-      bias: None, or a linear layer's, `[V]`.
+      features: None, or those of a linear layer, `[N, N]`; its kernel is made from the logits.
+      bias: None, or that of a linear layer, `[V]`.
     """
 
     group: Group
@@ -74,17 +74,17 @@ class Case:
 
     @property
     def rows(self) -> int:
-        """Rows a regime."""
+        """How many rows each regime has."""
         return len(self.logits) // len(REGIMES)
 
     def arrays(self) -> dict[str, np.ndarray | None]:
-        """What is handed to the op, by the names of its arguments."""
+        """The arrays passed to the op, by the names of its arguments."""
         rows = ("logits", "labels", "class_weights", "sample_weight", "where")
         names = (*rows, "features", "bias")
         return {name: getattr(self, name) for name in names}
 
     def take(self, rows: np.ndarray) -> Case:
-        """The case of those rows, in that order; without a reduction or a layer."""
+        """The case with those rows, in that order; not for a reduction or a layer."""
 
         def pick(x: np.ndarray | None) -> np.ndarray | None:
             return None if x is None else x[rows]
@@ -101,7 +101,7 @@ class Case:
         )
 
     def repeated(self) -> Case:
-        """The case over and over, until a CPU takes its rows in blocks."""
+        """The case repeated until a CPU takes its rows in blocks."""
         processors = min(os.cpu_count() or 1, _MOST_PROCESSORS)
         rows = _BLOCKS_BYTES * processors // (4 * self.group.classes) + 1
         return self.take(
@@ -122,7 +122,7 @@ def make_case(group: Group) -> Case:
         logits[_BROAD_ROW], index[_BROAD_ROW] = _broad_row(group.classes, rng), 0
     if known:
         logits[row], index[row] = _padded(KNOWN_LOGITS, -30, rng, group.classes), 0
-    # From here on everything is random whether it is used or not, so that options share it.
+    # From here on everything is drawn, whether it is used or not, so that options share it.
     mask = rng.random(logits.shape) < 0.6
     mask[np.arange(count), index] = True
     class_weights = rng.uniform(0.25, 2, group.classes).astype(wide)
@@ -137,7 +137,7 @@ def make_case(group: Group) -> Case:
         logits[_impossible(index, mask)] = -np.inf
     elif option.where_rows and group.op != LINEAR:
         logits[2::8] = np.nan  # in half of the rows that are left out
-    # What a cotangent at an infinite log-probability does is nobody's promise.
+    # Nothing is promised for a cotangent at an infinite log-probability.
     reached = ~np.isneginf(logits) & (mask | (not option.where))
     cotangent, tangent = (
         np.where(reached, _dense_cotangents(index, dtype, logits.shape, rng), 0).astype(dtype)
@@ -174,10 +174,10 @@ def _known_row(count: int) -> int:
 
 
 def _broad_row(classes: int, rng: np.random.Generator) -> np.ndarray:
-    """`[V]`: the others' terms sum to nearly a power of 2, which the leader's, 1, takes them over.
+    """`[V]`: the others' terms sum to just below a power of 2; the leader's, 1, takes them over it.
 
-    There the total rounds to half as many digits after the point as the others have, and the
-    leader's term, as the total less the others, loses all that lie between.
+    The total then has one bit less after the point than the others have, so the leader's term,
+    as the total minus the others, is off by the total's rounding.
     """
     row = 1e-3 * rng.standard_normal(classes)
     row += np.log((2.0 ** math.floor(math.log2(classes - 1)) - 0.5) / (classes - 1))
@@ -188,7 +188,7 @@ def _broad_row(classes: int, rng: np.random.Generator) -> np.ndarray:
 def _padded(
     known: tuple[float, ...], centre: float, rng: np.random.Generator, classes: int
 ) -> np.ndarray:
-    """`[V]`: the known numbers, and random ones about `centre` behind them."""
+    """`[V]`: the known numbers, followed by random ones around `centre`."""
     row = centre + rng.standard_normal(classes)
     row[: len(known)] = known
     return row
@@ -200,7 +200,7 @@ def _left_rows(count: int) -> np.ndarray:
 
 
 def _impossible(index: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`[N, V]`: classes, in every fifth row the label's too, and a few rows of all classes."""
+    """`[N, V]`: random classes, in every fifth row the label too, and in a few rows all classes."""
     found, rows = ~mask, np.arange(len(index))
     found[rows[3::5], index[3::5]] = True
     found[6::13] = True
@@ -221,14 +221,14 @@ def _probabilities(
 def _dense_cotangents(
     index: np.ndarray, dtype: np.dtype, shape: tuple[int, int], rng: np.random.Generator
 ) -> np.ndarray:
-    """`[N, V]`, by turns random, only at the label, and random beside a large common number."""
+    """`[N, V]`, in turn random, only at the label, and random plus a large common number."""
     count, classes = shape
     by_row = row_cotangents(count, rng)[:, None]
     if dtype == np.float16:
         by_row = np.minimum(by_row, 1024)  # a float16 holds no 65536
     random = rng.standard_normal(shape)
     only_label = np.where(np.arange(classes) == index[:, None], by_row, 0)
-    # As large as leaves some digits to what is beside it.
+    # As large as it can be and still leave some digits to the random part.
     offset = 16 if dtype.itemsize == 2 else 1e4
     turn = np.arange(count)[:, None] % 3
     return np.where(turn == 0, by_row * random, np.where(turn == 1, only_label, offset + random))

@@ -1,4 +1,4 @@
-"""An exact quantity, what its error is measured by, and the error of what was computed."""
+"""Exact quantities, the scales of their errors, and the errors of computed ones."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def numpy_dtype(name: str) -> np.dtype:
 
 
 def statistics_dtype(dtype: np.dtype) -> np.dtype:
-    """The dtype that losses and statistics are due in: never half precision."""
+    """The dtype that losses and statistics are due in, which is never half precision."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 def widened(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """`x` in the type that results due in `dtype` are exact in: `longdouble` for float64."""
+    """`x` in the type for exact results due in `dtype`: `longdouble` for float64, else float64."""
     return x.astype(np.float64).astype(np.longdouble if dtype == np.float64 else np.float64)
 
 
@@ -43,18 +43,18 @@ def eps(dtype: Any) -> float:
 
 @dataclass(frozen=True)
 class Exact:
-    """A quantity as it should be and what its error is measured by; arrays of one shape.
+    """An exact quantity and the scales of its error, arrays of one shape.
 
     Attributes:
       value: the exact value.
       scale: what the error is divided by: `|value|`, or `terms` where the terms cancel.
       terms: what the textbook's form rounds relative to: the absolute values of its terms.
-      slack: how far off underflow may leave it: up to the smallest normal number of what
-        underflows, times what that is multiplied by; infinite where it may overflow.
+      slack: how far off underflow may leave the result: up to the smallest normal number, times
+        the factors of what underflows; infinite where the result may overflow.
       dtype: the dtype the quantity is due in.
       reach: for the gradient, `terms` as if each probability were 1; else None.
-      summed: how many numbers are added up as they come, without compensation.
-      roundings: how often it is rounded to half precision, if that is its dtype.
+      summed: how many numbers are added up one after another, without compensation.
+      roundings: how often the result is rounded to half precision, if that is its dtype.
     """
 
     value: np.ndarray
@@ -87,8 +87,8 @@ def underflow_slack(
 ) -> np.ndarray:
     """How far off `g * factor * c` may be, computed in `dtype` in any order, for `c` up to `reach`.
 
-    Where a product on the way comes near the smallest normal number it may be lost, and what is
-    multiplied with it after makes that larger. 0 elsewhere.
+    An intermediate product near the smallest normal number may be lost, and later factors magnify
+    that loss. Elsewhere 0.
     """
     least = tiny(dtype)
     near = factor * np.minimum(np.abs(g), 1) < 64 * least
@@ -98,8 +98,8 @@ def underflow_slack(
 def errors_in_eps(actual: np.ndarray, exact: Exact) -> np.ndarray:
     """`|actual - value|` beyond the slack, over the scale, in eps of the dtype it is due in.
 
-    Where the exact value is infinite in that dtype, the same infinity is an error of 0 and anything
-    else is infinitely wrong, as NaN is everywhere.
+    Where the exact value is infinite in that dtype, the same infinity has an error of 0, and
+    anything else an infinite one. NaN always has an infinite error.
     """
     wide = actual.astype(np.float64).astype(exact.value.dtype)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -121,7 +121,7 @@ def error_in_eps(
 ) -> np.ndarray:
     """`errors_in_eps` against `value`, over `scale` or `|value|`.
 
-    What is not `representable` may be anything but NaN.
+    Numbers that are not `representable` may be anything but NaN.
     """
     scale = np.abs(value) if scale is None else scale
     slack = np.where(np.broadcast_to(representable, value.shape), 0, np.inf)

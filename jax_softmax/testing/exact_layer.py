@@ -2,7 +2,7 @@
 
 For logits Z = X K + b and G = dL/dZ:    dL/dX = G K^T    dL/dK = X^T G    dL/db = sum_n G_n
 
-The terms of an element are the products that are added up, and what G itself cancels from.
+The terms of an element are the products that are added up, with the terms of G in place of G.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jax_softmax.testing.layer import BIAS_GRADIENT, FEATURES_GRADIENT, kernel_o
 
 
 def exact_layer(case: Case, z: np.ndarray, logits_gradient: Exact) -> dict[str, Exact]:
-    """The gradients of the layer; the kernel's is that of the logits, as `layer` explains.
+    """The gradients of the layer; the kernel's is reported as the logits' (see `layer`).
 
     Args:
       case: of a linear layer.
@@ -37,9 +37,9 @@ def exact_layer(case: Case, z: np.ndarray, logits_gradient: Exact) -> dict[str, 
 
 def _of_kernel(case: Case, g: Exact, slack: np.ndarray) -> Exact:
     dtype = numpy_dtype(case.group.dtype)
-    # Half of it is what is computed, and underflows first.
+    # Half of this gradient is what is computed, and that underflows first.
     slack = slack + np.where(np.abs(g.value) < 2 * tiny(dtype), tiny(dtype), 0)
-    # A total's is rounded for the products and after the cotangent; rows have theirs before.
+    # A total's is rounded for the products and again after the cotangent; with rows, only once.
     roundings = 1 if case.option.reduction == "none" else 2
     slack = slack + _narrow_step(g.value, dtype)
     found = as_exact(g.value, g.scale, dtype, terms=g.terms, slack=slack, reach=g.reach)
@@ -50,7 +50,7 @@ def _of_features(case: Case, g: Exact, slack: np.ndarray, kernel: np.ndarray) ->
     dtype, factors = numpy_dtype(case.group.dtype), np.abs(kernel).T
     value, scale, terms = g.value @ kernel.T, g.scale @ factors, g.terms @ factors
     slack = (slack + _narrow_step(g.value, dtype)) @ factors
-    # What is off by an eps of its terms may be more than float16 holds.
+    # A value off by an eps of its terms may overflow float16.
     largest = float(jnp.finfo(dtype).max)
     slack = np.where(np.abs(value) + eps(dtype) * scale > largest, np.inf, slack)
     found = as_exact(value, scale, dtype, terms=terms, slack=slack)
@@ -65,15 +65,15 @@ def _of_bias(case: Case, g: Exact, slack: np.ndarray) -> Exact:
 
 
 def with_product_error(case: Case, expected: dict[str, Exact]) -> dict[str, Exact]:
-    """`expected`, the features' gradient with the error of the device's own product as slack.
+    """`expected`, with the error of the device's own product as slack of the features' gradient.
 
-    Of the exact gradient of the logits, rounded once: what that errs by, no derivative can help.
-    Equal terms round alike, as smoothing's do on a kernel of nearly equal numbers: on a CPU 1000 of
-    them come to 59 eps, where random signs would come to 32.
+    The product is of the exact gradient of the logits, rounded once: no derivative can avoid its
+    error. Equal terms round alike, as smoothing's do on a kernel of nearly equal numbers: on a CPU
+    1000 of them err by 59 eps, where random signs would give 32.
     """
     dtype = numpy_dtype(case.group.dtype)
     if dtype.itemsize == 2:
-        return expected  # what its rounding costs is larger
+        return expected  # its rounding costs more
     found, exact = expected[FEATURES_GRADIENT], expected["gradient"].value
     g, kernel = exact.astype(dtype), kernel_of(case.logits, np)
 
@@ -88,7 +88,7 @@ def with_product_error(case: Case, expected: dict[str, Exact]) -> dict[str, Exac
 
 
 def _lost(case: Case, g: np.ndarray) -> np.ndarray:
-    """What underflow may take of a total's gradient before it meets the cotangent."""
+    """How much underflow may take from a total's gradient before the cotangent multiplies it."""
     if case.option.reduction == "none":
         return np.zeros_like(g)
     least = 2 * tiny(statistics_dtype(numpy_dtype(case.group.dtype)))
@@ -97,9 +97,9 @@ def _lost(case: Case, g: np.ndarray) -> np.ndarray:
 
 
 def _narrow_step(g: np.ndarray, dtype: np.dtype) -> float:
-    """How far off an element of G may be because float16, which it is multiplied in, underflows.
+    """How far off an element of G may be because float16, used for the products, underflows.
 
-    Its range is scaled to the largest in a block of rows, which comes to at least 2^11 where the
-    smallest steps are 2^-24: half a step is 2^-36 of it.
+    G is scaled so that the largest number in a block of rows is at least 2^11, and the smallest
+    step of float16 is 2^-24: half a step is 2^-36 of the largest.
     """
     return float(2.0**-36 * np.max(np.abs(g))) if dtype == np.float16 else 0.0

@@ -1,9 +1,9 @@
-"""A linear layer whose logits are a case's own, exactly, so that its loss is held to the same rows.
+"""A linear layer whose logits are exactly a case's own, so that its loss sees the same rows.
 
-Row n has the one feature n + 1, of 1/2, and the kernel has twice the row's logits there: of the
-terms of a logit one is not 0, and powers of two round nothing in any dtype. In the same way the
-kernel's gradient is half of the logits', and is reported as theirs. The bias is 0, for any other
-would round the logits; it has its gradient all the same.
+Row n has a single feature, number n + 1, of 1/2, and the kernel has twice the row's logits there.
+So a logit has one term that is not 0, and powers of two round nothing in any dtype. Likewise the
+kernel's gradient is half of the logits', and is reported as theirs. The bias is 0, since any other
+would round the logits; its gradient is checked all the same.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from jax_softmax.testing.options import Option
 FEATURES_GRADIENT = "features gradient"
 BIAS_GRADIENT = "bias gradient"
 
-# Rows are handed over as `[N / 7, 7]`: cases have a multiple of seven, one of each regime.
+# Rows are passed as `[N / 7, 7]`: a case has a multiple of seven, as there are seven regimes.
 _LAST = 7
 
 
 def features_of(rows: int, dtype: np.dtype) -> np.ndarray:
-    """`[N, N]`."""
+    """The features of all rows, `[N, N]`."""
     return np.roll(np.eye(rows) / 2, 1, axis=1).astype(dtype)
 
 
@@ -35,20 +35,20 @@ def kernel_of(logits: Any, xp: Any = jnp) -> Any:
 
 
 def layer_keywords(option: Option, rows: int, classes: int) -> dict[str, Any]:
-    """How the op is called, beside the losses' own options: in several blocks.
+    """The op's keywords besides the losses' own options; they ask for several blocks.
 
-    Those of classes do not divide them. Those of rows do, as the op sees to where it can.
+    Blocks of classes leave a rest (unless V = 2). Blocks of rows do not, if the op can help it.
     """
     block_rows, block_classes = -(-rows // 3), classes // 3 + 1
     return {
         "reduction": option.reduction,
         "block_size": (block_rows, block_classes) if option.class_blocks else block_rows,
-        "precision": "highest",  # tensor cores and matrix units round what they multiply
+        "precision": "highest",  # tensor cores and matrix units round their inputs
     }
 
 
 def call_on_layer(op: Callable[..., Any], arrays: dict[str, Any], keywords: dict[str, Any]) -> Any:
-    """What `op` gives for the layer of a case's arrays, a row each `[N]`."""
+    """The results of `op` for the layer of a case's arrays, with rows as `[N]`."""
     names = ("features", "labels", "sample_weight", "where")
     given = {name: arrays[name] for name in names if arrays[name] is not None}
     rows = {name: x.reshape(-1, _LAST, *x.shape[1:]) for name, x in given.items()}

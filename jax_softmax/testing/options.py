@@ -1,4 +1,4 @@
-"""The options that are verified, each by itself and all together."""
+"""The options that are verified, one at a time and all together."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ STATISTICS = ("logsumexp", "label_log_prob", "entropy")
 
 @dataclass(frozen=True)
 class Option:
-    """A setting of an op, and what a cotangent reaches.
+    """A setting of an op, and which outputs have a cotangent.
 
     Attributes:
       name: as it is reported; "none" is the op by itself.
       label_smoothing: as in the losses; so are `z_loss`, `soft_cap`, `ignore_index`, `reduction`.
-      class_weights: whether classes have factors; so have rows with `sample_weight`.
+      class_weights: whether classes have factors; `sample_weight` is the same for rows.
       where: whether some classes are left out.
       where_rows: whether some rows are left out; what they hold must not matter.
-      impossible: whether some logits are `-inf`, and so some labels' and some whole rows'.
+      impossible: whether some logits are `-inf`, including those of some labels and whole rows.
       row_blocks: whether the rows are repeated until a CPU takes them in blocks.
       soft_labels: for class probabilities, whether labels are spread rather than one-hot.
       class_probabilities: for a linear layer, whether its labels are `[..., V]`.
       kernel_layout: of a linear layer.
-      class_blocks: whether a linear layer's classes are taken in blocks too.
+      class_blocks: whether a linear layer's classes are split too.
       outputs: the outputs that have a cotangent.
     """
 
@@ -64,7 +64,7 @@ class Option:
         return several or "entropy" in self.outputs
 
     def keywords(self) -> dict[str, Any]:
-        """The losses' arguments that are constants of the program, where they are not defaults."""
+        """The losses' arguments that are constants of the program and differ from the defaults."""
         given: dict[str, Any] = {}
         for name in _CONSTANTS:
             if getattr(self, name) != getattr(_PLAIN, name):

@@ -1,4 +1,4 @@
-"""The losses' exact values and derivatives under every option: the definitions, in NumPy.
+"""The losses' exact values and derivatives with every option, from their definitions in NumPy.
 
 In `longdouble` for float64 logits, else in float64. Shares no code with `ops`. For labels q,
 smoothing alpha over n classes, class weights w, a z-loss c and a row's weight v,
@@ -23,10 +23,10 @@ from jax_softmax.testing.softmax_rows import SoftmaxRows, softmax_rows
 
 
 class Output(NamedTuple):
-    """A number a row `[N]`, its derivative by the logits `[N, V]`, and the sizes of their terms.
+    """A number per row `[N]`, its derivative by the logits `[N, V]`, and the sizes of their terms.
 
-    The sizes are sums of the absolute values of what is added up: where terms cancel, an error can
-    only be held against them. `reach` is `gradient_size` as if each probability were 1, uncapped.
+    The sizes are sums of the terms' absolute values: where terms cancel, an error can only be
+    compared with these. `reach` is `gradient_size` as if each probability were 1, uncapped.
     """
 
     value: np.ndarray
@@ -38,16 +38,16 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class ExactRows:
-    """The loss and statistics of each row, 0 in rows that do not count, and what they are made of.
+    """The loss and statistics of each row, 0 in rows that do not count, and their ingredients.
 
     Attributes:
       loss: its gradient includes the row's weight; so does `label_factor`.
-      logsumexp: as the others, of the capped logits, without weights and smoothing.
+      logsumexp: of the capped logits, without weights and smoothing.
       label_log_prob: as `logsumexp`.
       entropy: as `logsumexp`.
       argmax: `[N]`.
-      weight: `[N]`, what the row counts for in the mean.
-      target_mass: `[N]`, what a row's weight multiplies: `v (T + Q)`.
+      weight: `[N]`, the row's weight in the mean's divisor.
+      target_mass: `[N]`, `|v| (T + Q)`.
       label_factor: `[N, V]`, `v (1 - alpha) w_j`.
       surprisal: `[N, V]`, `u_j`; 0 at a class that cannot happen.
       by_weight: the loss's derivative by the weights `[N]`, and the size of its terms.
@@ -76,7 +76,7 @@ class ExactRows:
         return self.label_factor * self.surprisal
 
     def reduced(self, reduction: str) -> tuple[Any, np.ndarray]:
-        """`(value, by logits)` of the loss for a cotangent of 1, or of 1 a row."""
+        """`(value, by logits)` of the loss for a cotangent of 1, or of 1 per row."""
         gradient = self.loss.gradient / self.divisor(reduction)
         return self.over(reduction, self.loss.value), gradient
 
@@ -85,14 +85,14 @@ class ExactRows:
         return x if reduction == "none" else x.sum() / self.divisor(reduction)
 
     def divisor(self, reduction: str) -> Any:
-        """What is divided by, infinite in a mean of no weight: for that is 0."""
+        """What sums are divided by; infinite for a mean of no weight, which is 0."""
         total = self.weight.sum() if reduction == "mean" else 1
         return np.inf if total == 0 else total
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What every output is made of; columns are `[N, 1]`."""
+    """What every output is computed from; columns are `[N, 1]`."""
 
     rows: SoftmaxRows
     possible: np.ndarray  # [N, V] booleans
@@ -105,7 +105,7 @@ class _Problem:
 
 
 def _finite(x: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """`x [N]` of the rows that count, 0 where it is infinite: the derivative by their weights."""
+    """`x [N]` in rows that count, 0 where it is infinite: the derivative by the weights."""
     return np.where(counted & np.isfinite(x), x, 0)
 
 
@@ -131,7 +131,7 @@ def options_cross_entropy(
     by_index = labels.ndim == 1
     if by_index and ignore_index is not None:
         counted &= labels != ignore_index
-    # What a row of weight 0 that is no number holds matters to nothing.
+    # A row of weight 0 with NaN or +inf does not count.
     number = (np.isfinite(z) | (z == -np.inf)).all(-1)
     counted &= number | (given != 0)
     kept = counted & (given != 0)
@@ -176,7 +176,7 @@ def _left_classes(where: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarra
 
 
 def _cap(z: np.ndarray, cap: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """`cap tanh(z / cap)`, an impossible class still impossible, and its derivative."""
+    """`cap tanh(z / cap)`, which keeps impossible classes impossible, and its derivative."""
     if cap is None:
         return z, np.ones_like(z)
     wide = z.dtype.type
@@ -225,7 +225,7 @@ def _loss(problem: _Problem) -> Output:
     if not c:
         return charged
     lse = _logsumexp(problem)
-    # Where it is infinite, no class can happen, and there is nothing to derive by.
+    # Where it is infinite no class can happen, and there is no derivative.
     finite, size = (np.where(np.isinf(x), 0, x)[:, None] for x in (lse.value, lse.value_size))
     factor, size = 2 * c * finite, 2 * abs(c) * size
     return Output(
@@ -276,7 +276,7 @@ def cross_entropy(
 
 
 def _classes_last(x: np.ndarray, axes: Any) -> tuple[np.ndarray, Any]:
-    """`x` as `[N, V]`, and what undoes it."""
+    """`x` as `[N, V]`, and a function that undoes this."""
     axes = np.atleast_1d(axes)
     last = range(-len(axes), 0)
     moved = np.moveaxis(x, axes, last)

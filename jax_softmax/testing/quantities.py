@@ -1,4 +1,4 @@
-"""Every quantity of a case in a type wider than the one under test, and what errors are held to."""
+"""Every quantity of a case in a type wider than the one under test, and the scales of errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from jax_softmax.testing.softmax_rows import (
 
 
 def exact(case: Case) -> dict[str, Exact]:
-    """Every quantity of the case by its name: its outputs, "gradient", and what else it has."""
+    """Every quantity of the case by its name: its outputs, "gradient", and any others."""
     if case.group.order == 2:
         return _second_derivatives(case, exact_rows(case))
     if case.group.op not in LOSSES:
@@ -91,7 +91,7 @@ def _rows_of(case: Case) -> SoftmaxRows:
 def _derivative(rows: SoftmaxRows, found: Derivative, dtype: np.dtype) -> Exact:
     stats = statistics_dtype(dtype)
     slack = found.slack + underflow_slack(rows.p, np.ones_like(rows.p), found.reach, stats)
-    slack = slack + 2 * tiny(stats)  # of a product that is added up, however large its factors
+    slack = slack + 2 * tiny(stats)  # for a product that is added up, however large its factors
     return as_exact(
         found.value, found.scale, dtype, terms=found.terms, slack=slack, reach=found.reach
     )
@@ -110,7 +110,7 @@ def _losses(case: Case, rows: ExactRows) -> dict[str, Exact]:
 
 
 def cotangent(case: Case, rows: ExactRows, name: str) -> np.ndarray:
-    """Of an output of each row, as a column: a total's, divided by the mean's divisor."""
+    """The cotangent of each row's output, a column; a loss's is divided by the mean's divisor."""
     if name not in case.cotangents:
         return np.zeros((len(case.logits), 1), rows.weight.dtype)
     g = case.cotangents[name].astype(rows.weight.dtype)
@@ -123,12 +123,12 @@ def _value(case: Case, rows: ExactRows, name: str) -> Exact:
     dtype = statistics_dtype(numpy_dtype(case.group.dtype))
     least, output = tiny(dtype), getattr(rows, name)
     terms = output.value_size
-    # What a weight multiplies may underflow first.
+    # The factor of a weight may underflow first.
     heaviest = 1 + rows.target_mass
     slack = np.where(terms < least * heaviest, least * heaviest, 0)
     if name == "entropy":
-        # Up to 90 times as large, in float32, as the probabilities that it is made of: p for the
-        # likeliest class, whose surprisal is log1p of the others, and p log p for themselves.
+        # Probabilities that underflow may take with them up to 90 times as much, in float32: p from
+        # the likeliest class, whose surprisal is log1p of the others, and p log p of their own.
         p = rows.probability
         slack = slack + np.sum(np.where(p < least, p * (rows.surprisal + 1), 0), -1)
     return as_exact(output.value, terms, dtype, terms=terms + heaviest, slack=slack)
@@ -146,8 +146,8 @@ def _gradient(case: Case, rows: ExactRows) -> Exact:
         g = cotangent(case, rows, name)
         value = value + g * output.gradient
         terms = terms + np.abs(g) * output.gradient_size
-        # The textbook's entropy has p (log p + 1), and is off by p at a class that is certain; its
-        # cap has 1 - tanh^2.
+        # The textbook's entropy gradient has p (log p + 1), and is off by p at a class that is
+        # certain; its derivative of the cap has 1 - tanh^2.
         uncapped = np.where(bend == 0, output.reach, output.gradient_size / np.where(bend, bend, 1))
         textbook = textbook + np.abs(g) * (uncapped + p)
         reach = reach + np.abs(g) * output.reach
@@ -180,7 +180,7 @@ def _weight_gradient(case: Case, rows: ExactRows) -> Exact:
 
 
 def exact_tangent(case: Case, gradient: Exact) -> dict[str, Exact]:
-    """A loss's derivative along the case's tangents, `[N]`, where the rule has forward mode."""
+    """A loss's derivative along the case's tangents, `[N]`, if the rule has forward mode."""
     forward = case.group.rule == "jvp" and case.option.reduction == "none"
     if case.group.op not in LOSSES or not forward:
         return {}
@@ -194,11 +194,11 @@ def exact_tangent(case: Case, gradient: Exact) -> dict[str, Exact]:
 
 
 def _second_derivatives(case: Case, rows: ExactRows) -> dict[str, Exact]:
-    """The sizes of what a Hessian times the tangents cancels from; there are no exact values.
+    """The sizes of the terms of a Hessian times the tangents; there are no exact values.
 
-    A gradient is a sum of `p_k` times something of at most `reach`; along v, p_k changes by
-    `p_k (v_k - sum_j p_j v_j)`, and what it is times by as much of each of its own terms. An
-    integer label's is of `1 - p_k`, which changes by what the others do.
+    A gradient is a sum of `p_k` times a factor of at most `reach`. Along v, p_k changes by
+    `p_k (v_k - sum_j p_j v_j)`, and so do the terms of that factor. An integer label's gradient has
+    `1 - p_k`, which changes by as much as the others do.
     """
     dtype, p, bend = numpy_dtype(case.group.dtype), rows.probability, rows.cap_slope
     along, cap = np.abs(widened(case.tangents, dtype)), case.option.soft_cap
@@ -212,7 +212,7 @@ def _second_derivatives(case: Case, rows: ExactRows) -> dict[str, Exact]:
         reach = np.abs(g) * (output.reach + 1)
         inner = factor * reach * moved + p * np.sum(p * reach * moved, -1, keepdims=True)
         terms = terms + bend * inner
-        # Of more factors than a gradient, and so nearer to underflowing on the way.
+        # These have more factors than a gradient, so intermediate results underflow sooner.
         slack = slack + underflow_slack(p * bend / 2**10, g, (output.reach + 1) * moved, dtype)
         if cap is not None:
             terms = terms + np.abs(g) * output.gradient_size * along * 2 / cap

@@ -1,4 +1,4 @@
-"""Rows of logits on which losses go wrong: wide, huge, shifted and confident ones."""
+"""Rows of logits on which losses go wrong: wide, huge, shifted and confident rows."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ COTANGENTS = (None, 1.0, 0.3, -2.0, 65536.0)  # None: a random one
 def regime_rows(
     classes: int, rows: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`rows` rows a regime: logits `[7 * rows, V]` float64, labels, cotangents (float32).
+    """`rows` rows per regime: logits `[7 * rows, V]` float64, labels, cotangents (float32).
 
-    The label of a row that is not confident is any class; every second row's is the largest one.
+    The label of a row that is not confident is random; in every second row it is the largest logit.
     """
     logits, labels = [], []
     for scale, shift, lead in REGIMES.values():
@@ -49,7 +49,7 @@ def regime_rows(
 
 
 def row_cotangents(count: int, rng: np.random.Generator) -> np.ndarray:
-    """`[N]`: random ones and the fixed ones of `COTANGENTS` in turn."""
+    """`[N]`: random cotangents and the fixed ones of `COTANGENTS` in turn."""
     values = rng.standard_normal(count)
     for n in range(count):
         fixed = COTANGENTS[n % len(COTANGENTS)]

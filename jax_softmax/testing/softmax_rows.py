@@ -5,14 +5,14 @@ With k the likeliest class, e_j = exp(z_j - z_k) and o = sum_{j != k} e_j:
     log s = log1p(o)        p_j = e_j / (1 + o)        1 - p_k = o / (1 + o)
     u_j = -log p_j = (z_k - z_j) + log s
 
-For a cotangent g and with L the likeliest class, derivatives and the sizes that errors are held to:
+For a cotangent g, with L the likeliest class, the derivatives and the scales of their errors are:
 
     softmax        p_k sum_i p_i (g_k - g_i)              p_k sum_i p_i |g_k - g_i|
     log_softmax    (1 - p_k) g_k - p_k sum_{i != k} g_i   (1 - p_k) |g_k| + p_k sum_{i != k} |g_i|
 
 A sum of differences is a difference of sums, c_k - sum_i p_i c_i with c = g less any constant, but
-which constant decides what cancels: g_L where L has most of the mass, for then its own term is 0
-exactly; else the mean, whose own rounding the second sum takes back.
+the constant decides what cancels. It is g_L if L has most of the mass, since L's own term is then
+exactly 0; else the mean, whose rounding the second sum takes back.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SoftmaxRows:
     """Rows of probabilities.
 
     Attributes:
-      p: `[N, V]`, 0 at a class that cannot happen, and so in a row of none that can.
+      p: `[N, V]`, 0 at a class that cannot happen, and so in a row with no other classes.
       not_p: `[N, V]`, `1 - p`.
       u: `[N, V]`, `-log p`.
       largest: `[N, 1]`, the largest logit, or 0 where it is `-inf`.
@@ -43,7 +43,7 @@ class SoftmaxRows:
 
 
 def softmax_rows(z: np.ndarray, where: np.ndarray | None = None) -> SoftmaxRows:
-    """The rows of `z [N, V]` over the classes of `where`; those left out are as if `-inf`."""
+    """The rows of `z [N, V]` over the classes of `where`; others are treated as `-inf`."""
     if where is not None:
         z = np.where(where, z, -np.inf)
     top = np.arange(z.shape[-1]) == z.argmax(-1)[:, None]
@@ -60,14 +60,14 @@ def softmax_rows(z: np.ndarray, where: np.ndarray | None = None) -> SoftmaxRows:
 
 
 class Derivative(NamedTuple):
-    """A derivative `[N, V]` and what its error is held to.
+    """A derivative `[N, V]` and the scales of its error.
 
     Attributes:
-      value: the exact one.
+      value: the exact derivative.
       scale: what the contract divides the error by.
       terms: what the textbook's form rounds relative to.
       reach: `terms` as if each probability were 1.
-      slack: what may be left where `scale` is 0.
+      slack: the error that is allowed where `scale` is 0.
     """
 
     value: np.ndarray
@@ -88,9 +88,9 @@ def differences_from_mean(rows: SoftmaxRows, g: np.ndarray) -> np.ndarray:
 def sizes_of_differences(p: np.ndarray, g: np.ndarray) -> np.ndarray:
     """`sum_i p_i |g_k - g_i|`, `[N, V]`.
 
-    Over the sorted g: a step from one to the next is taken by the mass before it, on the way to
-    those that are larger, and by the mass behind it on the way back. Nothing is subtracted, so that
-    a leader's own size keeps its digits.
+    Sums over the sorted g. On the way up to g_k, each step counts with the mass before it; on the
+    way down, with the mass behind it. Nothing else is subtracted, so a leader's own size keeps its
+    digits.
     """
     order = np.argsort(g, -1, kind="stable")
     p, g = (np.take_along_axis(x, order, -1) for x in (p, g))
@@ -106,12 +106,12 @@ def sizes_of_differences(p: np.ndarray, g: np.ndarray) -> np.ndarray:
 
 
 def softmax_gradient(rows: SoftmaxRows, g: np.ndarray, eps: float) -> Derivative:
-    """Of softmax, for a cotangent, and along a tangent: its Jacobian is symmetric.
+    """Softmax's derivative for a cotangent or along a tangent: its Jacobian is symmetric.
 
     Args:
       rows: the softmax.
       g: `[N, V]`.
-      eps: of the dtype that the op computes in.
+      eps: that of the dtype that the op computes in.
     """
     size = np.sum(rows.p * np.abs(g), -1, keepdims=True)
     reach = np.abs(g) + size
@@ -125,7 +125,7 @@ def softmax_gradient(rows: SoftmaxRows, g: np.ndarray, eps: float) -> Derivative
 
 
 def log_softmax_gradient(rows: SoftmaxRows, g: np.ndarray) -> Derivative:
-    """Of log_softmax, for a cotangent `g` `[N, V]`."""
+    """The derivative of log_softmax for a cotangent `g` `[N, V]`."""
     not_p = np.where(np.isinf(rows.u), 0, rows.not_p)  # nothing reaches an impossible class
     value = not_p * g - rows.p * _sum_of_others(rows, g)
     scale = not_p * np.abs(g) + rows.p * _sum_of_others(rows, np.abs(g))
@@ -135,14 +135,14 @@ def log_softmax_gradient(rows: SoftmaxRows, g: np.ndarray) -> Derivative:
 
 
 def _sum_of_others(rows: SoftmaxRows, g: np.ndarray) -> np.ndarray:
-    """`sum_{i != k} g_i`; for the leader, which may outweigh them all, without its own."""
+    """`sum_{i != k} g_i`; at the leader, whose g may outweigh the others, without adding its g."""
     top = np.arange(g.shape[-1]) == rows.p.argmax(-1)[:, None]
     others = np.sum(np.where(top, 0, g), -1, keepdims=True)
     return np.where(top, others, others - g + np.sum(np.where(top, g, 0), -1, keepdims=True))
 
 
 def log_softmax_tangent(rows: SoftmaxRows, v: np.ndarray, eps: float) -> Derivative:
-    """Of log_softmax, along `v` `[N, V]`: `sum_j p_j (v_k - v_j)`.
+    """The derivative of log_softmax along `v` `[N, V]`: `sum_j p_j (v_k - v_j)`.
 
     At a class that cannot happen it is the tangent of an infinity, and may be any number.
     """
@@ -157,6 +157,6 @@ def log_softmax_tangent(rows: SoftmaxRows, v: np.ndarray, eps: float) -> Derivat
 
 
 def _left(rows: SoftmaxRows, g: np.ndarray, eps: float) -> np.ndarray:
-    """What is left of equal cotangents, `[N, 1]`: rounding squared, of a mean taken off twice."""
+    """What may be left of equal cotangents, `[N, 1]`: rounding squared, as two means come off."""
     no_leader = np.max(rows.p, -1, keepdims=True) <= 0.5
     return np.where(no_leader, 4 * eps**2 * np.max(np.abs(g), -1, keepdims=True), 0)

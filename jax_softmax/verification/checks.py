@@ -1,4 +1,4 @@
-"""The verifier: runs a selection's groups, several at once, and gathers their results."""
+"""The verifier: runs a selection's groups, several at once, and collects their results."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jax_softmax.verification.results import CheckResult
 from jax_softmax.verification.selection import Selection
 from jax_softmax.verification.under_test import OURS, OpsUnderTest
 
-# Groups at once: tracing holds Python's lock, XLA's compiler does not.
+# How many groups run at once: tracing holds Python's lock, but XLA's compiler does not.
 _THREADS = 2
-# So many groups of one number of classes, and the reference is better run a primitive at a time,
-# each of which is compiled once for all of them.
+# With this many groups of the same number of classes, the reference is better run one primitive at
+# a time: each primitive is compiled once for all of them.
 _WORTH_SHARING = 8
 
 
@@ -26,18 +26,18 @@ def verify(
     ops: OpsUnderTest = OURS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[CheckResult]:
-    """Holds every quantity of every group to the oracle, the reference and finite differences.
+    """Checks every quantity of every group against the oracle, the reference and differences.
 
-    Computes on JAX's default device; the oracle and the reference on the CPU. float64 is switched
-    on where it is needed, and no global flag is changed.
+    Computes on JAX's default device, but the oracle and the reference on the CPU. float64 is turned
+    on where it is needed; no global flag is changed.
 
     Args:
-      selection: what to verify, or the groups themselves, which are then run without the peers.
+      selection: what to verify, or the groups themselves, which then run without the peers.
       ops: the functions under test.
       on_progress: called with how many groups are done and how many there are.
 
     Returns:
-      A result for each regime of each quantity of each group and each thing it is held to.
+      One result per group, quantity, regime and what the quantity is checked against.
     """
     if isinstance(selection, Selection):
         groups, has_peers = selection.groups(), selection.has_peers

@@ -1,4 +1,4 @@
-"""Elementwise errors in eps, and the worst of each regime with its place."""
+"""The worst elementwise error of each regime, in eps, and where it is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def worst_errors(case: Case, quantity: str, errors: np.ndarray) -> dict[str, flo
 
 
 def _parts(case: Case, quantity: str) -> list[tuple[str, slice]]:
-    """Regimes and what each has of the first axis; the bias has all rows in each of its numbers."""
+    """Regimes and their parts of the first axis; each number of the bias sums over all rows."""
     if quantity == BIAS_GRADIENT:
         return [("all rows", slice(0, None))]
     return [(regime, slice(i * case.rows, (i + 1) * case.rows)) for i, regime in enumerate(REGIMES)]
@@ -36,7 +36,7 @@ def check_results(
 ) -> list[CheckResult]:
     """A result for each regime from `errors`, `actual` and `expected`, `[N]`, `[N, V]` and so on.
 
-    `peers` are the worst errors of others by regime.
+    `peers` are the worst errors of other libraries, by regime.
     """
     results = []
     for regime, part in _parts(case, quantity):
@@ -63,7 +63,7 @@ def check_results(
 
 
 def _place(quantity: str, at: tuple[int, ...]) -> dict[str, Any]:
-    """The names of an index."""
+    """An index as fields of a `CheckResult`."""
     if quantity == BIAS_GRADIENT:
         return {"row": None, "class_index": at[0]}
     if quantity == FEATURES_GRADIENT:
@@ -85,7 +85,7 @@ def check_result(
     expected: float,
     **others: Any,
 ) -> CheckResult:
-    """A result with the group's names and the logits of its place."""
+    """A result with the group's names and the logits at its place."""
     group, logits = case.group, None if row is None else case.logits[row]
     return CheckResult(
         group.op,

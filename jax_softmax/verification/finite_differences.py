@@ -1,7 +1,7 @@
 """Central differences of the op itself in float64, one class of one row at a time.
 
-Not of whole rows: a shift of all classes is invisible to a softmax, and so would be any error
-along it.
+Whole rows are not shifted: a softmax does not see a shift of all classes, so an error along it
+would go unnoticed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def finite_difference_results(
     gradient: np.ndarray,
     exact: dict[str, Exact],
 ) -> list[CheckResult]:
-    """A result a regime: two rows, and of each the label, the largest other class and any.
+    """One result per regime, of two rows: the label, the largest other class and any class.
 
     Args:
       quantities: the case's compiled program, called with rows of the case's own number.
       case: in float64, without a reduction.
-      gradient: `[N, V]`, what is checked.
+      gradient: `[N, V]`, the gradient to check.
       exact: the oracle's, for the sizes of the terms.
     """
     rows, classes = _places(case)
@@ -39,11 +39,11 @@ def finite_difference_results(
     picked = np.arange(len(rows))
     width = upper[picked, classes] - lower[picked, classes]
     values = [_values(quantities, case, rows, logits) for logits in (upper, lower)]
-    # A row that is left out may hold NaN; its differences are 0 all the same.
+    # A row that is left out may hold NaN, but its differences are 0.
     slopes = (values[0] - values[1]) / np.where(np.isnan(width), 1, width)
     reach = exact["gradient"].reach
     assert reach is not None
-    # Nothing reaches a row that does not count; its differences are 0, and need a size.
+    # In a row that does not count, differences and reach are 0, but dividing needs a size.
     size = np.maximum(reach[rows, classes].astype(np.float64), 1e-100)
     bounds = difference_bound(size, _function_terms(case, exact)[rows])
     actual = gradient[rows, classes]
@@ -102,7 +102,7 @@ def _perturbed(case: Case, rows: np.ndarray, classes: np.ndarray, step: float) -
 def _values(
     quantities: Callable[..., Arrays], case: Case, rows: np.ndarray, logits: np.ndarray
 ) -> np.ndarray:
-    """The op's outputs at `rows` with other `logits`, times their cotangents: `[len(rows)]`."""
+    """The op's outputs at `rows`, with `logits` there, times their cotangents: `[len(rows)]`."""
     count = len(case.logits)
     batches = [np.resize(np.arange(i, min(i + count, len(rows))), count)
                for i in range(0, len(rows), count)]  # fmt: skip

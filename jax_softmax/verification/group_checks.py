@@ -1,4 +1,4 @@
-"""What one group's quantities are held to."""
+"""Checks the quantities of one group."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def verify_rules(
     """The results of groups that differ only in their rule.
 
     Args:
-      groups: the groups; what they are held to is computed once for all.
+      groups: the groups; what they are checked against is computed once for all.
       ops: the functions under test.
       with_peers: whether the peers are measured too.
-      compiled_reference: whether the reference is run under `jit`, or a primitive at a time.
+      compiled_reference: whether the reference runs under `jit`, or one primitive at a time.
     """
     bounds = platform_bounds(jax.default_backend())
     plain = make_case(dataclasses.replace(groups[0], rule="vjp"))
@@ -59,7 +59,7 @@ def verify_rules(
 
 
 def _has_reference(case: Case) -> bool:
-    """Whether the textbook's form gives numbers; in rows of no possible class it has none."""
+    """Whether the textbook's form gives numbers; in rows without a possible class it does not."""
     softmax_of_nothing = case.option.where_rows and case.group.op not in LOSSES
     return not (case.option.impossible or softmax_of_nothing)
 
@@ -72,7 +72,7 @@ def _results_of_rule(
     reference: Quantities,
     peers: PeerErrors,
 ) -> list[CheckResult]:
-    """Against the oracle, the reference and, in float64, finite differences."""
+    """Checks against the oracle, the reference and, in float64, finite differences."""
     group = case.group
     quantities = jax.jit(program(ops, case))
 
@@ -120,12 +120,12 @@ def _oracle_bound(case: Case, bounds: Bounds, quantity: str, right: Exact) -> fl
 
 def _peer_errors(case: Case, expected: dict[str, Exact]) -> PeerErrors:
     errors: PeerErrors = {}
-    # A cotangent that a peer's float16 loss cannot hold is not held against it.
+    # A peer is not blamed for a cotangent that its float16 loss cannot hold.
     unfair = np.zeros(len(case.logits), bool)
     if case.group.dtype == "float16" and "loss" in case.cotangents:
         unfair = unfair | (np.abs(case.cotangents["loss"]) > np.finfo(np.float16).max)
         if case.group.op == LINEAR and unfair.any():
-            return {}  # in a layer's gradients it reaches every row, as 0 * inf
+            return {}  # in a layer's gradients such a cotangent reaches every row, as 0 * inf
     for name, peer in PEERS.items():
         if not peer.has(case.group.op, case.option):
             continue
@@ -165,7 +165,7 @@ def _reference_results(
 
 
 def _in_float64(case: Case) -> Case:
-    """The case with the same, already rounded numbers in float64."""
+    """The case in float64, with the same, already rounded numbers."""
 
     def widened(x: np.ndarray) -> Any:
         return x.astype(np.float64) if jax.numpy.issubdtype(x.dtype, np.floating) else x

@@ -1,6 +1,6 @@
-"""What others give on the same inputs: autodiff of the textbook form, jax.nn and optax.
+"""Others on the same inputs: autodiff of the textbook form, jax.nn and optax.
 
-Each is an `OpsUnderTest` whose losses compose the options around what that library has.
+Each is an `OpsUnderTest` whose losses build the options around the functions of that library.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from jax_softmax.verification.under_test import OpsUnderTest
 
 @dataclass(frozen=True)
 class Peer:
-    """A library's functions, and which options of which ops it has."""
+    """A library's functions, and whether it has an option of an op."""
 
     ops: OpsUnderTest
     has: Callable[[str, Option], bool]
 
 
 def composed(softmax: Callable[..., Any], log_softmax: Callable[..., Any]) -> OpsUnderTest:
-    """The losses as the textbook has them, differentiated by JAX, from a `log_softmax`."""
+    """The textbook's losses, built on a `log_softmax` and differentiated by JAX."""
 
     def soft(
         logits: jax.Array,
@@ -67,14 +67,14 @@ def composed(softmax: Callable[..., Any], log_softmax: Callable[..., Any]) -> Op
 def _without_rows(
     logits: jax.Array, where: jax.Array | None
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    """The logits, a mask of classes and one of rows; a row that is left out holds zeros."""
+    """The logits, a mask of classes and one of rows; rows that are left out become zeros."""
     if where is None or where.ndim == logits.ndim:
         return logits, where, None
     return jnp.where(where[:, None], logits, 0), None, where
 
 
 def on_logits(integer: Callable[..., Any], soft: Callable[..., Any]) -> Callable[..., Any]:
-    """The loss of a linear layer that hands all logits, `[N, V]`, to one of those."""
+    """The loss of a linear layer that passes all logits, `[N, V]`, to one of these losses."""
 
     def linear(
         features: jax.Array,
@@ -121,10 +121,10 @@ def _textbook(
     rule: Rule = "vjp",
     reduction: Reduction = "none",
 ) -> Loss:
-    """`v (-sum_j t_j log p_j + c lse^2)` as it is written, `[N]`; ignored rows multiplied by 0.
+    """`v (-sum_j t_j log p_j + c lse^2)` as written, `[N]`; ignored rows are multiplied by 0.
 
-    A mean is over the weights of rows, and of their labels where `by_index` says that they are one
-    class each.
+    A mean divides by the rows' weights, times their labels' class weights if `by_index` says that
+    each label is one class.
     """
     z = logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
     log_p = log_softmax(z, -1, where)

@@ -1,4 +1,4 @@
-"""The picture of what cancellation costs: errors against how far the label leads."""
+"""A figure of what cancellation costs: errors against the label's lead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CLASSES = 10
-_ROWS = 16  # to each lead
+_ROWS = 16  # per lead
 _LEADS = np.linspace(0, 80, 161)
 _FLOOR = 0.02  # eps; an error of 0 has no place on a log scale
 _NAMES = {"ours": "jax_softmax", "jax_nn": "jax.nn, autodiff", "optax": "optax, autodiff"}
@@ -31,10 +31,10 @@ def errors_by_lead(leads: Sequence[float] | np.ndarray = _LEADS) -> LeadErrors:
     """The worst error of several rows at each lead, in eps: losses, and gradients at the label.
 
     Args:
-      leads: by how much the label's float32 logit leads the nine others, which are N(0, 1).
+      leads: how far the label's float32 logit is ahead of the nine others, which are N(0, 1).
 
     Returns:
-      For "ours", "jax_nn" and "optax" arrays `[len(leads)]`.
+      Arrays `[len(leads)]` for "ours", "jax_nn" and "optax".
     """
     case = _case(np.asarray(leads))
     right = exact(case)

@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ Against = Literal["oracle", "reference", "finite differences"]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One quantity of one regime of one group, held against one other way to get it.
+    """One quantity of one regime of one group, checked against one other way to compute it.
 
     Attributes:
       op: the function's name; `rule`, `option`, `dtype` and `classes` say how it was called.
-      regime: which rows.
-      quantity: "loss", "logsumexp", ..., "value", or "gradient" (by the logits; of a linear layer,
-        whose kernel has them, by the kernel), "labels gradient", "weight gradient", "features
-        gradient", "bias gradient" (of all rows together), "tangent" (in forward mode).
+      regime: the kind of rows.
+      quantity: "loss", "logsumexp", ..., "value", or "gradient" (by the logits; for a linear layer,
+        whose kernel is made of them, through the kernel), "labels gradient", "weight gradient",
+        "features gradient", "bias gradient" (of all rows together), "tangent" (in forward mode).
       against: "oracle" (wider arithmetic), "reference" (`jax.grad` of the textbook's form in
         float64), or "finite differences" (of the op itself, in float64).
       error_eps: the worst error, in eps of the dtype the quantity is due in; infinite for NaN.
-      bound_eps: what it may be.
-      row: where the worst one is: the row of the group's array; None where all are summed.
-      class_index: the class, or None for a number a row.
-      actual: what the op gave there.
-      expected: what it should have given.
+      bound_eps: the largest error that passes.
+      row: the row of the group's array with the worst error; None if all rows are summed.
+      class_index: the class, or None for a quantity with one number per row.
+      actual: what the op returned there.
+      expected: what it should have returned.
       label_logit: the logit of the row's label (or likeliest label), or None.
       largest_logit: the row's largest, or None.
       class_logit: the logit of `class_index`, or None.
-      textbook_eps: the worst error of autodiff of `ops.reference`, as it is under `jit`, on the
-        same rows in the same dtype and units; None where it was not run.
-      jax_nn_eps: that of jax.nn.
-      optax_eps: that of optax; None where optax has no such option.
+      textbook_eps: the worst error of autodiff of `ops.reference` under `jit`, on the same rows in
+        the same dtype and units; None if it was not run.
+      jax_nn_eps: the same for jax.nn.
+      optax_eps: the same for optax; None if optax has no such option.
       feature_index: for the gradient by a layer's features, the feature.
     """
 
@@ -66,7 +66,7 @@ class CheckResult:
         return self.error_eps <= self.bound_eps
 
     def record(self) -> dict[str, Any]:
-        """The fields and `passed`, flat; what is not finite as text, for JSON has no such numbers.
+        """The fields and `passed`, flat; numbers that are not finite as text, for JSON lacks them.
 
         >>> result = CheckResult(
         ...     "softmax", "vjp", "none", "float32", "N(0,1)", 3, "value", "oracle",

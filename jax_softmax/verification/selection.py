@@ -1,4 +1,4 @@
-"""What is verified: a grid of ops, rules, options, dtypes and numbers of classes."""
+"""What to verify: a grid of ops, rules, options, dtypes and numbers of classes."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Selection:
 
     Attributes:
       grid: "quick" compiles a few dozen programs, "default" some hundreds, "full" every
-        combination. Of an op and dtype that are both named and that "quick" lacks, it is "default".
+        combination. An op and dtype that are both named but not in the grid come from "default".
       ops: names of `OPS`; empty takes all.
       dtypes: names of `DTYPES`; empty takes all.
 
     Raises:
-      InputError: on a name that is not known, suggesting the nearest.
+      InputError: if a name is unknown; the message suggests the nearest one.
     """
 
     grid: GridName = "default"
@@ -53,7 +53,7 @@ class Selection:
             _check_name("dtype", name, DTYPES)
 
     def groups(self) -> list[Group]:
-        """The groups; those that differ only in their rule stand next to each other."""
+        """The groups; those that differ only in their rule are next to each other."""
         groups = self._groups_of(self.grid)
         if self.ops and self.dtypes:
             had = {(group.op, group.dtype) for group in groups}
@@ -66,15 +66,15 @@ class Selection:
         return [g for g in dict.fromkeys(every) if g.op in ops and g.dtype in dtypes]
 
     def has_peers(self, group: Group) -> bool:
-        """Whether the peers are measured beside the group: compiling them takes its time."""
+        """Whether to measure the peers on this group too: compiling them takes time."""
         if group.order == 2:
-            return False  # what they are held to is what the peers do, in float64
+            return False  # checked against what the peers do, but in float64
         if self.grid == "full":
             return group.classes <= 1024 or group.option == "none"
         if self.grid == "default":
             return group.dtype in ("float32", "bfloat16") and group.classes == 10
         if group.op == LINEAR:
-            return False  # on the same logits they give what they give for integer labels
+            return False  # on the same logits the peers give the same as for integer labels
         of_half = group.op == INTEGER_LABELS and group.dtype == "bfloat16"
         few = group.option == "none" and group.classes == 10
         return few and (group.dtype == "float32" or of_half)
@@ -103,13 +103,13 @@ def _quick() -> Iterator[Group]:
         yield _of_option(op, option_of(op, name))
     for op, name in ((INTEGER_LABELS, "none"), (INTEGER_LABELS, "z_loss"), (SOFT_LABELS, "none")):
         yield Group(op, "vjp", name, "float32", 10, order=2)
-    # Programs of a layer are as long in compiling as three others: one of rows, one of a total.
+    # A program of a layer takes as long to compile as three others: one of rows, one of a total.
     for name in ("none", "weighted_sum"):
         yield Group(LINEAR, "vjp", name, "float32", 10)
 
 
 def _of_option(op: str, option: Option, dtype: str = "float32", rule: str = "vjp") -> Group:
-    """Of few classes, where that is not what the option is about."""
+    """The group of an option; it has 10 classes, except for blocks of rows."""
     return Group(op, rule, option.name, dtype, _BLOCKS_CLASSES if option.row_blocks else 10)
 
 
@@ -145,7 +145,7 @@ def _full() -> Iterator[Group]:
 
 
 def _twice_differentiable() -> Iterator[tuple[str, Option]]:
-    """Those that the reference has, which second derivatives are held to."""
+    """The options that the reference has, since second derivatives are checked against it."""
     for op in LOSSES:
         for option in OPTIONS[op]:
             if not (option.impossible or option.row_blocks):

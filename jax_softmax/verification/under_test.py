@@ -25,7 +25,7 @@ Arrays = dict[str, Any]
 
 @dataclass(frozen=True)
 class OpsUnderTest:
-    """Functions with the signatures of `jax_softmax.ops`; another's are verified the same way."""
+    """Functions with the signatures of `jax_softmax.ops`, which may be another library's."""
 
     softmax: Callable[..., Any] = ops.softmax
     log_softmax: Callable[..., Any] = ops.log_softmax
@@ -40,10 +40,10 @@ OURS = OpsUnderTest()
 
 
 def program(ops_under_test: OpsUnderTest, case: Case) -> Callable[..., Arrays]:
-    """A function of the case's arrays, cotangents and tangents that gives every quantity.
+    """A function of the case's arrays, cotangents and tangents that returns every quantity.
 
-    Quantities are named as the oracle names them. In forward mode the tangents of a loss's outputs
-    are summed with the cotangents, to be one number a row.
+    Quantities have the names that the oracle uses. In forward mode the tangents of a loss's outputs
+    are multiplied by the cotangents and summed, to give one number per row.
     """
     op = getattr(ops_under_test, case.group.op)
     keywords = case.option.keywords()
@@ -63,7 +63,7 @@ def program(ops_under_test: OpsUnderTest, case: Case) -> Callable[..., Arrays]:
     def quantities(arrays: Arrays, cotangents: Arrays, tangents: Any) -> Arrays:
         inputs = {name: arrays[name] for name in differentiated}
         values, pullback = jax.vjp(lambda inputs: outputs(inputs, arrays), inputs)
-        # A peer's loss may be in half precision, and then so is its cotangent.
+        # A peer's loss may be in half precision; then its cotangent must be too.
         (gradients,) = pullback({k: cotangents[k].astype(v.dtype) for k, v in values.items()})
         found = dict(values) if case.option.reduction == "none" else {}
         found |= {differentiated[name]: gradient for name, gradient in gradients.items()}
@@ -82,7 +82,7 @@ def program(ops_under_test: OpsUnderTest, case: Case) -> Callable[..., Arrays]:
 
 
 def _second_derivatives(outputs: Callable[[Any, Arrays], Arrays]) -> Callable[..., Arrays]:
-    """A program that gives the Hessian times the tangents, in both ways there are."""
+    """A program that computes the Hessian times the tangents in both ways."""
 
     def quantities(arrays: Arrays, cotangents: Arrays, tangents: Any) -> Arrays:
         def gradient(logits: Any) -> Any:
@@ -97,13 +97,13 @@ def _second_derivatives(outputs: Callable[[Any, Arrays], Arrays]) -> Callable[..
 
 
 def measure(quantities: Callable[..., Arrays], case: Case) -> dict[str, np.ndarray]:
-    """What `program` gives for the case, as NumPy arrays."""
+    """The results of `program` for the case, as NumPy arrays."""
     found = quantities(*jax.tree.map(jnp.asarray, program_inputs(case)))
     return {name: np.asarray(value) for name, value in found.items()}
 
 
 def extremes(found: Arrays, rows: int) -> tuple[Arrays, Arrays]:
-    """The least and the largest of what repetitions of `rows` rows have: NaN where one is NaN."""
+    """The least and largest results over repetitions of `rows` rows; NaN where one is NaN."""
     repeated = {name: x.reshape(-1, rows, *x.shape[1:]) for name, x in found.items()}
     least, largest = ({name: f(x, 0) for name, x in repeated.items()} for f in (np.min, np.max))
     return least, largest
@@ -115,7 +115,7 @@ def program_inputs(case: Case) -> tuple[Arrays, Arrays, np.ndarray]:
 
 
 def _differentiated(case: Case) -> dict[str, str]:
-    """The arguments that have a gradient, and what it is called."""
+    """The arguments that have a gradient, and the gradient's name."""
     names = {"logits": "gradient"}
     if case.labels.ndim == 2:
         names["labels"] = "labels gradient"

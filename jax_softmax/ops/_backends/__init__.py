@@ -1,1 +1,1 @@
-"""How the few primitives that the formulas call are computed, and on which machine which way."""
+"""How each platform computes the few primitives that the formulas call."""

@@ -1,4 +1,4 @@
-"""Classes some at a time, where all of them are too many to hold."""
+"""Loops over chunks of the classes, where all of them are too many to hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Chunk(NamedTuple):
-    """`width` classes from `first` on; a width of None are all of them."""
+    """`width` classes starting at `first`; all classes if `width` is None."""
 
     first: jax.Array | int = 0
     width: int | None = None
@@ -25,7 +25,7 @@ class Chunk(NamedTuple):
     def cut(self, x: None, axis: int) -> None: ...
 
     def cut(self, x: jax.Array | None, axis: int) -> jax.Array | None:
-        """The chunk of an array that has the classes along `axis`."""
+        """The chunk of `x`, which has the classes along `axis`."""
         if x is None or self.width is None:
             return x
         return lax.dynamic_slice_in_dim(x, self.first, self.width, axis)
@@ -33,7 +33,7 @@ class Chunk(NamedTuple):
     def update(
         self, x: jax.Array, axis: int, change: Callable[[jax.Array], jax.Array]
     ) -> jax.Array:
-        """`x` with its chunk changed."""
+        """`x` with `change` applied to this chunk of it."""
         if self.width is None:
             return change(x)
         old = lax.dynamic_slice_in_dim(x, self.first, self.width, axis)
@@ -41,7 +41,7 @@ class Chunk(NamedTuple):
 
 
 def fold_chunks(classes: int, width: int | None, step: Callable[[T, Chunk], T], start: T) -> T:
-    """Folds `step` over chunks of `width` of the classes, and one of what is left."""
+    """Folds `step` over chunks of `width` classes and one chunk of the rest."""
     if width is None:
         return step(start, Chunk())
     chunks, rest = divmod(classes, width)
@@ -50,7 +50,7 @@ def fold_chunks(classes: int, width: int | None, step: Callable[[T, Chunk], T], 
 
 
 def each_chunk(classes: int, width: int | None, f: Callable[[Chunk], Any]) -> Any:
-    """The results of `f`, arrays, for each of those chunks, stacked: `[chunks, ...]`."""
+    """The arrays that `f` returns for each chunk, stacked: `[chunks, ...]`."""
     if width is None:
         return jax.tree.map(lambda x: x[None], f(Chunk()))
     chunks, rest = divmod(classes, width)

@@ -1,12 +1,12 @@
-"""The primitives as XLA:CPU is fast at them.
+"""The primitives, written the way that is fast on XLA:CPU.
 
-Three habits of that compiler decide. It does not fuse a compare-and-select into a row's reduction:
-it writes the masked terms out first, as large as the logits. It writes out, in full, what two
-reductions share. And it widens half-precision logits, all of them, before it reduces them.
-`docs/performance.md` has what each way around costs and saves.
+Three habits of that compiler matter. It does not fuse a compare-and-select into a row's reduction:
+it first writes out the masked terms, an array as large as the logits. It also writes out in full
+whatever two reductions share. And it widens all half-precision logits before it reduces them.
+`docs/performance.md` says what each workaround costs and saves.
 
-So rows go in blocks that stay in the cache, where writing out is cheap; and where there are too few
-rows for that, sums go in chunks of classes without a mask, and the label's chunk is done again.
+So rows are taken in blocks that stay in the cache, where writing out is cheap. With too few rows
+for that, sums are taken over chunks of classes without a mask, and the label's chunk separately.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ from jax_softmax.ops._backends.sums import chunk_sum, row_sum
 from jax_softmax.ops._backends.xla import XLA, Xla
 from jax_softmax.ops._mesh import explicit_axes, on_one_device
 
-# About how many classes to a chunk, and what will do.
+# The preferred number of classes in a chunk, and the acceptable ones.
 _CHUNK = 128
 _CHUNKS_THAT_DO = range(16, 4097)
-# Numbers in an array that is worth another way of writing to it.
+# An array of at least this many numbers is worth writing to in place.
 _LARGE = 2**20
-# Numbers in an array that is better left to the compiler whole.
+# An array of at most this many numbers is better left to the compiler.
 _SMALL = 2**12
-# Bytes of a block's logits in float32, for each processor.
+# Bytes of a block's float32 logits, per processor.
 _BLOCK_BYTES = 2**21
-# Fewer blocks, and forward and backward pass better share what they compute.
+# With fewer blocks, it is better that forward and backward pass share what they compute.
 _FEWEST_BLOCKS = 8
-# Numbers in the part of a total that is added to at a time: 4 MB of float32, which stay near
+# How many numbers of a total are added to at a time: 4 MB of float32, which stay in the cache
 # between the product and the sum.
 _PART = 2**20
 
 
 class Cpu(Xla):
-    """Rows in blocks, sums in chunks, and barriers between what is not to be shared."""
+    """Rows in blocks, sums in chunks, and barriers where sharing would be slow."""
 
     def again(self, x: T) -> T:
-        """Behind a barrier, so that each reduction fuses its own copy of the few operations."""
-        # One by one: together, inside shard_map, each would vary as all of them do.
+        """`x` behind a barrier, so that each reduction fuses its own copy of the few operations."""
+        # One by one: inside shard_map, a joint barrier would make each vary as all of them do.
         apart: T = jax.tree.map(lax.optimization_barrier, x)
         return apart
 
     def likeliest(self, z: jax.Array) -> jax.Array:
-        """In two steps where there are chunks, for its argmax runs one element at a time."""
+        """Finds the chunk, then the class in it: argmax on XLA:CPU runs one element at a time."""
         chunk = _chunk_size(z)
         if chunk is None:
             return XLA.likeliest(z)
@@ -70,12 +70,12 @@ class Cpu(Xla):
         return first + jnp.argmax(_chunk_of(z, first, chunk), -1).astype(jnp.int32)
 
     def share(self, logits: Logits, index: jax.Array) -> RowShare:
-        """In chunks where there are such, the label's chunk gathered once for both reductions."""
+        """Works in chunks if it can; gathers the label's chunk once for both reductions."""
         chunk = _chunk_size(logits.stored)
         if chunk is None:
             alone = not _is_small(logits.stored) and on_one_device(logits.stored, index)
             return IN_CACHE.share(logits, index) if alone else XLA.share(logits, index)
-        # The maximum's own reading, which the sum is not to share.
+        # The maximum reads the logits by itself, so that the sum does not share that.
         stored = lax.optimization_barrier(logits.stored)
         own = _chunk_of(logits.stored, index, chunk)
         within = index - _chunk_index(index, stored.shape[-1], chunk) * chunk
@@ -92,7 +92,7 @@ class Cpu(Xla):
         return RowShare(largest, label_logit, others + row_sum(jnp.exp(left - shift[..., None])))
 
     def pick(self, x: jax.Array, index: jax.Array) -> jax.Array:
-        """By a gather, where each device has its own."""
+        """Gathers, where each device holds its own arrays."""
         if not on_one_device(x, index):
             return XLA.pick(x, index)
         # A negative index would count from the end.
@@ -100,7 +100,7 @@ class Cpu(Xla):
         return jnp.take_along_axis(x, column, -1, mode="fill", fill_value=0)[..., 0]
 
     def sum_apart(self, x: jax.Array, index: jax.Array) -> jax.Array:
-        """In chunks where there are such."""
+        """Works in chunks if it can."""
         chunk = _chunk_size(x)
         if chunk is None:
             return XLA.sum_apart(x, index)
@@ -112,9 +112,9 @@ class Cpu(Xla):
     def put_at_label(
         self, x: jax.Array, index: jax.Array, value: jax.Array, *, final: bool
     ) -> jax.Array:
-        """Written over what is in memory, where an array is large and each device has its own.
+        """Writes in place, where `x` is large and final and each device holds its own.
 
-        Before more arithmetic, that would be a pass over the array: a select fuses with it.
+        If more arithmetic follows, that would cost a pass over `x`; a select fuses instead.
         """
         if not (final and writes_over(x, index, value)):
             return XLA.put_at_label(x, index, value, final=final)
@@ -123,7 +123,7 @@ class Cpu(Xla):
         # A negative index would count from the end.
         index = jnp.where(index < 0, classes, index)
         at = flat.at[lax.iota(jnp.int32, len(flat)), index]
-        # Each row once, in order.
+        # Each row occurs once, in order.
         done = at.set(value, mode="drop", unique_indices=True, indices_are_sorted=True)
         return done.reshape(x.shape)
 
@@ -134,7 +134,7 @@ class Cpu(Xla):
         gradient: jax.Array,
         axis: int,
     ) -> jax.Array:
-        """Some classes at a time: no product as large as the total is written out."""
+        """Adds a chunk at a time, so no product as large as the total is written out."""
         classes = gradient.shape[-1]
         if not all(isinstance(size, int) for size in total.shape):
             return XLA.add_by_class(add, total, gradient, axis)
@@ -148,7 +148,7 @@ class Cpu(Xla):
     def by_rows(
         self, f: Callable[[Backend, Arrays], Results], arrays: Arrays, rows: tuple[int, ...]
     ) -> Results:
-        """In blocks, where there are many rows and each device has its own."""
+        """Takes blocks, where there are many rows and each device holds its own."""
         size = block_rows(arrays, rows)
         if size is None:
             return f(self, arrays)
@@ -156,10 +156,10 @@ class Cpu(Xla):
 
 
 class _InCache(Cpu):
-    """The same of a block of rows that the cache holds."""
+    """The primitives for a block of rows that fits in the cache."""
 
     def share(self, logits: Logits, index: jax.Array) -> RowShare:
-        """By reductions of the other classes' logits, written out once for both."""
+        """Writes out the other classes' logits once, for both reductions."""
         z = logits.values()
         others = lax.optimization_barrier(jnp.where(is_class(index, z.shape[-1]), -jnp.inf, z))
         largest = jnp.max(lax.stop_gradient(others), -1)
@@ -167,7 +167,7 @@ class _InCache(Cpu):
         return RowShare(largest, self.pick(z, index), row_sum(terms))
 
     def sum_apart(self, x: jax.Array, index: jax.Array) -> jax.Array:
-        """By a masked sum, of few rows."""
+        """Uses a masked sum: a block has few rows."""
         return XLA.sum_apart(x, index)
 
 
@@ -185,9 +185,9 @@ def _divisor_near_a_chunk(classes: int) -> int | None:
 
 
 def _chunk_size(x: jax.Array) -> int | None:
-    """The divisor nearest to 128 of the classes of `x [..., V]`; None where they stay together.
+    """The divisor of V nearest to 128 for `x [..., V]`; None if the classes stay together.
 
-    As they do where they are few, any number, or where how they lie is part of an array's type.
+    They do if V is small, symbolic or has no such divisor, or if sharding is part of `x`'s type.
     """
     classes = x.shape[-1]
     if not isinstance(classes, int) or classes <= 2 * _CHUNK or explicit_axes(x):
@@ -201,17 +201,17 @@ def _in_chunks(z: jax.Array, chunk: int) -> jax.Array:
 
 
 def _chunk_index(index: jax.Array, classes: int, chunk: int) -> jax.Array:
-    """The chunk that holds class `index`, `[...]`; the nearest one where none does."""
+    """The chunk that holds class `index`, `[...]`; the nearest one if none does."""
     return jnp.clip(index, 0, classes - 1) // chunk
 
 
 def _chunk_of(z: jax.Array, index: jax.Array, chunk: int) -> jax.Array:
-    """`[..., chunk]`, each row's chunk `_chunk_index` of class `index [...]`."""
+    """Each row's chunk for class `index [...]` (see `_chunk_index`): `[..., chunk]`."""
 
     def of_row(row: jax.Array, start: jax.Array) -> jax.Array:
         return lax.dynamic_slice_in_dim(row, start, chunk)
 
-    # A slice a row: XLA:CPU gathers it faster than as many single elements.
+    # One range per row: XLA:CPU gathers it faster than as many single elements.
     of_rows = functools.reduce(lambda f, _: jax.vmap(f), range(index.ndim), of_row)
     return of_rows(z, _chunk_index(index, z.shape[-1], chunk) * chunk)
 
@@ -219,7 +219,7 @@ def _chunk_of(z: jax.Array, index: jax.Array, chunk: int) -> jax.Array:
 def _largest_of_other_chunks(z: jax.Array, index: jax.Array, chunk: int) -> jax.Array:
     """The largest logit outside the chunk that holds class `index`, `[...]`."""
     at = _chunk_index(index, z.shape[-1], chunk)
-    # Halves of chunks: XLA:CPU takes the maxima of 64 faster than those of 128; not their sums.
+    # Half chunks: XLA:CPU takes maxima of 64 faster than of 128. Sums are not faster that way.
     parts = math.gcd(chunk, 2)
     maxima = jnp.max(_in_chunks(z, chunk // parts), -1)
     apart = lax.broadcasted_iota(jnp.int32, maxima.shape, index.ndim) // parts
@@ -232,20 +232,20 @@ def _sum_exp_of_other_chunks(
     """`sum exp(z_j - shift)` outside the chunk that holds class `index`, `[...]`."""
     at = _chunk_index(index, z.shape[-1], chunk)
     z = _in_chunks(z, chunk)
-    # The label's chunk is summed to 0 by a distance of -inf: masked later, an overflow in it would
-    # meet a 0 in autodiff.
+    # A distance of -inf makes the label's chunk sum to 0. If it were masked later, autodiff would
+    # multiply an overflow in it by 0.
     shifts = jnp.where(is_class(at, z.shape[-2]), jnp.inf, shift[..., None])
     return chunk_sum(jnp.exp(z - shifts[..., None]))
 
 
 def writes_over(x: jax.Array, *others: jax.Array) -> bool:
-    """Whether `put_at_label` is another than plain XLA's."""
+    """Whether `put_at_label` of a final result differs from plain XLA's."""
     large = all(isinstance(size, int) for size in x.shape) and x.size >= _LARGE
     return large and on_one_device(x, *others)
 
 
 def _is_small(x: jax.Array) -> bool:
-    """Whether an array is so small that its operations cost more than its numbers."""
+    """Whether an array is so small that each operation costs more than its arithmetic."""
     return all(isinstance(size, int) for size in x.shape) and x.size <= _SMALL
 
 
@@ -253,9 +253,9 @@ def _is_small(x: jax.Array) -> bool:
 
 
 def block_rows(arrays: object, rows: tuple[int, ...]) -> int | None:
-    """How many rows to a block; None if they are better taken at once.
+    """How many rows are in a block; None if all rows are better taken together.
 
-    Rows that may be over several devices stay together: each device would need some of every block.
+    Rows that may be spread over devices stay together: each device would need part of every block.
     """
     leaves = jax.tree.leaves(arrays)
     classes = max(x.shape[-1] for x in leaves if x.ndim > len(rows))
@@ -268,7 +268,7 @@ def block_rows(arrays: object, rows: tuple[int, ...]) -> int | None:
 
 @functools.cache
 def processors() -> int:
-    """How many processors this process may use: of its affinity, and of its control group."""
+    """How many processors this process may use, by its affinity and its control group."""
     if hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))
     else:  # not on macOS or Windows
@@ -277,11 +277,11 @@ def processors() -> int:
 
 
 def _quota(file: Path) -> int | None:
-    """The processors' time that a control group (version 2) may take; None if as much as any."""
+    """How many processors a control group (version 2) may use; None if it has no limit."""
     try:
         quota, period = file.read_text().split()
         return math.ceil(int(quota) / int(period))
-    except (OSError, ValueError, ZeroDivisionError):  # not there, or "max"
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
         return None
 
 
@@ -295,9 +295,9 @@ def _in_blocks(
 
     @jax.checkpoint
     def block(i: jax.Array) -> Results:
-        # As if the arrays depended on `i`: XLA:CPU would widen them before the loop.
+        # Makes the arrays seem to depend on `i`, or XLA:CPU would widen them before the loop.
         here, i = lax.optimization_barrier((flat, i))
-        # The last block is as large as the others: it begins with rows of the one before it.
+        # The last block is as large as the others: it may begin with rows of the one before.
         start = jnp.minimum(i * size, rows - size)
 
         def take(x: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
-"""Which backend computes: the one that was asked for, or each platform's own.
+"""Chooses the backend: the one that was asked for, or each platform's own.
 
-The package's only `platform_dependent`, which decides as late as a program is lowered: one trace
-serves a CPU and an accelerator, and an accelerator that is not here.
+Only this module uses `platform_dependent`, which decides when a program is lowered: one trace
+serves a CPU and an accelerator, even an accelerator that is not present.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _by_platform(*operands: Any, cpu: Callable[..., R], default: Callable[..., R
 
 
 class _ByPlatform:
-    """Each primitive as the platform's own backend has it."""
+    """Calls each primitive of the platform's own backend."""
 
     def again(self, x: T) -> T:
         apart: T = lax.platform_dependent(x, cpu=CPU.again, default=XLA.again)
@@ -89,12 +89,12 @@ _BY_PLATFORM = _ByPlatform()
 
 
 def backend_of(implementation: Implementation | None) -> Backend:
-    """The backend of that name; each platform's own for None."""
+    """The backend of that name, or each platform's own for None."""
     return _BY_PLATFORM if implementation is None else _NAMED[implementation]
 
 
 def check_implementation(implementation: str | None) -> None:
-    """Raises ValueError if there is no such implementation, or none for the default device."""
+    """Raises ValueError if there is no such implementation for the default device."""
     device: Any = getattr(jax.config, "jax_default_device", None)
     platform = getattr(device, "platform", device) or jax.default_backend()
     possible = [name for name in _NAMED if name != "cpu" or platform == "cpu"]

@@ -1,4 +1,4 @@
-"""What the formulas ask of a machine."""
+"""The primitives that the formulas need."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Results = TypeVar("Results")
 
 
 class RowShare(NamedTuple):
-    """What a row's classes, or some of them, add to its statistics: `[...]` each.
+    """What some or all classes of a row contribute to its statistics, `[...]` each.
 
     Attributes:
-      largest_other: the largest logit but the label's, `-inf` where there is none; a constant for
+      largest_other: the largest logit except the label's, `-inf` if there is none; a constant for
         differentiation.
-      label_logit: 0 where the label is not among these classes.
-      others: `sum exp(z_j - largest_other)` over all but the label's.
+      label_logit: 0 if the label is not among these classes.
+      others: `sum exp(z_j - largest_other)` over all classes but the label.
     """
 
     largest_other: jax.Array
@@ -33,49 +33,49 @@ class Logits(Protocol):
 
     @property
     def stored(self) -> jax.Array:
-        """In any floating dtype."""
+        """The logits in any floating dtype."""
 
     def of(self, stored: jax.Array) -> Logits:
-        """Others that are read in the same way."""
+        """Other logits that are read in the same way."""
 
     def read(self, x: jax.Array) -> jax.Array:
-        """Elementwise and increasing, from stored logits to float32 or float64 ones."""
+        """Maps stored logits to float32 or float64; elementwise and increasing."""
 
     def values(self) -> jax.Array:
-        """All of them, read."""
+        """All logits, read."""
 
 
 class Backend(Protocol):
-    """The primitives. Their values do not depend on who computes them, but for rounding.
+    """The primitives. Except for rounding, their values do not depend on the backend.
 
     `logits` and `x` have the classes last, `[..., V]`; `index` is `[...]` int32, and outside
-    `[0, V)` for a class that is not among these.
+    `[0, V)` for a class that is not among them.
     """
 
     def again(self, x: T) -> T:
-        """`x`, arrays, for a second use that is not to share what the first computes of them."""
+        """The arrays `x` for a second use, which should not share the first one's computations."""
 
     def likeliest(self, z: jax.Array) -> jax.Array:
-        """`[...]` int32, the first class of each row's largest logit."""
+        """The first class that has the row's largest logit, `[...]` int32."""
 
     def share(self, logits: Logits, index: jax.Array) -> RowShare:
-        """The maximum and the sum of exponentials with class `index` apart."""
+        """The maximum and the sum of exponentials, with class `index` set apart."""
 
     def pick(self, x: jax.Array, index: jax.Array) -> jax.Array:
-        """`x` at `index`, `[...]`; 0 where that is no class of these."""
+        """`x` at `index`, `[...]`; 0 where `index` is outside `[0, V)`."""
 
     def sum_apart(self, x: jax.Array, index: jax.Array) -> jax.Array:
         """`sum_{j != index} x_j`, `[...]`."""
 
     def exponentials(self, z: jax.Array, shift: jax.Array) -> jax.Array:
-        """`exp(z - shift)`, `[..., V]`, to an eps; `z` no larger than `shift [...]`."""
+        """`exp(z - shift)`, `[..., V]`, to about an eps, for `z` no larger than `shift [...]`."""
 
     def put_at_label(
         self, x: jax.Array, index: jax.Array, value: jax.Array, *, final: bool
     ) -> jax.Array:
         """`x` with `value [...]` at `index`.
 
-        `final` says that nothing more is computed of the result, which is to lie in memory.
+        `final` says that the result goes to memory, with no further computation.
         """
 
     def add_by_class(
@@ -85,13 +85,13 @@ class Backend(Protocol):
         gradient: jax.Array,
         axis: int,
     ) -> jax.Array:
-        """`add(total, gradient)`, of which a class's part needs that class's parts alone.
+        """`add(total, gradient)`, which treats each class by itself.
 
         Args:
-          add: from a total and a gradient to the total with something added.
+          add: takes a total and a gradient, and returns the new total.
           total: with the classes along `axis`.
           gradient: `[..., V]`.
-          axis: of the total.
+          axis: the class axis of `total`.
         """
 
     def by_rows(
@@ -100,21 +100,21 @@ class Backend(Protocol):
         arrays: Arrays,
         rows: tuple[int, ...],
     ) -> Results:
-        """`f(backend, arrays)`, perhaps some rows at a time.
+        """`f(backend, arrays)`, perhaps a block of rows at a time.
 
         Args:
-          f: from arrays to arrays `[*rows]`, each row's numbers from that row of the arrays alone.
-          arrays: a tree of arrays `[*rows]` and `[*rows, V]`, or that broadcast to it.
-          rows: their shape.
+          f: returns arrays `[*rows]`, where each row depends on that row of its arguments only.
+          arrays: a tree of arrays that are `[*rows]` or `[*rows, V]`, or broadcast to that.
+          rows: the shape of the rows.
         """
 
 
 def is_class(index: jax.Array, classes: int) -> jax.Array:
-    """`[..., V]` booleans, True at `index [...]`: the one-hot row, as a comparison that fuses."""
+    """The one-hot rows of `index [...]`, `[..., V]` booleans: a comparison, which fuses."""
     shape = (*index.shape, classes)
     return jax.lax.broadcasted_iota(jnp.int32, shape, index.ndim) == index[..., None]
 
 
 def finite_shift(shift: jax.Array) -> jax.Array:
-    """A maximum to subtract: 0 where it is that of no class."""
+    """A maximum to subtract: 0 in place of `-inf`, the maximum of no class."""
     return jnp.where(shift == -jnp.inf, 0, shift)

@@ -1,4 +1,4 @@
-"""The primitives as plain array code: what every compiler of XLA's makes the best of by itself."""
+"""The primitives as plain array code, which XLA is left to optimize."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from jax_softmax.ops._backends.sums import row_sum
 
 
 class Xla:
-    """See `Backend` for what each primitive gives."""
+    """See `Backend` for what each primitive returns."""
 
     def again(self, x: T) -> T:
-        """The same: reductions of one array are made one pass over it."""
+        """`x` itself: XLA merges reductions of one array into one pass."""
         return x
 
     def likeliest(self, z: jax.Array) -> jax.Array:
-        """By `jnp.argmax`."""
+        """Uses `jnp.argmax`."""
         return jnp.argmax(z, -1).astype(jnp.int32)
 
     def share(self, logits: Logits, index: jax.Array) -> RowShare:
-        """By masked reductions.
+        """Uses masked reductions.
 
-        The maximum is taken of the logits as they are stored, and only then read.
+        The maximum is taken of the stored logits; only the result is read.
         """
         apart = is_class(index, logits.stored.shape[-1])
         others = jnp.where(apart, -jnp.inf, lax.stop_gradient(logits.stored))
@@ -48,21 +48,21 @@ class Xla:
         return RowShare(largest, label_logit, row_sum(terms))
 
     def pick(self, x: jax.Array, index: jax.Array) -> jax.Array:
-        """By a masked sum, which needs no element of another device."""
+        """Uses a masked sum, which needs no element of another device."""
         return jnp.sum(jnp.where(is_class(index, x.shape[-1]), x, 0), -1)
 
     def sum_apart(self, x: jax.Array, index: jax.Array) -> jax.Array:
-        """By a masked sum."""
+        """Uses a masked sum."""
         return row_sum(jnp.where(is_class(index, x.shape[-1]), 0, x))
 
     def exponentials(self, z: jax.Array, shift: jax.Array) -> jax.Array:
-        """See `compensated`."""
+        """Uses `compensated.exponentials`."""
         return compensated.exponentials(z, shift)
 
     def put_at_label(
         self, x: jax.Array, index: jax.Array, value: jax.Array, *, final: bool
     ) -> jax.Array:
-        """By a select."""
+        """Uses a select."""
         return jnp.where(is_class(index, x.shape[-1]), value[..., None], x)
 
     def add_by_class(
@@ -72,13 +72,13 @@ class Xla:
         gradient: jax.Array,
         axis: int,
     ) -> jax.Array:
-        """At once."""
+        """Adds all classes at once."""
         return add(total, gradient)
 
     def by_rows(
         self, f: Callable[[Backend, Arrays], Results], arrays: Arrays, rows: tuple[int, ...]
     ) -> Results:
-        """At once."""
+        """Takes all rows at once."""
         return f(self, arrays)
 
 

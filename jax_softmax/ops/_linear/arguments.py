@@ -1,4 +1,4 @@
-"""The checks of a linear layer's arguments, and of what is said of the devices it is over."""
+"""Checks of a linear layer's arguments, and of the mesh axes it is spread over."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_arrays(
 ) -> tuple[Linear, jax.Array | None]:
     """The layer and its integer labels as arrays; raises if their shapes or dtypes do not fit.
 
-    Class probabilities are part of the layer, and the labels then None.
+    Class probabilities become part of the layer; the labels are then None.
     """
     if kernel_layout not in get_args(KernelLayout):
         raise ValueError(f"kernel_layout: expected 'dv' or 'vd', got {kernel_layout!r}.")
@@ -55,7 +55,7 @@ def check_arrays(
     linear, rows = Linear(x, k, b), x.shape[:-1]
     y = label_array(labels, ignore_index)
     integers = jnp.issubdtype(y.dtype, jnp.integer)
-    # Whole numbers without a column for each class are labels; integers of one class are too.
+    # Integers or booleans without a column per class are labels; so are integers for one class.
     indices = (integers or y.dtype == bool) and y.shape[-1:] != (classes,)
     indices = indices or (integers and classes == 1)
     if y.ndim >= x.ndim and not indices:
@@ -105,7 +105,7 @@ def check_row_mask(where: ArrayLike, rows: tuple[int, ...], classes: int) -> jax
 
 
 def check_classes(num_classes: int | None, held: int, axis_name: AxisName) -> int:
-    """How many classes there are on all devices."""
+    """How many classes there are on all devices together."""
     there = held * (1 if axis_name is None else lax.axis_size(axis_name))
     if num_classes is None:
         return there
@@ -137,7 +137,7 @@ def check_varies(argument: str, axis_name: AxisName, name: str, x: jax.Array) ->
 
 
 def check_same(axis_name: AxisName, **arrays: jax.Array | None) -> None:
-    """What is said of rows is to be the same for all devices of the classes."""
+    """Raises ValueError if row data differ between the devices that the classes are spread over."""
     for name, x in arrays.items():
         different = frozenset(axis_names(axis_name)) & varying_axes(x)
         if different:
@@ -149,7 +149,7 @@ def check_same(axis_name: AxisName, **arrays: jax.Array | None) -> None:
 
 
 def check_distinct(axis_name: AxisName, data_axis_name: AxisName) -> None:
-    """Raises ValueError if classes and rows are to be spread over one mesh axis."""
+    """Raises ValueError if classes and rows are spread over the same mesh axis."""
     both = sorted(set(axis_names(axis_name)) & set(axis_names(data_axis_name)))
     if both:
         raise ValueError(
@@ -161,7 +161,7 @@ def check_distinct(axis_name: AxisName, data_axis_name: AxisName) -> None:
 def warn_of_unlike_means(
     axis_name: AxisName, features: jax.Array, weighted: Mapping[str, object]
 ) -> None:
-    """Warns if a mean is of one device's rows, which may not weigh what those of others do."""
+    """Warns if a mean is over one device's rows, and those of others may weigh differently."""
     over = sorted(varying_axes(features) - set(axis_names(axis_name)))
     names = [name for name, given in weighted.items() if given is not None]
     if over and names:

@@ -1,8 +1,8 @@
 """Rows in blocks.
 
-Under plain `jit` the rows of `[N, D]` may be over devices. There a block is every n-th row:
-`[N] -> [N / n, n]` parts no device from its rows, and the blocks are the columns, where blocks of
-rows side by side would each be moved to all devices. Inside `jax.shard_map` they are side by side.
+Under plain `jit` the rows of `[N, D]` may be spread over devices. There a block is every n-th row:
+the blocks are the columns of `[N] -> [N / n, n]`, which leaves rows on their devices. Blocks of
+adjacent rows would each be moved to all devices. Inside `jax.shard_map` blocks are adjacent rows.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from jax import lax
 
 T = TypeVar("T")
 
-# A block of float32 logits that is large enough to keep matrix units busy and small beside the
-# model; below _LEAST_ROWS the kernel is read too often for what is done with it.
+# A block of float32 logits large enough to keep matrix units busy and small next to the model.
+# With fewer rows than _LEAST_ROWS, the kernel is read too often for the work done with it.
 _BUDGET_BYTES = 2**26
 _LEAST_ROWS = 512
 _MOST_BYTES = 2**30
 
 
 class BlockSize(NamedTuple):
-    """Rows, and classes, of which a block of logits is made at most; None for all classes."""
+    """The most rows, and classes, that a block of logits has; None for all classes."""
 
     rows: int
     classes: int | None
@@ -34,13 +34,13 @@ class BlockSize(NamedTuple):
 def choose_block_size(rows: int, classes: int, itemsize: int = 4) -> BlockSize:
     """The block of `rows x classes` logits that fits the memory budget.
 
-    64 MiB of logits or 512 rows, whichever is more, but at most 1 GiB. Where 128 rows would be more
-    than that, the classes are taken in blocks as well, which costs a fourth matrix product.
+    64 MiB of logits or 512 rows, whichever is more, but at most 1 GiB. If 128 rows would be more
+    than that, the classes are split as well, which costs a fourth matrix product.
 
     Args:
-      rows: how many there are.
-      classes: how many there are, on one device.
-      itemsize: bytes a logit.
+      rows: how many rows there are.
+      classes: how many classes there are on one device.
+      itemsize: bytes per logit.
     """
     if not isinstance(classes, int):
         return BlockSize(_LEAST_ROWS, None)  # exported for any number of classes
@@ -49,15 +49,15 @@ def choose_block_size(rows: int, classes: int, itemsize: int = 4) -> BlockSize:
     held = None
     if wanted < 128:
         wanted, held = _LEAST_ROWS, _MOST_BYTES // (_LEAST_ROWS * itemsize)
-    # Exported for any number of rows, there may be as many.
+    # A program exported for any number of rows may be given that many.
     return BlockSize(max(1, min(rows, wanted)) if isinstance(rows, int) else wanted, held)
 
 
 def check_block_size(block_size: int | tuple[int, int] | None) -> BlockSize | None:
-    """The block that was asked for; None where none was.
+    """The block size that was asked for; None if none was.
 
     Raises:
-      TypeError: if it is neither None, an integer nor two of them.
+      TypeError: if it is not None, an integer or a pair of integers.
       ValueError: if a number is below 1.
     """
     if block_size is None:
@@ -74,11 +74,11 @@ def check_block_size(block_size: int | tuple[int, int] | None) -> BlockSize | No
 
 
 class RowBlocks(NamedTuple):
-    """How rows `[*shape]` are taken: `counts[a]` blocks along axis `a`, numbered row-major.
+    """How rows `[*shape]` are split: `counts[a]` blocks along axis `a`, numbered row-major.
 
     Attributes:
-      shape: of the rows.
-      counts: blocks along each axis.
+      shape: the shape of the rows.
+      counts: how many blocks there are along each axis.
       block: the shape of a block's rows.
       contiguous: whether a block's rows lie side by side, or `counts[a]` apart.
     """
@@ -95,12 +95,12 @@ class RowBlocks(NamedTuple):
 
     @property
     def padded(self) -> bool:
-        """Whether the blocks have more rows than there are; where that is not known, yes."""
+        """Whether the blocks have more rows than there are; True if that is not known."""
         sizes = zip(self.shape, self.counts, strict=True)
         return any(not isinstance(n, int) or n % k for n, k in sizes)
 
     def view(self, x: jax.Array) -> jax.Array:
-        """`[*shape, ...]` with each axis as blocks and rows, and zeros for rows there are not."""
+        """`[*shape, ...]` with each axis of rows split into blocks and rows, padded with zeros."""
         rest = x.shape[len(self.shape) :]
         if self.padded:
             sizes = zip(self.shape, self.block, self.counts, strict=True)
@@ -115,7 +115,7 @@ class RowBlocks(NamedTuple):
         return x[tuple(slice(n) for n in self.shape)] if self.padded else x
 
     def take(self, view: jax.Array, i: jax.Array) -> jax.Array:
-        """Block `i`, `[*block, ...]`, of what `view` gave."""
+        """Block `i`, `[*block, ...]`, of a result of `view`."""
         rest = view.shape[2 * len(self.shape) :]
         sizes = self._in_pairs([1] * len(self.shape), self.block)
         return lax.dynamic_slice(view, self._start(i, rest), (*sizes, *rest)).reshape(
@@ -129,7 +129,7 @@ class RowBlocks(NamedTuple):
         return lax.dynamic_update_slice(view, block.reshape(*sizes, *rest), self._start(i, rest))
 
     def split(self, x: jax.Array) -> jax.Array:
-        """`[*shape, ...]` as `[blocks, *block, ...]`, a copy: for what is small."""
+        """`[*shape, ...]` as `[blocks, *block, ...]`, a copy: for small arrays."""
         view, axes = self.view(x), len(self.shape)
         first = range(0, 2 * axes, 2) if self.contiguous else range(1, 2 * axes, 2)
         blocks = jnp.moveaxis(view, first, range(axes))
@@ -143,7 +143,7 @@ class RowBlocks(NamedTuple):
         return self.unview(jnp.moveaxis(blocks, range(axes), first))
 
     def _in_pairs(self, of_blocks: Sequence[T], of_rows: Sequence[T]) -> tuple[T, ...]:
-        """What there is for each axis of a view: of blocks before rows, or after."""
+        """One entry per axis of a view: blocks before rows if contiguous, else after."""
         pairs = zip(of_blocks, of_rows, strict=True)
         return tuple(x for pair in pairs for x in (pair if self.contiguous else pair[::-1]))
 
@@ -157,10 +157,10 @@ class RowBlocks(NamedTuple):
 
 
 def row_blocks(shape: tuple[int, ...], rows: int, contiguous: bool) -> RowBlocks:
-    """Blocks of at most `rows` rows, of the last axes first.
+    """Blocks of at most `rows` rows; the last axes are split first.
 
-    An axis is cut into a divisor of its length, if there is one between what is needed and twice
-    that (four times, for rows that may be over devices), and padded otherwise.
+    The number of blocks along an axis divides its length, if a number from the least needed to
+    twice that does (four times, for rows that may be spread over devices). If not, it is padded.
     """
     counts: list[int] = []
     if not all(isinstance(length, int) for length in shape):
@@ -188,10 +188,10 @@ def _blocks_of_any_number(shape: tuple[int, ...], rows: int, contiguous: bool) -
 
 
 def _count_over_devices(length: int, needed: int) -> int:
-    """The fewest blocks, `needed` or some more, whose rows all devices can share out evenly.
+    """The fewest blocks, `needed` or a few more, whose rows all devices can share evenly.
 
-    How rows lie is not known when a program is traced; that the devices divide them is likely.
-    Where there is no such number, one that leaves a block many factors of 2.
+    How rows are laid out is not known during tracing; most likely the devices divide them. If there
+    is no such number, takes one that leaves a block many factors of 2.
     """
     devices = jax.device_count()
     divisors = [k for k in range(needed, min(4 * needed, length) + 1) if length % k == 0]

@@ -17,7 +17,7 @@ KernelLayout = Literal["dv", "vd"]
 
 
 class Linear(NamedTuple):
-    """`features @ kernel + bias`, and what else of its loss may be differentiated.
+    """`features @ kernel + bias`, and the labels if they are differentiable.
 
     Attributes:
       features: `[..., D]`.
@@ -33,7 +33,7 @@ class Linear(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """Something for each array of a layer, or None: gradients, tangents."""
+    """One entry per array of a layer, or None: gradients or tangents, say."""
 
     features: Any = None
     kernel: Any = None
@@ -49,7 +49,7 @@ class Product(NamedTuple):
 
     @property
     def classes_axis(self) -> int:
-        """The kernel's."""
+        """The kernel's class axis."""
         return self.layout.index("v")
 
     def classes(self, linear: Linear) -> int:
@@ -57,7 +57,7 @@ class Product(NamedTuple):
         return linear.kernel.shape[self.classes_axis]
 
     def cut(self, linear: Any, chunk: Chunk) -> Any:
-        """The layer, or what is shaped like one, with a chunk of the classes."""
+        """The layer, or tangents of its arrays, cut to a chunk of the classes."""
         return linear._replace(
             kernel=chunk.cut(linear.kernel, self.classes_axis),
             bias=chunk.cut(linear.bias, 0),
@@ -70,7 +70,7 @@ class Product(NamedTuple):
         return z if linear.bias is None else z + _as_row(linear.bias.astype(z.dtype), z.ndim)
 
     def logits_tangent(self, linear: Linear, dots: Parts) -> jax.Array | float:
-        """The logits' tangent from those of the layer's arrays, None where there is none."""
+        """The logits' tangent from those of the layer's arrays, which are None if there is none."""
         total: jax.Array | float = 0.0
         if dots.features is not None:
             total += self._contract(dots.features, linear.kernel, 1 - self.classes_axis)
@@ -87,14 +87,14 @@ class Product(NamedTuple):
         sums: Parts,
         chunk: Chunk,
     ) -> Parts:
-        """`sums` with the layer's gradients by that of its logits, `[..., V]`, added.
+        """Adds to `sums` the layer's gradients, given the gradient of its logits, `[..., V]`.
 
         Args:
-          backend: what adds to the kernel's.
-          gradient: in the dtype of the sums.
+          backend: adds to the kernel's gradient.
+          gradient: the logits' gradient, in the dtype of the sums.
           linear: the layer, with a chunk of the classes.
-          wanted: None for what is not.
-          sums: of all classes; None for what is not wanted, or for features not begun.
+          wanted: None for gradients that are not wanted.
+          sums: of all classes; None for what is not wanted, and for features not yet begun.
           chunk: which classes the layer has.
         """
         features, kernel, bias, _ = sums
@@ -153,26 +153,26 @@ def sums_dtype(linear: Linear) -> jnp.dtype:
 
 
 def _product_dtype(linear: Linear) -> jnp.dtype:
-    """What products are taken in, as `jnp.matmul` does."""
+    """The dtype that the factors of products are converted to, as in `jnp.matmul`."""
     return jnp.promote_types(linear.features.dtype, linear.kernel.dtype)
 
 
 def _as_row(bias: jax.Array, ndim: int) -> jax.Array:
-    """`[1, ..., V]`, of that rank."""
+    """`bias` as `[1, ..., V]`, of rank `ndim`."""
     return bias.reshape((1,) * (ndim - 1) + bias.shape)
 
 
 def _narrow(gradient: jax.Array, linear: Linear) -> tuple[jax.Array, jax.Array | None]:
-    """The logits' gradient in the dtype of the products, and what those are to be multiplied by.
+    """The logits' gradient in the dtype of the products, and a factor for these, or None.
 
-    float16 has no room for a gradient as small as a probability over many classes: there it is
-    scaled by a power of two that brings the largest to about 2^12. None elsewhere.
+    float16 cannot hold a gradient as small as a probability over many classes. For float16 it is
+    scaled by a power of two that brings the largest to about 2^12. For other dtypes it is not.
     """
     dtype = _product_dtype(linear)
     if dtype != jnp.float16:
         return gradient.astype(dtype), None
     size = jnp.abs(lax.stop_gradient(gradient))
-    # A row that is no number must not choose for the others.
+    # A NaN row must not set the scale for the others.
     largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), initial=0)
     _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
     scale = jnp.ldexp(jnp.ones_like(largest), jnp.clip(12 - exponent, -126, 126))

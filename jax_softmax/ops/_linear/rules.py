@@ -1,17 +1,17 @@
 """The loss of `features @ kernel + bias` and its derivatives, a block of logits at a time.
 
-With logits Z = X K + b and G = dL/dZ, which is each row's own (see `_math`),
+With logits Z = X K + b and G = dL/dZ, each row of which depends on that row only (see `_math`),
 
     dL/dX = G K^T        dL/dK = X^T G        dL/db = sum over the rows of G
 
-so a block of rows gives its rows of dL/dX and its share of dL/dK and dL/db, and its logits and G
-are then forgotten. A total's G is known up to the cotangent of the total, a number by which the
-gradients are multiplied later: the forward rule computes them, with three products in all. Where
-each row has a cotangent of its own, the backward rule makes the logits again: four products.
+So a block of rows gives its rows of dL/dX and its share of dL/dK and dL/db; its logits and G are
+then dropped. A total's G is known up to the cotangent of the total, one number, and the gradients
+can be multiplied by that later: the forward rule computes them, with three products in all. If each
+row has its own cotangent, the backward rule computes the logits again: four products.
 
-Gradients are float32 (float64) until they have met the cotangent. Those of bfloat16 features,
-perhaps the largest array that is left, are kept as the sum of two bfloat16 numbers, the first of
-which gives its memory to the result.
+Gradients are float32 (float64) until they are multiplied by the cotangent. Those of bfloat16
+features, perhaps the largest array that remains, are kept as the sum of two bfloat16 arrays; the
+result takes over the memory of the first.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from jax_softmax.ops._math.row_data import STATISTICS, Outputs, Residuals, RowDa
 from jax_softmax.ops._mesh import sum_over_missing, vary, varying_axes
 from jax_softmax.ops._reduction import slope, times_slope, totalled
 
-# Their leaves are jax.custom_derivatives.CustomVJPPrimal, whatever the tree.
+# Any tree whose leaves are jax.custom_derivatives.CustomVJPPrimal.
 Primals = Any
-# Their leaves are arrays or SymbolicZero, whatever the tree.
+# Any tree whose leaves are arrays or SymbolicZero.
 Tangents = Any
 
 
 class RowsKept(NamedTuple):
-    """What the forward rule leaves for the backward one, where rows have cotangents.
+    """What the forward rule keeps for the backward rule, if each row has a cotangent.
 
-    `wanted` has `()` for what is to be differentiated, else None.
+    `wanted` has `()` for arrays that are differentiated, else None.
     """
 
     linear: Linear
@@ -54,11 +54,11 @@ class TotalKept(NamedTuple):
     """The same for a total.
 
     Attributes:
-      gradients: for a cotangent of 1.
+      gradients: the gradients for a cotangent of 1.
       slopes: `[...]`, the derivatives by the weights.
-      like: of the layer's arrays no more than their dtypes, and what they vary over.
-      weights: with statistics, as is `rows`: cotangents of theirs the forward rule cannot know.
-      rows: what the gradients are made of again.
+      like: scalars with the dtypes of the layer's arrays and the mesh axes that these vary over.
+      weights: with statistics only, since the forward rule cannot know the cotangents of those.
+      rows: with statistics only: what the gradients are computed from again.
     """
 
     gradients: Parts
@@ -69,7 +69,7 @@ class TotalKept(NamedTuple):
 
 
 def _wanted(linear: Linear | Parts, is_wanted: Callable[[Any], bool]) -> Parts:
-    """`()` for what is to be differentiated, else None: a structure is known when compiling."""
+    """`()` for arrays that are differentiated, else None: a tree structure, known when tracing."""
     return Parts(*(None if x is None or not is_wanted(x) else () for x in linear))
 
 
@@ -82,7 +82,7 @@ def _is_zero(x: Any) -> bool:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def total_vjp(static: Static, linear: Linear, data: RowData, weights: jax.Array) -> Outputs:
-    """Outputs with `sum(weights * loss)` for the loss; the statistics are those of the rows."""
+    """Outputs with `sum(weights * loss)` as the loss; the statistics are those of the rows."""
     return totalled(weights, forward_sweep(static, linear, data).outputs)
 
 
@@ -123,7 +123,7 @@ def _total_bwd(
 def _rounded(gradients: Parts, like: Any) -> Linear:
     """The gradients in the dtypes of `like`; None for those that are not wanted.
 
-    Of what is the same on several devices, summed over them first.
+    If an array is the same on several devices, its gradient is first summed over them.
     """
     pairs = zip(gradients, like, strict=True)
     rounded: Any = (
@@ -145,7 +145,7 @@ def _scaled_features(
         total = take(high, i).astype(g.dtype) + take(low, i).astype(g.dtype)
         return put(high, i, (g * total).astype(kind))
 
-    # A block at a time, in place: at once, XLA would give the result memory of its own.
+    # A block at a time, in place. In one step, XLA would give the result memory of its own.
     return static.blocks.unview(lax.fori_loop(0, static.blocks.number, block, high))
 
 
@@ -154,7 +154,7 @@ total_vjp.defvjp(_total_fwd, _total_bwd, symbolic_zeros=True)
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def total_jvp(static: Static, linear: Linear, data: RowData, weights: jax.Array) -> Outputs:
-    """The total without statistics, with forward mode: a tangent is that of the gradients."""
+    """The total without statistics, with forward mode: tangents come from the gradients."""
     return total_vjp(static, linear, data, weights)
 
 
@@ -219,7 +219,7 @@ rows_vjp.defvjp(_rows_fwd, _rows_bwd, symbolic_zeros=True)
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def rows_jvp(static: Static, linear: Linear, data: RowData) -> Outputs:
-    """The same with forward mode; what it needs beside rows is made again in reverse."""
+    """`rows_vjp` with forward mode; reverse mode keeps only numbers per row, and recomputes."""
     return rows_vjp(static, linear, data)
 
 
@@ -228,7 +228,7 @@ def _rows_jvp(
 ) -> tuple[Outputs, Outputs]:
     linear, data = primals
     outputs, residuals, _ = forward_sweep(static, linear, data)
-    # In the dtype of the statistics, so that in reverse the blocks' shares are summed in it.
+    # In the dtype of the statistics, so that reverse mode sums the blocks' shares in it.
     wide = outputs.loss.dtype
     dots = Parts(
         *(None if dot is None or _is_zero(dot) else dot.astype(wide) for dot in tangents[0])

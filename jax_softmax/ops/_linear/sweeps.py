@@ -1,8 +1,8 @@
 """Passes over the blocks of rows of a linear layer: values, gradients and tangents.
 
-A block's logits are made, and forgotten with the block. Gradients of the kernel and the bias are
-summed over the blocks, those of the features and of class probabilities put where the block's rows
-are. The loss of a row is an argument.
+A block's logits are computed, and dropped with the block. Gradients of the kernel and the bias are
+summed over the blocks; those of the features and of class probabilities are put where the block's
+rows are. The loss of a row is an argument.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jax_softmax.ops._math.slices import OfSlice, Slices, sum_slices
 from jax_softmax.ops._mesh import AxisName, sum_over_missing, zeros_varying
 from jax_softmax.ops._options import Options
 
-# Of more blocks, each sum over rows is taken in two levels: of 128 one level errs by 1.4 eps.
+# With more blocks, sums over rows are taken in two levels. One level of 128 errs by 1.4 eps.
 _MOST_IN_A_SUM = 128
 
 
@@ -36,10 +36,10 @@ class Static(NamedTuple):
     """What is constant in the compiled program.
 
     Attributes:
-      loss: of a row.
-      options: of the loss.
+      loss: the loss of a row.
+      options: the options of the loss.
       product: how products are taken.
-      blocks: how rows are taken.
+      blocks: how rows are split.
       class_block: None, or how many classes are taken at a time.
       axis_name: the mesh axis that the classes are spread over, or None.
     """
@@ -53,19 +53,18 @@ class Static(NamedTuple):
 
     @property
     def backend(self) -> Backend:
-        """What computes."""
+        """The backend that computes."""
         return backend_of(self.options.implementation)
 
 
 class Sweep(NamedTuple):
-    """What a pass found.
+    """The results of a pass.
 
     Attributes:
       outputs: of all rows.
-      residuals: as the blocks left them.
-      gradients: before they are rounded: views of the features' as a tuple whose sum they are, a
-        view of the labels', and the kernel's and the bias's in the dtype of the sums. None for what
-        is not wanted.
+      residuals: of all rows, still in blocks.
+      gradients: of the features, as a tuple of views that sum to it; of the labels, as a view; and
+        of the kernel and the bias, in the dtype of the sums. None for what is not wanted.
     """
 
     outputs: Outputs
@@ -77,13 +76,13 @@ class Sweep(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What the rows bring beside the layer's arrays, `[blocks, *block]` each.
+    """What comes with the rows besides the layer's arrays, `[blocks, *block]` each.
 
     Attributes:
       i: `[blocks]`, 0, 1, ...
-      data: what is `[...]` of `RowData`.
-      cotangents: those of the outputs.
-      residuals: what the forward pass keeps; None if there was none.
+      data: the fields of `RowData` that are `[...]`.
+      cotangents: of the outputs.
+      residuals: of the forward pass; None if there was none.
     """
 
     i: jax.Array
@@ -111,14 +110,14 @@ def _rows(
 
 
 def _viewed(static: Static, parts: Any) -> Any:
-    """A layer's arrays, or its tangents, with views of those that have rows."""
+    """A layer's arrays, or its tangents, with those that have rows replaced by views."""
     view = static.blocks.view
     features, labels = (None if x is None else view(x) for x in (parts.features, parts.labels))
     return parts._replace(features=features, labels=labels)
 
 
 def _of_block(static: Static, parts: Any, i: jax.Array) -> Any:
-    """A block's own of what `_viewed` gave."""
+    """Block `i` of a result of `_viewed`."""
     features, labels = (
         None if x is None else static.blocks.take(x, i) for x in (parts.features, parts.labels)
     )
@@ -150,10 +149,10 @@ def gradient_sweep(
     wanted: Parts,
     residuals: Residuals = None,
 ) -> Sweep:
-    """Outputs, residuals (none of both where residuals are given) and gradients.
+    """Outputs, residuals (neither of them if residuals are given) and gradients.
 
-    Where residuals are given the cotangents are those of the rows and not of a total: the gradients
-    of the features and the labels are rounded.
+    If residuals are given, the cotangents are those of rows and not of a total, so the gradients of
+    the features and the labels are rounded here.
     """
     wide, kind = sums_dtype(linear), linear.features.dtype
     given = residuals is not None
@@ -169,7 +168,7 @@ def gradient_sweep(
         sums = sums._replace(features=None, labels=None)
         sums = _add_gradients(static, here, at, residuals, rows.cotangents, wanted, sums, logits)
         if features is not None:
-            # Over the devices of the classes, in the dtype of the sums.
+            # Summed over the devices of the classes, in the dtype of the sums.
             found = _parts(sum_over_missing(sums.features, linear.features), kinds)
             pairs = zip(features, found, strict=True)
             features = tuple(static.blocks.put(all_rows, rows.i, part) for all_rows, part in pairs)
@@ -185,7 +184,7 @@ def gradient_sweep(
 
 
 def _zeros(linear: Linear, wanted: Parts, kinds: tuple[jnp.dtype, ...], rounded: bool) -> Parts:
-    """What the gradients are summed into, or put into."""
+    """Zeros that the gradients are summed into, or put into."""
     wide = sums_dtype(linear)
     features, kernel, bias, labels = linear
     return Parts(
@@ -201,9 +200,9 @@ def _zeros(linear: Linear, wanted: Parts, kinds: tuple[jnp.dtype, ...], rounded:
 def _scan_in_groups(block: Block, start: Parts, rows: _Rows) -> tuple[Parts, Any]:
     """`lax.scan(block, start, rows)`, the kernel's and the bias's gradients summed in two levels.
 
-    Of many blocks: in groups of `sqrt(blocks)`, and over the groups. Of 8192, the sums err by 1.2
-    eps (of the terms' sizes) where one running sum errs by 9.7. It takes one more array like the
-    kernel. `start` has zeros.
+    Many blocks are summed in groups of `sqrt(blocks)`, then over the groups. With 8192 blocks this
+    errs by 1.2 eps (of the terms' sizes), one running sum by 9.7. It takes one more array like the
+    kernel. `start` must be zeros.
     """
     count = rows.i.shape[0]
     if not isinstance(count, int) or count <= _MOST_IN_A_SUM:
@@ -246,7 +245,7 @@ def tangent_sweep(
 def _of_chunk(
     static: Static, linear: Linear, data: RowData, chunk: Chunk
 ) -> tuple[Linear, RowData]:
-    """The layer and the rows' data as a chunk of the classes sees them."""
+    """The layer and the rows' data, cut to a chunk of the classes."""
     here = static.product.cut(linear, chunk)
     data = data._replace(labels=here.labels)
     if chunk.width is None:
@@ -263,7 +262,7 @@ def _of_chunk(
 def _forward(
     static: Static, linear: Linear, data: RowData
 ) -> tuple[Outputs, Residuals, jax.Array | None]:
-    """A block's outputs and residuals, and its logits where they were made whole."""
+    """A block's outputs and residuals, and its logits if those of all classes were computed."""
     linear = _with_rows(linear, data.counted)
     whole_logits = static.product.logits(linear) if static.class_block is None else None
 
@@ -283,7 +282,7 @@ def _forward(
 def _with_rows(linear: Linear, kept: jax.Array | None) -> Linear:
     """The layer with features of 0 for rows that are not kept.
 
-    Whatever such a row holds would meet a gradient of 0, and 0 * NaN is NaN.
+    A NaN in such a row would otherwise meet a gradient of 0, and 0 * NaN is NaN.
     """
     if kept is None:
         return linear
@@ -300,7 +299,7 @@ def _add_gradients(
     sums: Parts,
     whole_logits: jax.Array | None,
 ) -> Parts:
-    """What the sums become with a block's gradients, in the dtype of the statistics."""
+    """The sums with a block's gradients added, in the dtype of the statistics."""
     classes, wide = static.product.classes(linear), sums_dtype(linear)
     by_rows = _with_rows(linear, data.kept(residuals.rows.total))
 
@@ -359,23 +358,23 @@ def _tangents(
     return Outputs(**dict(zip(names, along, strict=True)))
 
 
-# What waits for the cotangent of a total
+# Gradients that wait for the cotangent of a total
 
 
 def _part_dtypes(kind: jnp.dtype, wide: jnp.dtype) -> tuple[jnp.dtype, ...]:
     """The dtypes in which the features' gradient waits for the cotangent of a total.
 
-    Two halves for bfloat16, which has the range of float32; float16 would lose what is small.
+    Two halves for bfloat16, which has the range of float32; float16 would lose small numbers.
     """
     return (kind, kind) if kind == jnp.bfloat16 else (wide,)
 
 
 def _parts(x: jax.Array, kinds: tuple[jnp.dtype, ...]) -> tuple[jax.Array, ...]:
-    """`x` as numbers that sum to it, to twice the precision of the first where there are two."""
+    """`x` as arrays that sum to it; if there are two, to twice the precision of the first."""
     if len(kinds) == 1:
         return (x.astype(kinds[0]),)
     info = jnp.finfo(kinds[0])
-    # Not a cast there and back, which XLA may take for no change.
+    # Not a cast there and back, which XLA may drop as no change.
     high = lax.reduce_precision(x, info.nexp, info.nmant)
     low = jnp.where(jnp.isfinite(high), x - high, 0)
     return high.astype(kinds[0]), low.astype(kinds[1])

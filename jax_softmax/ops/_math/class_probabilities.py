@@ -1,8 +1,8 @@
 """A row's loss, statistics and gradient for class probabilities.
 
 With the most likely class k set apart, m = z_k, others = sum_{j != k} exp(z_j - m), total =
-1 + others and log(total) = log1p(others), a loss is a sum of terms that are not negative where the
-labels are not. With labels q, smoothing alpha over n classes and class weights w,
+1 + others and log(total) = log1p(others), a loss is a sum of terms that are nonnegative if the
+labels are. With labels q, smoothing alpha over n classes and class weights w,
 
     t_j = w_j ((1 - alpha) q_j + alpha / n),    T = sum_j t_j,    -log p_j = (m - z_j) + log(total)
     loss = sum_j t_j (-log p_j) + c lse^2,      lse = m + log(total)
@@ -11,7 +11,7 @@ labels are not. With labels q, smoothing alpha over n classes and class weights 
     dloss/dq_j = (1 - alpha) w_j (-log p_j)
 
 and 1 - p_k = others / total, so that a one-hot label on a confident row (T - t_k = 0) keeps its
-gradient as an integer one does. For every other class p_j <= 1/2 and 1 - p_j is harmless.
+gradient as an integer label does. For every other class p_j <= 1/2, so 1 - p_j is harmless.
 
 The statistics are lse, sum_j q_j log p_j and the entropy H, with cotangents g_lse, g_lp and g_H.
 """
@@ -51,7 +51,7 @@ class Residuals(NamedTuple):
       target_sum: T.
       counted: with smoothing and a mask, how many classes count.
       label_sum: with statistics, `sum_j q_j`.
-      entropy: with statistics.
+      entropy: with statistics, H.
     """
 
     rows: RowStatistics
@@ -97,7 +97,7 @@ def _forward(options: Options, slices: Slices, data: RowData) -> tuple[Outputs, 
     loss = slices.sum(charged)
     if options.z_loss:
         loss += options.z_loss * jnp.square(rows.shift + log_total)
-    # A row with NaN is NaN even where its label is elsewhere.
+    # A row with a NaN logit is NaN even if no label is on it.
     loss = jnp.where(jnp.isnan(rows.total), jnp.nan, loss)
     residuals = Residuals(rows, index, log_total, slices.sum(targets), count)
     if not options.stats:
@@ -125,8 +125,8 @@ def _gradients(
     cotangents: Outputs,
     final: bool,
 ) -> Gradients:
-    """`dL/dz` and `dL/dq`, `[..., V]` each; the formulas are the module's."""
-    # Labels may be no numbers too.
+    """`dL/dz` and `dL/dq`, `[..., V]` each; the module's docstring has the formulas."""
+    # Labels may be NaN too.
     kept = data.kept(residuals.rows.total + residuals.target_sum)
     logits, residuals, cotangents = drop_rows(kept, logits, residuals, cotangents)
     if kept is not None and data.labels is not None:
@@ -153,12 +153,12 @@ def _gradients(
 
     weights = 1 if data.class_weights is None else data.class_weights
     on_labels = (1 - options.label_smoothing) * weights * g[..., None] - g_log_prob[..., None]
-    nothing = 0 * rows.total[..., None]  # NaN on a row that is
+    nothing = 0 * rows.total[..., None]  # NaN on a NaN row
     gradient = held.through_cap(jnp.where(z == -jnp.inf, nothing, gradient))
-    # Two results that share more than a cap's few operations may have those written out.
+    # Read again: if two results share more than a cap's few operations, XLA may write that out.
     z = held.read(backend.again(held.stored))
     never = z == -jnp.inf
-    # Selected twice, for the derivative of a product with infinity that is not taken is NaN.
+    # Selected twice: the derivative of a product with infinity is NaN even if it is not selected.
     by_label = on_labels * jnp.where(never, 0, surprisal(z, rows.shift, log_total))
     return Gradients(gradient, jnp.where(never, nothing, by_label))
 

@@ -10,8 +10,8 @@ the argument of log1p is (others - 1) + e_y. Neither term is negative: nothing c
     dnll/dz_j = exp(z_j - m) / total = p_j                                   for j != y
     dnll/dz_y = e_y / total - 1 = (e_y - total) / total = -others / total
 
-The last form is what keeps a confident row's gradient: e_y / total rounds to 1 and minus 1 leaves
-0, while others / total keeps every bit of others.
+The last form keeps a confident row's gradient: there e_y / total rounds to 1, so subtracting 1
+leaves 0, while others / total keeps every bit of others.
 
 With smoothing alpha over n classes, class weights w, s_j = alpha / n w_j, S = sum_j s_j, a z-loss
 of c and lse = m + log(total),
@@ -53,11 +53,11 @@ class Residuals(NamedTuple):
     Attributes:
       rows: statistics with the label set apart.
       logsumexp: with a z-loss.
-      spread_sum: with smoothing over classes that a mask or weights tell apart, the sum of what it
-        adds to each.
+      spread_sum: with smoothing and a mask or class weights, the sum of what smoothing adds to each
+        class.
       counted: with smoothing and a mask, how many classes count.
-      entropy: with statistics.
-      log_total: with statistics, what the entropy was computed with.
+      entropy: with statistics, H.
+      log_total: with statistics, the `log(total)` that the entropy was computed with.
     """
 
     rows: RowStatistics
@@ -69,7 +69,7 @@ class Residuals(NamedTuple):
 
 
 def class_index(labels: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
-    """Labels as int32 indices, 0 where they are no class, and whether they are one.
+    """Labels as int32 indices, 0 where they are not a class; and whether they are.
 
     Compared in a dtype that holds both: a cast to int32 would wrap 2**32 to class 0.
     """
@@ -101,7 +101,7 @@ def _forward(options: Options, slices: Slices, data: RowData) -> tuple[Outputs, 
     rows = row_math.row_statistics(share, data.valid)
     log_total = row_math.log_total(rows)
     gap, error = difference(rows.shift, share.label_logit)
-    # total carries the NaN of a label that is no class.
+    # total is NaN where the label is not a class.
     nll = jnp.where(jnp.isnan(rows.total), jnp.nan, gap + (error + log_total))
     loss = _charged(_on_label(data, options), nll)
     total_spread = None
@@ -121,13 +121,13 @@ def _forward(options: Options, slices: Slices, data: RowData) -> tuple[Outputs, 
     lse = rows.shift + log_total if options.z_loss else None
     if lse is not None:
         loss += options.z_loss * jnp.square(lse)
-    # Again, for a weight of 0 drops nll.
+    # Once more, since a weight of 0 drops the NaN of nll.
     loss = jnp.where(jnp.isnan(rows.total), jnp.nan, loss)
     residuals = Residuals(rows, lse, total_spread, count)
     if not options.stats:
         return Outputs(loss), residuals
-    # Set apart from the likeliest class now, so that the entropy of a confident row is exact when
-    # its label is another class.
+    # Now with the likeliest class set apart, so that the entropy of a confident row is exact even
+    # if its label is another class.
     index = slices.likeliest()
     top = row_math.likeliest(slices.share(lambda at: at.column_of(index)), index)
     entropy = entropy_of(
@@ -144,7 +144,7 @@ def _spread_sum(
     logits: CappedLogits,
     data: RowData,
 ) -> jax.Array:
-    # Of a mask read anew: a sum that shares it may have the spread written out.
+    # Reads the mask again: XLA may write out the spread if another sum shares it.
     mask = None if data.mask is None else backend.again(data.mask)
     return row_sum(spread(logits.values(), mask, data.class_weights, options, count))
 
@@ -158,7 +158,7 @@ def _gradients(
     cotangents: Outputs,
     final: bool,
 ) -> Gradients:
-    """`dL/dz`, `[..., V]`; the formula is the module's."""
+    """`dL/dz`, `[..., V]`; the module's docstring has the formula."""
     kept = data.kept(residuals.rows.total)
     logits, residuals, cotangents = drop_rows(kept, logits, residuals, cotangents)
     if kept is not None and data.label_weight is not None:
@@ -180,8 +180,8 @@ def _gradients(
 
     at_label = -(on_nll / rows.total) * rows.others
     at_label += on_all / rows.total * rows.own
-    # Both are 0 at a label that cannot happen, whose infinite loss may send back an infinite
-    # cotangent. 0 * total rather than 0: a row that is NaN is so there too.
+    # Both are 0 at a label that cannot happen, but its infinite loss may send back an infinite
+    # cotangent. 0 * total rather than 0, so that a NaN row is NaN here too.
     never = (rows.others == 0) & (rows.own == 0)
     at_label = jnp.where(never, 0 * rows.total, at_label)
 

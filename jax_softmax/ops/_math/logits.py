@@ -1,10 +1,10 @@
-"""Logits as the formulas read them: widened, capped, without the classes that do not count.
+"""Logits as the formulas read them: widened, capped, and without classes that do not count.
 
 With a soft cap `c` logits become `c tanh(z / c)`, whose derivative is
 
     1 - tanh^2(x) = 4 q / (1 + q)^2,    q = exp(-2 |x|),    x = z / c
 
-and the right-hand side does not cancel where the cap bites.
+and the right-hand side does not cancel where the logits are far beyond the cap.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 def statistics_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype of row statistics and losses: float32 for half precision, else the input's own."""
-    # Not promote_types, which raises where a user has JAX's strict promotion on.
+    # Not promote_types, which raises if the user has turned on JAX's strict promotion.
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
@@ -34,29 +34,29 @@ class CappedLogits(NamedTuple):
     soft_cap: float | None
 
     def of(self, stored: jax.Array) -> CappedLogits:
-        """Others, read in the same way."""
+        """Other logits, read in the same way."""
         return self._replace(stored=stored)
 
     def values(self) -> jax.Array:
-        """All of them, `[..., V]`, read."""
+        """All logits, `[..., V]`, read."""
         return self.read(self.stored)
 
     def read(self, x: jax.Array) -> jax.Array:
         """Logits in the dtype of the statistics, capped.
 
-        `-inf` stays the class that cannot happen, and `+inf` no number.
+        Infinities stay: `-inf` is a class that cannot happen, and `+inf` makes the row NaN.
         """
         z, cap = x.astype(statistics_dtype(x.dtype)), self.soft_cap
         if cap is None:
             return z
         q = _decay(z, cap)
-        # A library's tanh may lose 2.4 eps where it nears 1, which the cap and then exp multiply.
+        # A library's tanh may lose 2.4 eps near 1, which the cap and then exp magnify.
         saturating = jnp.sign(z) * (1 - 2 * q / (1 + q))
         capped = cap * jnp.where(jnp.abs(z) > 0.45 * cap, saturating, jnp.tanh(z / cap))
         return jnp.where(jnp.isinf(z), z, capped)
 
     def through_cap(self, gradient: jax.Array) -> jax.Array:
-        """The gradient by the logits as stored, from that by the capped ones."""
+        """The gradient by the stored logits, from the gradient by the capped ones."""
         if self.soft_cap is None:
             return gradient
         q = _decay(self.stored.astype(gradient.dtype), self.soft_cap)
@@ -64,7 +64,7 @@ class CappedLogits(NamedTuple):
 
 
 def _decay(z: jax.Array, soft_cap: float) -> jax.Array:
-    """`exp(-2 |z| / c)`, corrected for its argument's rounding: half an ulp of 80 is 32 eps."""
+    """`exp(-2 |z| / c)`, corrected for the argument's rounding: half an ulp of 80 is 32 eps."""
     ratio, error = _quotient(jnp.minimum(2 * jnp.abs(z), 1000 * soft_cap), soft_cap)
     return jnp.exp(-ratio) * (1 - error)
 
@@ -72,13 +72,13 @@ def _decay(z: jax.Array, soft_cap: float) -> jax.Array:
 def _quotient(a: jax.Array, b: float) -> tuple[jax.Array, jax.Array]:
     """`a / b` as a rounded value and its error, `value + error == a / b` to twice the precision.
 
-    The remainder `a - value b` from halves whose products are exact (Dekker, 1971); `b` may have
+    Halves whose products are exact give the remainder `a - value b` (Dekker, 1971). `b` may have
     more digits than `a`'s dtype. The error is a constant for differentiation.
     """
     kind = jnp.finfo(a.dtype)
     value = a / b
     high = jax.lax.reduce_precision(value, kind.nexp, kind.nmant // 2)
-    # b's digits as a Python float, in the places that high's leave to an exact product.
+    # The leading digits of b, a Python float: as many as keep the product with high exact.
     unit = 2.0 ** (math.frexp(b)[1] - (kind.nmant + 1) // 2)
     b_high = round(b / unit) * unit
     low, b_low = value - high, b - b_high

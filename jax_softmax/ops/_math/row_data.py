@@ -1,4 +1,4 @@
-"""What is given with rows of logits, and what a loss makes of them."""
+"""The data that come with rows of logits, and the results of a loss."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import jax.numpy as jnp
 
 
 class RowData(NamedTuple):
-    """What is given with rows of logits `[..., V]`. Only `labels` are differentiated.
+    """The data that come with rows of logits `[..., V]`. Only `labels` are differentiated.
 
     Attributes:
       labels: None, or `[..., V]` class probabilities.
-      column: None, or `[...]` int32, the integer label's place among the columns of the logits;
-        outside of them where another slice of the classes holds it.
+      column: None, or `[...]` int32, the column of the logits that is the integer label's; outside
+        `[0, V)` if another slice of the classes holds it.
       valid: None, or `[...]` booleans: the rows whose integer label is a class.
       label_weight: None, or `[...]`: the label's class weight.
       counted: None for all, or `[...]` booleans: the rows that count.
-      weightless: None for none, or `[...]` booleans: the rows whose loss is multiplied by 0. Where
-        they are no number, they are as if they did not count.
-      mask: None, or `[..., V]` booleans, which broadcast: the classes that count.
+      weightless: None for none, or `[...]` booleans: the rows whose loss is multiplied by 0. A NaN
+        row among them is treated as if it did not count.
+      mask: None, or booleans that broadcast to `[..., V]`: the classes that count.
       class_weights: None, or `[1, ..., V]`, the rank of the logits, in the dtype of the statistics.
       first: None for 0, or the class of the first column.
     """
@@ -36,13 +36,13 @@ class RowData(NamedTuple):
     first: jax.Array | int | None = None
 
     def column_of(self, classes: jax.Array) -> jax.Array:
-        """The columns of `classes [...]`; outside of the logits' where another slice has them."""
+        """The columns of `classes [...]`; outside `[0, V)` where another slice holds them."""
         return classes if self.first is None else classes - self.first
 
     def kept(self, of_rows: jax.Array) -> jax.Array | None:
         """None for all, or `[...]` booleans: the rows that have a gradient.
 
-        `of_rows [...]` are NaN where a row is no number.
+        `of_rows [...]` is NaN where a row is NaN.
         """
         if self.weightless is None:
             return self.counted
@@ -51,16 +51,15 @@ class RowData(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a row gives, `[...]` each; or their cotangents, None where nothing depends on one.
+    """The outputs of rows, `[...]` each; or their cotangents, None where nothing depends on one.
 
     Attributes:
       loss: without `sample_weight`.
-      logsumexp: with statistics, as are all that follow.
+      logsumexp: with statistics, as are the next three.
       label_log_prob: `log p_y`, or `sum_j q_j log p_j`.
       entropy: `-sum_j p_j log p_j`.
       argmax: int32, not differentiable.
-      finite: booleans, whether the loss is; not differentiable. For a total, whose rows are added
-        up.
+      finite: booleans, whether each row's loss is finite; not differentiable. Only for a total.
     """
 
     loss: Any = None
@@ -71,7 +70,7 @@ class Outputs(NamedTuple):
     finite: Any = None
 
     def zeros_for_none(self, like: jax.Array) -> Outputs:
-        """Cotangents, with zeros where there is none."""
+        """The cotangents, with zeros in place of None."""
         return Outputs(*(jnp.zeros_like(like) if g is None else g for g in self))
 
 
@@ -81,25 +80,25 @@ NOT_DIFFERENTIABLE = ("argmax", "finite")
 
 
 class Gradients(NamedTuple):
-    """By the logits and, where there are class probabilities, by these: `[..., V]` each.
+    """Gradients by the logits and, if there are any, by class probabilities: `[..., V]` each.
 
-    In the dtype of the statistics, to be rounded once by whoever uses them.
+    They have the dtype of the statistics; whoever uses them rounds them, once.
     """
 
     logits: jax.Array
     labels: jax.Array | None = None
 
 
-# A NamedTuple of arrays `[...]`, each loss's own: what its gradients need beside the logits.
+# Each loss has its own NamedTuple of arrays `[...]`: what its gradients need besides the logits.
 Residuals = Any
 
 
 def drop_rows(
     kept: jax.Array | None, logits: jax.Array, residuals: Residuals, cotangents: Outputs
 ) -> tuple[jax.Array, Residuals, Outputs]:
-    """A gradient's inputs with rows that have none read as others and weighed by 0.
+    """A gradient's inputs, with harmless values and cotangents of 0 in rows that have none.
 
-    Whatever such a row holds would meet a cotangent of 0, and 0 * NaN is NaN.
+    A NaN in such a row would otherwise meet a cotangent of 0, and 0 * NaN is NaN.
     """
     if kept is None:
         return logits, residuals, cotangents
@@ -112,10 +111,10 @@ def drop_rows(
 
 @jax.custom_jvp
 def differentiated_where(counted: jax.Array, x: jax.Array) -> jax.Array:
-    """`x [..., V]`, with a derivative where rows are `counted [...]` and none elsewhere.
+    """`x [..., V]`, with a derivative only in rows that are `counted [...]`.
 
-    Whatever a row holds that does not count, 0 times its NaN must not come back from a derivative
-    of the second order. A select of `x` would cost the first order a pass.
+    A second derivative must not bring back 0 times the NaN of a row that does not count. Selecting
+    `x` itself would cost first derivatives another pass.
     """
     return x
 

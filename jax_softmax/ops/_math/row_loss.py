@@ -14,12 +14,12 @@ from jax_softmax.ops._options import Options
 
 
 class RowLoss(NamedTuple):
-    """A loss of a row, as the rules and the layer's sweeps take it.
+    """A row's loss, as the rules and the layer's sweeps use it.
 
     Attributes:
-      forward: `forward(options, slices, data)` gives outputs and residuals.
-      gradients: `gradients(backend, options, logits, data, residuals, cotangents, final)` of a
-        slice. `final` says that nothing more is computed of them, as in `Backend.put_at_label`.
+      forward: `forward(options, slices, data)` returns outputs and residuals.
+      gradients: `gradients(backend, options, logits, data, residuals, cotangents, final)` returns a
+        slice's gradients. `final` says that they go to memory, as in `Backend.put_at_label`.
     """
 
     forward: Callable[[Options, Slices, RowData], tuple[Outputs, Residuals]]

@@ -12,8 +12,8 @@ swallows `others`, while the loss is `log1p(others)` and the derivative at the l
 `log(total)` and `p_y - 1` cancel to exactly 0.
 
 `others` is summed relative to the largest of *its own* logits, then scaled to `m`. So the terms
-that matter have exponents near 0, and the rounding of `z_j - shift`, which costs `|z_j - shift|`
-eps, does not matter.
+that matter have exponents near 0, and the rounding of `z_j - shift`, which costs up to
+`|z_j - shift|` eps, does not matter.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class RowStatistics(NamedTuple):
     """What a row's loss and derivative need, each `[...]` (see the module's docstring).
 
     Attributes:
-      shift: m, and 0 for a row of `-inf`.
+      shift: m, or 0 for a row of `-inf`.
       own: the term of the class set apart, `exp(z_y - m)`.
-      others: 0 where the class set apart cannot happen: nor has it a gradient.
+      others: 0 where the class set apart cannot happen, and so has no gradient.
       total: 1 for a row of `-inf`.
     """
 
@@ -45,7 +45,7 @@ class RowStatistics(NamedTuple):
 
 
 def joined_share(shares: RowShare, largest: jax.Array) -> jax.Array:
-    """`others` of shares `[B, ...]`, each relative to the `largest [...]` of all."""
+    """`others` of shares `[B, ...]`, rescaled to the `largest [...]` logit of all."""
     scale = shifted_exp(finite_shift(shares.largest_other), finite_shift(largest)[None])
     return jnp.where(shares.others == 0, 0, shares.others * scale)
 
@@ -53,12 +53,12 @@ def joined_share(shares: RowShare, largest: jax.Array) -> jax.Array:
 def row_statistics(share: RowShare, valid: jax.Array | None = None) -> RowStatistics:
     """The statistics of rows from the share of all their classes.
 
-    A row of `-inf` has shift 0 and total 1; one with NaN or `+inf`, or that is not `valid [...]`,
+    A row of `-inf` has shift 0 and total 1. A row with NaN or `+inf`, or that is not `valid [...]`,
     has total NaN.
     """
     label_logit, others = share.label_logit, share.others
     largest_other = finite_shift(share.largest_other)
-    # A row whose other classes are all -inf has others = 0, whatever their shift was replaced by.
+    # If all other classes are -inf, others is 0, and the 0 in largest_other must not count.
     shift = jnp.where(others == 0, label_logit, jnp.maximum(largest_other, label_logit))
     shift = finite_shift(lax.stop_gradient(shift))
     others = jnp.where(others == 0, 0, others * shifted_exp(largest_other, shift))
@@ -74,7 +74,7 @@ def log_total(rows: RowStatistics) -> jax.Array:
     """`log(total)`, `[...]`, with full relative precision where it is near 0.
 
     Where the class set apart leads, its own term is exactly 1 and this is `log1p(others)`; else
-    `others` is at least 1. (The term is written out in both: its derivative counts.)
+    `others` is at least 1. (Both cases spell the term out, for the sake of its derivative.)
     """
     beyond_one = jnp.where(
         rows.own == 1, rows.others + (rows.own - 1), (rows.others - 1) + rows.own
@@ -89,8 +89,8 @@ class Likeliest(NamedTuple):
       rows: the statistics.
       column: int32, the likeliest class.
       log_total: `log(total)`.
-      near: the largest logit but that one, or the shift where there is none.
-      logit: that class's own.
+      near: the largest other logit, or the shift if there is none.
+      logit: the likeliest class's.
     """
 
     rows: RowStatistics
@@ -101,13 +101,13 @@ class Likeliest(NamedTuple):
 
 
 def of_likeliest(backend: Backend, logits: Logits) -> Likeliest:
-    """The statistics of rows with their likeliest class apart."""
+    """The statistics of rows with their likeliest class set apart."""
     index = backend.likeliest(lax.stop_gradient(logits.stored))
     return likeliest(backend.share(logits, index), index)
 
 
 def likeliest(share: RowShare, index: jax.Array) -> Likeliest:
-    """The same from the share of all classes, with `index`, the likeliest, apart."""
+    """The same from the share of all classes, with the likeliest, `index`, set apart."""
     rows = row_statistics(share)
     near = jnp.where(share.largest_other == -jnp.inf, rows.shift, share.largest_other)
     near = lax.stop_gradient(near)
@@ -115,5 +115,5 @@ def likeliest(share: RowShare, index: jax.Array) -> Likeliest:
 
 
 def logsumexp(rows: RowStatistics, log_total: jax.Array) -> jax.Array:
-    """`log sum_j exp(z_j)`, `[...]`, of statistics with the likeliest class apart."""
+    """`log sum_j exp(z_j)`, `[...]`, from statistics with the likeliest class set apart."""
     return jnp.where(rows.own == 0, -jnp.inf, rows.shift + log_total)

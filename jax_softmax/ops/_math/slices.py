@@ -1,4 +1,4 @@
-"""Rows whose classes come in slices: held by one array, by chunks of one, by several devices."""
+"""Rows whose classes come in slices: in one array, in chunks of it, or on several devices."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Slices(NamedTuple):
     """The classes of rows, a slice at a time.
 
     Attributes:
-      backend: what computes a slice's part.
+      backend: computes a slice's part.
       each: `each(f)` is `f(logits, data)` of every slice held here, stacked: `[B, ...]`. `logits`
-        are `[..., c]` with the excluded classes at `-inf`; `data` are the rows' with what they say
-        of classes for those of the slice alone.
+        are `[..., c]` with the excluded classes at `-inf`; `data` are the rows' data, cut to the
+        slice's classes.
       axis_name: the mesh axis (or axes) whose devices hold the other slices; None if there are
         none.
     """
@@ -39,7 +39,7 @@ class Slices(NamedTuple):
         return sum_slices(self.each(f), self.axis_name)
 
     def share(self, index: Callable[[RowData], jax.Array]) -> RowShare:
-        """The share of all classes, with the class apart that is at a slice's column `index`."""
+        """The share of all classes, with the class in a slice's column `index(data)` set apart."""
         shares = self.each(lambda logits, data: self.backend.share(logits, index(data)))
         if self._alone(shares.others):
             return RowShare(*(x[0] for x in shares))
@@ -50,7 +50,7 @@ class Slices(NamedTuple):
         return RowShare(largest, label_logit, others)
 
     def likeliest(self) -> jax.Array:
-        """The first class of the largest logit, `[...]` int32, among all classes."""
+        """The first of all classes that has the largest logit, `[...]` int32."""
 
         def candidate(logits: Logits, data: RowData) -> tuple[jax.Array, jax.Array]:
             stored = lax.stop_gradient(logits.stored)
@@ -63,7 +63,7 @@ class Slices(NamedTuple):
         if self._alone(index):
             return jnp.asarray(index[0])
         leads = largest == self._max(largest)[None]
-        # A row of NaN leads nowhere: whichever class it is given, its statistics are NaN.
+        # A NaN row leads nowhere: its statistics are NaN, whichever class it is given.
         last = jnp.iinfo(index.dtype).max
         index = jnp.min(jnp.where(leads, index, last), 0)
         if self.axis_name is not None:
@@ -79,8 +79,8 @@ class Slices(NamedTuple):
 
 
 def sum_slices(shares: jax.Array, axis_name: AxisName) -> jax.Array:
-    """The sum of the shares of all slices, `[B, ...]` on each device: `[...]`."""
-    # Pairwise: a running sum over 128 blocks loses 14 eps.
+    """The sum over all slices of their shares, `[B, ...]` on each device: `[...]`."""
+    # Pairwise: a running sum over 128 shares loses 14 eps.
     while len(shares) > 1:
         half = len(shares) // 2
         shares = jnp.concatenate([shares[:half] + shares[half : 2 * half], shares[2 * half :]])

@@ -1,4 +1,4 @@
-"""Label smoothing and charges spread over the classes.
+"""Label smoothing, and sums over the classes of charges times surprisals.
 
 Smoothing alpha over the n classes that count, with class weights w, adds `alpha / n w_j` to the
 label of each of them.
@@ -15,9 +15,9 @@ from jax_softmax.ops._options import Options
 
 
 def counted_classes(mask: jax.Array | None, options: Options, rows: jax.Array) -> jax.Array | None:
-    """What `spread` needs of a mask, `[...]` as `rows`: how many classes count, at least 1.
+    """How many classes count by the mask, at least 1, `[...]` as `rows`; for `spread`.
 
-    None where it needs nothing. Kept for the gradient, which would count them again.
+    None where `spread` does not need it. Kept for the gradient, which would else count them again.
     """
     if mask is None or options.classes is not None or not options.label_smoothing:
         return None
@@ -34,7 +34,7 @@ def spread(
 ) -> jax.Array:
     """What smoothing adds to each class of `z`, `alpha / n w_j`: a scalar, or `[..., V]`.
 
-    `count` is what `counted_classes` says.
+    `count` is the result of `counted_classes`.
     """
     alpha = jnp.asarray(options.label_smoothing, z.dtype)
     if count is None:
@@ -54,8 +54,8 @@ def charged_surprisal(
 ) -> jax.Array:
     """`sum_j t_j (-log p_j)`, `[...]`, with `0 * inf = 0`, for charges that broadcast to `logits`.
 
-    Without a select, which not every compiler fuses into a sum; and with the derivative `-log p_j`
-    by a charge of 0 as well, but for a class that cannot happen.
+    Uses no select, which not every compiler fuses into a sum. The derivative by a charge of 0 is
+    `-log p_j` as well, except at a class that cannot happen.
     """
     z, shift, log_total, charges = backend.again((logits.values(), shift, log_total, charges))
     surprisal = (shift[..., None] - z) + log_total[..., None]
@@ -67,6 +67,6 @@ def charged_surprisal(
     beyond = jax.lax.stop_gradient(beyond)
     finite = jnp.minimum(surprisal, 4 * quarter) - 4 * beyond
     charges = charges.reshape((1,) * (z.ndim - charges.ndim) + charges.shape)
-    # 0, or 8 times a quarter, which overflows, where what is charged cannot happen.
+    # 0 for a charge of 0, else 8: times `beyond`, it overflows for a class that cannot happen.
     charged = 8 * jnp.minimum(jnp.abs(jax.lax.stop_gradient(charges)) * quarter, 1)
     return row_sum(charges * finite + charged * beyond)

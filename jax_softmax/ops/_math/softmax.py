@@ -23,7 +23,7 @@ from jax_softmax.ops._backends.sums import row_sum
 from jax_softmax.ops._math.logits import CappedLogits, exclude
 from jax_softmax.ops._math.rows import Likeliest, of_likeliest
 
-# More than the logarithm of any number of classes, and exp of it does not overflow.
+# More than the logarithm of any number of classes, but exp of it does not overflow.
 _LARGEST_EXPONENT = 64.0
 
 
@@ -35,8 +35,8 @@ class Rows(NamedTuple):
       mask: None, or booleans that broadcast to them.
       leader: int32, the likeliest class, L.
       shift: its logit, m.
-      near: the largest logit but that, or the shift where there is none.
-      own: `e_L`, which is 1, and 0 in a row of `-inf`.
+      near: the largest other logit, or the shift if there is none.
+      own: `e_L`, which is 1, or 0 in a row of `-inf`.
       others: `sum_{i != L} e_i`.
       total: `others + own`.
     """
@@ -63,12 +63,12 @@ class Rows(NamedTuple):
         return backend.exponentials(self.logits().values(), self.shift) / self.total[..., None]
 
     def nan_where_impossible(self, derivative: jax.Array) -> jax.Array:
-        """A derivative, 0 at classes that cannot happen, but NaN in rows that are."""
+        """The derivative, but at classes that cannot happen 0, or NaN in a NaN row."""
         return jnp.where(self.logits().values() == -jnp.inf, 0 * self.total[..., None], derivative)
 
 
 class Function(NamedTuple):
-    """Softmax or its logarithm: each gives `[..., V]` in the dtype of the statistics.
+    """Softmax or its logarithm; each field returns `[..., V]` in the dtype of the statistics.
 
     Attributes:
       value: `value(backend, rows, log_total)`.
@@ -109,18 +109,18 @@ def _log_probabilities(backend: Backend, kept: Rows, log_total: jax.Array) -> ja
 #
 #     p_k (g_k - sum_i p_i g_i) = p_k sum_i p_i (g_k - g_i)
 #
-# of which the left side loses everything at a leader L of nearly all of the mass, where g_L and the
-# mean agree in all digits. The right side does not change if a number c is taken from g:
+# At a leader L with nearly all of the mass, g_L and the mean agree in all digits, and the left side
+# loses everything. The right side does not change if a number c is subtracted from g:
 #
 #     p_k ((g_k - c) - r),    r = sum_i p_i (g_i - c)
 #
-# Where L has most of the mass, c = g_L: its own term of r is then exactly 0, and its derivative
-# -p_L r keeps every digit of the others. Where none has, c is the mean of g, rounded: r is what
-# that rounding left. Both make sum_i p_i |g_i - c| no more than twice sum_i p_i |g_k - g_i|, for
-# every k, by which the error is measured.
+# If L has most of the mass, c = g_L: its own term of r is then exactly 0, and its derivative -p_L r
+# keeps every digit of the others. If no class has, c is the rounded mean of g, and r is what the
+# rounding left. Either way sum_i p_i |g_i - c| is, for every k, at most twice the sum that the
+# error is measured by, sum_i p_i |g_k - g_i|.
 #
-# What all of g share must not drown its differences, so c is g_L and a mean relative to it, and
-# g_k - g_L is taken with its rounding error.
+# A constant that all of g share must not drown its differences. So c is held as g_L plus a mean
+# relative to g_L, and g_k - g_L is taken with its rounding error.
 
 
 def _softmax_gradient(backend: Backend, kept: Rows, g: jax.Array) -> jax.Array:
@@ -128,14 +128,14 @@ def _softmax_gradient(backend: Backend, kept: Rows, g: jax.Array) -> jax.Array:
         kept, narrow = given
         g = narrow.astype(kept.total.dtype)
         pivot = backend.pick(g, kept.leader)
-        # About the mean will do.
+        # An approximate mean is enough.
         terms = jnp.exp(kept.logits().values() - kept.shift[..., None])
         mean = row_sum(terms * (g - pivot[..., None])) / kept.total
         mean = jnp.where(kept.has_most(), 0, mean)
         kept, narrow = backend.again((kept, narrow))
         g = narrow.astype(kept.total.dtype)
-        # Relative to the largest of the others. A leader, which may be any exponent away, adds 0:
-        # e^64 times 0 where it has most of the mass. Bounded without a select, which not every
+        # Relative to the largest of the others. The leader may be any exponent above that; where it
+        # has most of the mass it adds 0, as e^64 times 0. Bounded without a select, which not every
         # compiler fuses into a sum.
         z = jnp.maximum(kept.logits().values(), -float(jnp.finfo(kept.total.dtype).max) / 4)
         distance, error = two_sum(z, kept.near[..., None])
@@ -158,8 +158,8 @@ def _centered(g: jax.Array, pivot: jax.Array, mean: jax.Array) -> jax.Array:
 #
 #     g_k - p_k sum_i g_i = (1 - p_k) g_k - p_k sum_{i != k} g_i
 #
-# For k = L, the likeliest class, 1 - p_L = others / total. For any other p_k is at most 1/2, and
-# the left side is as good.
+# For k = L, the likeliest class, 1 - p_L = others / total. For any other class p_k is at most 1/2,
+# and the left side is as accurate.
 
 
 def _log_softmax_gradient(backend: Backend, kept: Rows, g: jax.Array) -> jax.Array:
@@ -178,13 +178,13 @@ def _log_softmax_gradient(backend: Backend, kept: Rows, g: jax.Array) -> jax.Arr
 
 
 # Forward mode: a tangent v gives p_k sum_i p_i (v_k - v_i) for softmax, which is the same matrix,
-# and sum_i p_i (v_k - v_i) for log_softmax. Reverse mode transposes what is written here, so that
-# must be as exact read backwards. With P = diag(p) and any w whose sum is 1, D = I - 1 w',
+# and sum_i p_i (v_k - v_i) for log_softmax. Reverse mode transposes the code below, so its
+# transpose must be as accurate. With P = diag(p) and any w whose sum is 1, D = I - 1 w',
 #
 #     softmax: D' (P - p p') D v        log_softmax: D v - 1 p' D v
 #
 # where w picks the leader if that has most of the mass (its element of D v is exactly 0), and is p
-# otherwise: the same c as above. The first is its own transpose.
+# otherwise: the same c as above. The matrix of softmax is its own transpose.
 
 
 def _softmax_tangent(backend: Backend, kept: Rows, v: jax.Array) -> jax.Array:
