@@ -1,18 +1,21 @@
-"""Eight simulated devices for every test but those of one, and where compiled programs are kept.
+"""Eight simulated devices for every test but those of one, and how programs are compiled and kept.
 
-Set before anything imports jax. Compiling is most of what the tests do: those that run again, with
-programs that did not change, take a third of the time. A folder to a worker, for JAX may read what
-another is still writing.
+Set before anything imports jax. Compiling is most of what the tests do, so it is told not to
+optimise: that halves their time. Programs that did not change are kept, which halves it again. A
+folder to a worker, for JAX may read what another is still writing.
 
 `tests/ops/one_device` is for a process of its own (`tests/ops/test_one_device.py` starts it), in
-which JAX_SOFTMAX_TEST_DEVICES is 1: what is chosen on one device is not what is chosen on eight.
-That process may use one processor, so that few rows are many blocks on a machine of any size.
+which JAX_SOFTMAX_TEST_DEVICES is 1: the numerical contract as users have it, on one device, with
+the compiler's own options. What is chosen on one device is not what is chosen on eight. That
+process may use one processor, so that few rows are many blocks on a machine of any size.
 """
 
 import os
 from pathlib import Path
 
 import pytest
+
+from tests.compiler import UNOPTIMISED
 
 _DEVICES = os.environ.get("JAX_SOFTMAX_TEST_DEVICES", "8")
 _FLAG = "--xla_force_host_platform_device_count"
@@ -28,8 +31,13 @@ if _DEVICES != "1":
 elif hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
+# What was set before, for tests that start a program as a user does. Workers inherit it.
+os.environ.setdefault("JAX_SOFTMAX_TEST_USER_FLAGS", os.environ.get("XLA_FLAGS", ""))
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}={_DEVICES}".strip()
+    _FLAGS = [os.environ.get("XLA_FLAGS", ""), f"{_FLAG}={_DEVICES}"]
+    if _DEVICES != "1":
+        _FLAGS += [f"--{name}={value}" for name, value in UNOPTIMISED.items()]
+    os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")

@@ -52,7 +52,12 @@ def test_commands_of_the_readme_print_what_it_says(tmp_path, monkeypatch):
     in_folder(tmp_path, monkeypatch)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # Of one device, as a user's: tests/conftest.py has set eight.
-    environment = {**os.environ, "PATH": path, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "XLA_FLAGS": os.environ["JAX_SOFTMAX_TEST_USER_FLAGS"],
+        "PYTHONPATH": str(ROOT),
+    }
     ran = 0
     for lines in map(str.splitlines, blocks("README.md", "console")):
         commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]

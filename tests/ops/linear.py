@@ -115,13 +115,7 @@ def call_unfused(static, arrays, labels, class_weights=None):
     return unfused_loss(logits, labels, **arrays, **static)
 
 
-# Compiling is most of what these tests do, and what they check no optimisation changes.
-UNOPTIMISED = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-quickly_compiled = functools.partial(jax.jit, compiler_options=UNOPTIMISED)
-
-
-@functools.partial(quickly_compiled, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _compiled(f, static, cotangents, arrays, labels, class_weights):
     total = functools.partial(weighted, functools.partial(f, static), cotangents)
     (_, out), gradients = jax.value_and_grad(total, has_aux=True)(arrays, labels, class_weights)

@@ -18,7 +18,6 @@ from tests.ops.linear import (
     exact,
     loss,
     outputs_and_gradients,
-    quickly_compiled,
 )
 from tests.ops.small_layer import BLOCK, CLASSES, ROWS, WIDTH, assert_trees_close, definition, small
 from tests.tolerances import assert_close
@@ -48,7 +47,7 @@ def test_losses_that_share_a_kernel(rule, x64):
     other = case({"bias"}, (ROWS,), WIDTH, CLASSES, np.float64, seed=5)
     f = functools.partial(loss, rule=rule, block_size=BLOCK)
 
-    @quickly_compiled
+    @jax.jit
     def gradients(kernel, bias):
         def total(kernel, bias):
             first = f(made.arrays["features"], kernel, made.labels, bias=bias)
@@ -78,7 +77,7 @@ def test_jvp_linearize_and_jacfwd(reduction, block, x64, rng):
     tangent = {name: rng.standard_normal(x.shape) for name, x in arrays.items()}
 
     def derivatives(f):
-        @quickly_compiled
+        @jax.jit
         def forward(arrays, tangent):
             value, linear = jax.linearize(f, arrays)
             by_bias = jax.jacfwd(lambda bias: f({**arrays, "bias": bias}))(arrays["bias"])
@@ -100,7 +99,7 @@ def test_jvp_of_statistics(x64, rng):
     made = small()
     tangent = {name: rng.standard_normal(x.shape) for name, x in made.arrays.items()}
 
-    @quickly_compiled
+    @jax.jit
     def forward(arrays, tangent):
         def f(arrays):
             value, stats = call(
@@ -180,7 +179,7 @@ def test_transform_gives_the_plain_gradient(transform, rule, x64):
     made = small({"bias", "sample_weight"})
     g = cotangents_for(made, "none", False)
     f = functools.partial(call, {**TRANSFORM_STATIC, "rule": rule})
-    actual = quickly_compiled(functools.partial(transform, f))(made.arrays, made.labels, g[0])
+    actual = jax.jit(functools.partial(transform, f))(made.arrays, made.labels, g[0])
     expected = exact(made, g, "none")[1]
     for name, gradient in actual.items():
         assert_close(gradient, expected[name], np.float64)
@@ -191,7 +190,7 @@ def test_checkpoint_gives_the_plain_gradient(reduction, x64):
     made = small({"bias", "sample_weight"})
     f = functools.partial(call, {**TRANSFORM_STATIC, "reduction": reduction})
     g = np.asarray(1.3)
-    actual = quickly_compiled(functools.partial(under_checkpoint, f))(made.arrays, made.labels, g)
+    actual = jax.jit(functools.partial(under_checkpoint, f))(made.arrays, made.labels, g)
     value = exact(made, [1.0], reduction)[0][0]
     expected = exact(made, [g * (1 - np.tanh(value) ** 2)], reduction)[1]
     for name, gradient in actual.items():
@@ -210,7 +209,7 @@ def test_vmap_over_kernels(reduction, x64, rng):
         arrays = {**made.arrays, "kernel": kernel, "bias": bias}
         return jnp.sum(g * call({"reduction": reduction, "block_size": BLOCK}, arrays, made.labels))
 
-    by_kernel, by_bias = quickly_compiled(jax.vmap(jax.grad(one, (0, 1)), (0, 1)))(kernels, biases)
+    by_kernel, by_bias = jax.jit(jax.vmap(jax.grad(one, (0, 1)), (0, 1)))(kernels, biases)
     for n in range(3):
         expected = exact(made.changed(kernel=kernels[n], bias=biases[:, n]), [g], reduction)[1]
         assert_close(by_kernel[n], expected["kernel"], np.float64)
@@ -221,7 +220,7 @@ def test_jacobian_of_rows_by_the_kernel(x64):
     made = small(())
     features, labels = made.arrays["features"], made.labels
 
-    @quickly_compiled
+    @jax.jit
     def jacobian(kernel):
         return jax.jacrev(lambda k: loss(features, k, labels, reduction="none", block_size=2))(
             kernel

@@ -11,7 +11,6 @@ from tests.ops.linear import (
     call,
     exact,
     loss,
-    quickly_compiled,
 )
 from tests.ops.small_layer import BLOCK, small
 from tests.tolerances import assert_close
@@ -82,7 +81,7 @@ def test_a_frozen_array_has_the_others_gradients():
     g = [np.float32(0.3)]
     expected = exact(made, g)[1]
 
-    @quickly_compiled
+    @jax.jit
     def alone(arrays):
         return {
             name: jax.grad(

@@ -6,17 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 from tests.grids import pairwise
 from tests.ops.linear import (
     call,
     case,
     loss,
-    quickly_compiled,
 )
 from tests.ops.small_layer import ROWS, WIDTH, assert_trees_close, definition, small
-from tests.tolerances import CHECK_GRADS, HALF_GRADIENT_EPS
+from tests.tolerances import HALF_GRADIENT_EPS
 
 both_rules = pytest.mark.parametrize("rule", ["vjp", "jvp"])
 
@@ -49,8 +47,8 @@ def test_gradient_of_gradient_both_ways(rule, reduction, block, x64, rng):
         total = rows if reduction == "none" else jnp.sum(rows) / jnp.sum(arrays["sample_weight"])
         return jnp.sum(g * total)
 
-    actual = quickly_compiled(functools.partial(second_derivatives, fused))(arrays, direction)
-    expected = quickly_compiled(functools.partial(second_derivatives, textbook))(arrays, direction)
+    actual = jax.jit(functools.partial(second_derivatives, fused))(arrays, direction)
+    expected = jax.jit(functools.partial(second_derivatives, textbook))(arrays, direction)
     for tree in (*actual, *expected):
         tree["sample_weight"] = tree["sample_weight"][:-1]
     assert_trees_close(actual, expected, np.float64)
@@ -69,10 +67,8 @@ def test_second_derivatives_where_classes_are_summed_in_chunks(rule, x64, rng):
     def textbook(arrays):
         return jnp.mean(definition(arrays, made.labels))
 
-    actual = quickly_compiled(functools.partial(second_derivatives, fused))(made.arrays, direction)
-    expected = quickly_compiled(functools.partial(second_derivatives, textbook))(
-        made.arrays, direction
-    )
+    actual = jax.jit(functools.partial(second_derivatives, fused))(made.arrays, direction)
+    expected = jax.jit(functools.partial(second_derivatives, textbook))(made.arrays, direction)
     assert_trees_close(actual, expected, np.float64)
 
 
@@ -84,10 +80,8 @@ def test_hessian_by_all_arrays(rule, x64):
     def fused(arrays):
         return call({"rule": rule, "block_size": (1, 4)}, arrays, made.labels)
 
-    actual = quickly_compiled(jax.hessian(fused))(made.arrays)
-    expected = quickly_compiled(jax.hessian(lambda a: jnp.mean(definition(a, made.labels))))(
-        made.arrays
-    )
+    actual = jax.jit(jax.hessian(fused))(made.arrays)
+    expected = jax.jit(jax.hessian(lambda a: jnp.mean(definition(a, made.labels))))(made.arrays)
     assert_trees_close(actual, expected, np.float64)
 
 
@@ -96,7 +90,7 @@ def test_hessian_of_half_precision_is_that_of_its_float32_sums():
     made = small(rows=(2,), dtype=jnp.bfloat16)
     features, kernel = made.arrays["features"], made.arrays["kernel"]
 
-    @quickly_compiled
+    @jax.jit
     def hessian(features, kernel):
         return jax.hessian(lambda x: 100 * loss(x, kernel, made.labels))(features)
 
@@ -105,18 +99,3 @@ def test_hessian_of_half_precision_is_that_of_its_float32_sums():
     # Of the largest: small ones are what is left of terms that cancel, rounded for the product.
     error = np.abs(low - np.asarray(full, np.float64)) / np.abs(full).max()
     assert error.max() <= HALF_GRADIENT_EPS * jnp.finfo(jnp.bfloat16).eps
-
-
-def test_check_grads_to_second_order_in_both_modes(x64):
-    made = small({"bias", "sample_weight"}, (3,))
-    made.arrays["sample_weight"][-1] = 0.4
-    static = {"label_smoothing": 0.1, "soft_cap": 3.0, "z_loss": 0.1, "rule": "jvp"}
-    static |= {"reduction": "none", "block_size": (2, 4)}
-
-    def f(features, kernel, bias, sample_weight):
-        arrays = {"features": features, "kernel": kernel, "bias": bias}
-        arrays["sample_weight"] = sample_weight
-        return call(static, arrays, made.labels)
-
-    args = [made.arrays[name] for name in ("features", "kernel", "bias", "sample_weight")]
-    check_grads(jax.jit(f), args, order=2, modes=["fwd", "rev"], **CHECK_GRADS._asdict())

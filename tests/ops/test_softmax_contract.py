@@ -79,17 +79,17 @@ def test_what_all_cotangents_share_does_not_drown_the_rest(name, lead, offset, l
 
 
 @every_function
-@pytest.mark.parametrize("others", [1.5, 7.5, 127.5, 1023.5])
+@pytest.mark.parametrize("others", [1.5, 31.5, 255.5])
 def test_the_leader_of_a_row_whose_others_sum_to_nearly_a_power_of_2(name, others, logits_dtype):
     """Its term, as `total - others`, is off by 30 eps and more: the total is where digits end."""
     rng = np.random.default_rng(0)
-    x = 1e-3 * rng.standard_normal((4, 2048)) + np.log(others / 2047)
+    x = 1e-3 * rng.standard_normal((2, 600)) + np.log(others / 599)
     x[:, 5] = 0
     check(name, x, rng.standard_normal(x.shape) + 16, logits_dtype)
 
 
 @every_function
-@pytest.mark.parametrize("classes", [1, 2, 10, 130])
+@pytest.mark.parametrize("classes", [1, 2, 130])
 def test_derivative_in_every_regime(name, classes, logits_dtype, rng):
     rows = [
         rng.standard_normal(classes),
@@ -222,7 +222,7 @@ def textbook(name, x):
 
 
 @every_function
-@pytest.mark.parametrize("lead", [0.0, 2.0, 5.0])
+@pytest.mark.parametrize("lead", [0.0, 5.0])
 def test_second_derivatives_are_the_textbooks(name, lead, x64, rng):
     x = rng.standard_normal((3, 6))
     x[1, 2] += lead

@@ -9,7 +9,7 @@ import numpy as np
 from jax_softmax import ops
 from tests.grids import each_once
 
-SIZES = [(3, 5), (7, 130), (16, 384)]
+SIZES = [(3, 5), (16, 384)]
 WIDTH = 4
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jax_softmax import ops
+from tests.grids import pairwise
 
 Z = np.float32([[1, 0, -1], [0, 2, 0]])
 Y = np.int32([1, 2])
@@ -36,16 +37,15 @@ def fused(z, y, **options):
 
 LOSSES = {"integer": integer, "soft": soft, "fused": fused}
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-both_rules = pytest.mark.parametrize("rule", ["vjp", "jvp"])
+RULES = ["vjp", "jvp"]
+both_rules = pytest.mark.parametrize("rule", RULES)
 close = functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=1e-6)
 
 
 # Sums of weights that are no float32
 
 
-@every_loss
-@both_rules
-@pytest.mark.parametrize("weight", [3e38, 1.2e-38])
+@pairwise(loss=LOSSES, rule=RULES, weight=[3e38, 1.2e-38])
 def test_mean_over_weights_whose_sum_overflows(loss, rule, weight):
     w = np.float32([weight, weight])
 
@@ -70,9 +70,7 @@ def test_mean_over_weights_of_which_one_is_huge(loss, rule):
     close(gradient, GRADIENT * [[1], [0]])
 
 
-@pytest.mark.parametrize("loss", [integer, fused])
-@both_rules
-@pytest.mark.parametrize("size", [1e-25, 1e25])
+@pairwise(loss=[integer, fused], rule=RULES, size=[1e-25, 1e25])
 def test_mean_over_weights_whose_products_are_no_float32(loss, rule, size):
     """1e-25 of the sample times 1e-25 of the class, which is a share of the total all the same."""
     w, c = np.float32([size, 3 * size]), np.full(3, size, np.float32)
@@ -99,9 +97,7 @@ def test_soft_labels_mean_over_tiny_weights_of_samples_and_classes(rule):
     np.testing.assert_allclose(gradient, 1e-25 * GRADIENT / 2, rtol=5e-6)
 
 
-@every_loss
-@both_rules
-@pytest.mark.parametrize("size", [1e-30, 1e30])
+@pairwise(loss=LOSSES, rule=RULES, size=[1e-30, 1e30])
 def test_derivative_of_the_mean_by_small_and_large_weights(loss, rule, size):
     w = np.float32([size, 3 * size])
 
@@ -180,10 +176,7 @@ def test_a_mean_of_nothing_leaves_the_statistics_their_derivatives(loss):
 # The derivative by a weight of 0
 
 
-@every_loss
-@both_rules
-@pytest.mark.parametrize("reduction", ["none", "sum"])
-@pytest.mark.parametrize("w", [[0, 0], [0, 1], [2, 0]])
+@pairwise(loss=LOSSES, rule=RULES, reduction=["none", "sum"], w=[[0, 0], [0, 1], [2, 0]])
 def test_derivative_by_a_weight_of_0_is_the_rows_loss(loss, rule, reduction, w):
     def total(w):
         return jnp.sum(loss(jnp.asarray(Z), Y, sample_weight=w, reduction=reduction, rule=rule))
@@ -193,9 +186,7 @@ def test_derivative_by_a_weight_of_0_is_the_rows_loss(loss, rule, reduction, w):
         close(jax.jacfwd(total)(np.float32(w)), ROW_LOSSES)
 
 
-@every_loss
-@both_rules
-@pytest.mark.parametrize("stats", [False, True])
+@pairwise(loss=LOSSES, rule=RULES, stats=[False, True])
 def test_derivative_of_a_mean_by_a_weight_of_0(loss, rule, stats):
     """`(l_i - L) / sum(w)`, and 0 where the sum is."""
 
@@ -247,9 +238,7 @@ def test_derivative_of_a_mean_under_class_weights_by_a_weight_of_0(loss, rule):
     close(jax.grad(mean)(np.float32([5, 0])), [0, by_weight])
 
 
-@every_loss
-@both_rules
-@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pairwise(loss=LOSSES, rule=RULES, reduction=["none", "sum", "mean"])
 def test_derivative_by_a_weight_of_0_is_0_where_the_loss_is_not_finite(loss, rule, reduction):
     z = jnp.array([[1, 0, -1], [0, 2, -jnp.inf], [0, jnp.nan, 1], [jnp.inf, 0, 1]], jnp.float32)
     y = np.int32([1, 2, 0, 0])
@@ -264,10 +253,7 @@ def test_derivative_by_a_weight_of_0_is_0_where_the_loss_is_not_finite(loss, rul
     close(gradient, [first, 0, 0, 0])
 
 
-@pytest.mark.parametrize("loss", [integer, fused])
-@both_rules
-@pytest.mark.parametrize("weight", [0, 1])
-@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pairwise(loss=[integer, fused], rule=RULES, weight=[0, 1], reduction=["none", "sum", "mean"])
 def test_derivative_by_an_ignored_rows_weight_is_0(loss, rule, weight, reduction):
     w = np.float32([1, weight])
 
@@ -334,9 +320,7 @@ def test_the_value_and_statistics_of_a_row_of_weight_0_stay_0(loss, rule):
 IMPOSSIBLE = jnp.asarray(Z).at[:, 2].set(-jnp.inf)  # the second row's label
 
 
-@every_loss
-@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-@pytest.mark.parametrize("w", [[1, 1], [1, 0], [0, 1]])
+@pairwise(loss=LOSSES, reduction=["none", "sum", "mean"], w=[[1, 1], [1, 0], [0, 1]])
 def test_forward_mode_by_weights_beside_an_infinite_loss(loss, reduction, w):
     """NaN nowhere but where reverse mode has it, and the same elsewhere."""
 

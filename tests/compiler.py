@@ -1,0 +1,7 @@
+"""Options of XLA that compile quickly: for programs whose claim no optimisation changes."""
+
+from importlib.metadata import version
+
+UNOPTIMISED: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
+if version("jaxlib").startswith("0.10."):  # later ones do not know it
+    UNOPTIMISED["xla_cpu_use_fusion_emitters"] = False
