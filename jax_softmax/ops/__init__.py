@@ -7,12 +7,13 @@ from jax_softmax.ops.cross_entropy import (
 )
 from jax_softmax.ops.linear_cross_entropy import linear_softmax_cross_entropy
 from jax_softmax.ops.sharded_linear_cross_entropy import sharded_linear_softmax_cross_entropy
-from jax_softmax.ops.softmax import log_softmax, softmax
+from jax_softmax.ops.softmax import log_softmax, logsumexp, softmax
 
 __all__ = [
     "SoftmaxStats",
     "linear_softmax_cross_entropy",
     "log_softmax",
+    "logsumexp",
     "sharded_linear_softmax_cross_entropy",
     "softmax",
     "softmax_cross_entropy",

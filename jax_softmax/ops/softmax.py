@@ -1,4 +1,4 @@
-"""`softmax` and `log_softmax` with hand-written derivatives."""
+"""`softmax`, `log_softmax` and `logsumexp` with hand-written derivatives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ from jax_softmax.ops._arguments import (
 from jax_softmax.ops._autodiff import names_forward_mode
 from jax_softmax.ops._backends.dispatch import backend_of, check_implementation
 from jax_softmax.ops._backends.interface import Backend
-from jax_softmax.ops._math.softmax import LOG_SOFTMAX, SOFTMAX, Function, Rows, statistics
+from jax_softmax.ops._math.softmax import (
+    LOG_SOFTMAX,
+    LOGSUMEXP,
+    SOFTMAX,
+    Function,
+    Rows,
+    statistics,
+)
 from jax_softmax.ops._mesh import vary, varying_axes
 from jax_softmax.ops._options import Implementation, Rule, check_rule
 
@@ -114,6 +121,49 @@ def log_softmax(
     return _along_classes(LOG_SOFTMAX, x, axis, where, rule, implementation)
 
 
+@names_forward_mode
+def logsumexp(
+    x: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    rule: Rule = "vjp",
+    implementation: Implementation | None = None,
+) -> jax.Array:
+    r"""The logarithm of the sum of exponentials, :math:`\log \sum_j e^{x_j}`, along `axis`.
+
+    Unlike `jax.nn.logsumexp`, it sums over the last axis unless told otherwise.
+
+    Args:
+      x: `[...]` floating logits. `-inf` is a class that cannot happen: derivative 0.
+      axis: the class axis, a tuple of axes taken together, or None for all.
+      where: None, or booleans of `x`'s rank (classes) or without the class axes (rows): entries
+        that are False count as `-inf`.
+      rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
+        has `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
+      implementation: None for the platform's own way to compute, or `"xla"` or `"cpu"`; the values
+        are the same but for rounding.
+
+    Returns:
+      `x` without the class axes; float32 for half precision, else the dtype of `x`. Rows of `-inf`,
+      or with nothing left by `where`, are `-inf`; rows with a NaN or `+inf` are NaN.
+
+    Raises:
+      TypeError: if `x` is not floating.
+      ValueError: if `axis` or `where` does not fit `x`, an option is unknown, or there are no
+        classes.
+
+    With `m = max_j x_j`, its error is at most 3 eps of `|m| + |log sum_j exp(x_j - m)|`. The
+    derivative is the softmax, to 5 eps (on XLA:CPU). Only `x` and a few numbers per row are kept
+    for it.
+
+    >>> import jax.numpy as jnp
+    >>> print(logsumexp(jnp.array([1000.0, 1000.0])))
+    1000.6932
+    """
+    return _along_classes(LOGSUMEXP, x, axis, where, rule, implementation)
+
+
 class _Call(NamedTuple):
     """What is constant in the compiled program."""
 
@@ -146,7 +196,8 @@ def _along_classes(
             f"x: expected at least one class along axis {axis}, got shape {array.shape}."
         )
     call = _Call(function, implementation)
-    return classes_back(_jitted(call, rule, rows, mask), axes, array.shape)
+    found = _jitted(call, rule, rows, mask)
+    return classes_back(found, axes, array.shape) if function.by_class else found
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -157,7 +208,8 @@ def _jitted(call: _Call, rule: Rule, x: jax.Array, mask: jax.Array | None) -> ja
 
 def _forward(call: _Call, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, Rows]:
     rows, log_total = statistics(call.backend, x, mask)
-    return call.function.value(call.backend, rows, log_total).astype(x.dtype), rows
+    value = call.function.value(call.backend, rows, log_total)
+    return value.astype(x.dtype) if call.function.by_class else value, rows
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -33,6 +33,7 @@ fused = ops.linear_softmax_cross_entropy
 FUNCTIONS = {
     "softmax": lambda a, **o: ops.softmax(a.z, **o),
     "log_softmax": lambda a, **o: ops.log_softmax(a.z, **o),
+    "logsumexp": lambda a, **o: ops.logsumexp(a.z, **o),
     "softmax jvp": lambda a, **o: ops.softmax(a.z, rule="jvp", **o),
     "softmax where": lambda a, **o: ops.softmax(a.z, where=a.q > 0.3, **o),
     "integer": lambda a, **o: integer(a.z, a.y, **o),

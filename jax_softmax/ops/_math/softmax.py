@@ -1,9 +1,9 @@
-"""Softmax, its logarithm, and the derivatives of both.
+"""Softmax, its logarithm, the logarithm of its sum, and their derivatives.
 
 With L the likeliest class of a row, m = x_L, e_i = exp(x_i - m), others = sum_{i != L} e_i and
 total = others + e_L,
 
-    p_i = e_i / total        log p_i = (x_i - m) - log(total)
+    p_i = e_i / total    log p_i = (x_i - m) - log(total)    log sum_i exp(x_i) = m + log(total)
 
 With L set apart, log(total) = log1p(others) keeps the relative precision of `others`. Neither term
 of log p_i is positive, so nothing cancels.
@@ -68,14 +68,16 @@ class Rows(NamedTuple):
 
 
 class Function(NamedTuple):
-    """Softmax or its logarithm; each field returns `[..., V]` in the dtype of the statistics.
+    """A function of rows and its derivatives, in the dtype of the statistics.
 
     Attributes:
+      by_class: whether the value is `[..., V]`, a number for each class, or `[...]`.
       value: `value(backend, rows, log_total)`.
-      gradient: `gradient(backend, rows, g)`, for a cotangent `g [..., V]`.
+      gradient: `gradient(backend, rows, g)`, `[..., V]`, for a cotangent `g` of the value's shape.
       tangent: `tangent(backend, rows, v)`, for a tangent `v [..., V]`, in which it is linear.
     """
 
+    by_class: bool
     value: Callable[[Backend, Rows, jax.Array], jax.Array]
     gradient: Callable[[Backend, Rows, jax.Array], jax.Array]
     tangent: Callable[[Backend, Rows, jax.Array], jax.Array]
@@ -213,5 +215,21 @@ def _leads(kept: Rows, p: jax.Array) -> jax.Array:
     return is_class(kept.leader, p.shape[-1]) & kept.has_most()[..., None]
 
 
-SOFTMAX = Function(_probabilities, _softmax_gradient, _softmax_tangent)
-LOG_SOFTMAX = Function(_log_probabilities, _log_softmax_gradient, _log_softmax_tangent)
+# Both modes of the logarithm of the sum: its derivatives are the probabilities.
+
+
+def _logsumexp(backend: Backend, kept: Rows, log_total: jax.Array) -> jax.Array:
+    return jnp.where(kept.own == 0, -jnp.inf, kept.shift + log_total)
+
+
+def _logsumexp_gradient(backend: Backend, kept: Rows, g: jax.Array) -> jax.Array:
+    return kept.probabilities(backend) * g[..., None]
+
+
+def _logsumexp_tangent(backend: Backend, kept: Rows, v: jax.Array) -> jax.Array:
+    return row_sum(kept.probabilities(backend) * v)
+
+
+SOFTMAX = Function(True, _probabilities, _softmax_gradient, _softmax_tangent)
+LOG_SOFTMAX = Function(True, _log_probabilities, _log_softmax_gradient, _log_softmax_tangent)
+LOGSUMEXP = Function(False, _logsumexp, _logsumexp_gradient, _logsumexp_tangent)
