@@ -1,8 +1,9 @@
 """Eight simulated devices for every test but those of one, and how programs are compiled and kept.
 
 Set before anything imports jax. Compiling is most of what the tests do, so it is told not to
-optimise: that halves their time. Programs that did not change are kept, which halves it again. A
-folder to a worker, for JAX may read what another is still writing.
+optimise, unless JAX_SOFTMAX_TEST_OPTIMISED is set: that halves their time. Programs that did not
+change are kept, which halves it again. A folder to a worker, for JAX may read what another is still
+writing.
 
 `tests/ops/one_device` is for a process of its own (`tests/ops/test_one_device.py` starts it), in
 which JAX_SOFTMAX_TEST_DEVICES is 1: the numerical contract as users have it, on one device, with
@@ -35,7 +36,7 @@ elif hasattr(os, "sched_setaffinity"):
 os.environ.setdefault("JAX_SOFTMAX_TEST_USER_FLAGS", os.environ.get("XLA_FLAGS", ""))
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     _FLAGS = [os.environ.get("XLA_FLAGS", ""), f"{_FLAG}={_DEVICES}"]
-    if _DEVICES != "1":
+    if _DEVICES != "1" and "JAX_SOFTMAX_TEST_OPTIMISED" not in os.environ:
         _FLAGS += [f"--{name}={value}" for name, value in UNOPTIMISED.items()]
     os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
 

@@ -22,6 +22,7 @@ def pairwise(**axes):
 
     Most of what can go wrong needs two options, not four.
     """
+    assert len(axes) > 1, "there are no pairs of one axis"
     grid = list(itertools.product(*(range(len(values)) for values in axes.values())))
 
     def pairs(case):

@@ -31,7 +31,7 @@ def as_array(name: str, x: Any) -> jax.Array:
     """`x` as an array; raises a TypeError with its name if it is not one."""
     try:
         return jnp.asarray(x)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise _no_array(name, x) from error
 
 
@@ -74,10 +74,16 @@ def label_array(labels: Any, ignore_index: int | None) -> jax.Array:
     Without x64 `jnp.asarray` would wrap 2**32 to class 0.
     """
     if not isinstance(labels, jax.Array) and not hasattr(labels, "__jax_array__"):
+        given = labels
         try:
-            labels = np.asarray(labels)
+            labels = np.asarray(given)
+        except jax.errors.TracerArrayConversionError:
+            pass  # a list with traced numbers
         except (TypeError, ValueError) as error:
-            raise _no_array("labels", labels) from error
+            raise _no_array("labels", given) from error
+        else:
+            if labels.dtype.kind in "OSU":  # not one that JAX has
+                raise _no_array("labels", given)
     if isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer):
         held = jnp.iinfo(jax.dtypes.canonicalize_dtype(labels.dtype))
         outside = (labels < held.min) | (labels > held.max)

@@ -18,7 +18,7 @@ def axis_names(axis_name: AxisName) -> tuple[str, ...]:
 
 def sum_over(axis_name: AxisName, x: jax.Array) -> jax.Array:
     """The sum over the devices along a mesh axis; `x` itself if there is no axis."""
-    return lax.psum(x, axis_name) if axis_names(axis_name) else x
+    return x if axis_name is None else lax.psum(x, axis_name)
 
 
 def varying_axes(*arrays: jax.Array | None) -> frozenset[str]:

@@ -14,7 +14,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jax_softmax.ops._math.row_data import Outputs
-from jax_softmax.ops._mesh import AxisName, axis_names, explicit_axes, sum_over
+from jax_softmax.ops._mesh import AxisName, explicit_axes, sum_over
 from jax_softmax.ops._options import Reduction
 
 
@@ -146,7 +146,7 @@ def _power_of_two(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """
     size = jnp.abs(lax.stop_gradient(x))
     largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), initial=0)
-    if axis_names(axis_name):
+    if axis_name is not None:
         largest = lax.pmax(largest, axis_name)
     kind = jnp.finfo(x.dtype)
     _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))

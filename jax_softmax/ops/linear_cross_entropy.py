@@ -205,6 +205,7 @@ def linear_softmax_cross_entropy(
     >>> loss.shape, [gradient.shape for gradient in gradients]
     ((), [(6, 4), (4, 10)])
     """
+    axis_name = axis_name or None
     call = _Call(
         check_options(label_smoothing, z_loss, soft_cap, return_stats, implementation),
         rule,
@@ -213,7 +214,7 @@ def linear_softmax_cross_entropy(
         ignore_index,
         check_block_size(block_size),
         axis_name,
-        data_axis_name,
+        data_axis_name or None,
     )
     check_rule(rule)
     check_reduction(reduction)
@@ -229,14 +230,18 @@ def linear_softmax_cross_entropy(
     by_row = None if sample_weight is None else broadcast_rows(sample_weight, rows, dtype)
     mask = None if where is None else check_row_mask(where, rows, held)
     check_same(axis_name, labels=index, sample_weight=by_row, where=mask)
-    if reduction == "mean" and data_axis_name is None:
-        weighted = {
-            "where": where,
-            "ignore_index": ignore_index,
-            "sample_weight": sample_weight,
-            "class_weights": None if index is None else class_weights,
-        }
-        warn_of_unlike_means(axis_name, linear.features, weighted)
+    if reduction == "mean":
+        warn_of_unlike_means(
+            axis_name,
+            data_axis_name,
+            (linear.features, linear.labels, index, mask, by_row),
+            {
+                "where": where,
+                "ignore_index": ignore_index,
+                "sample_weight": sample_weight,
+                "class_weights": None if index is None else class_weights,
+            },
+        )
     split = axis_name is not None or classes != held
     options = call.options._replace(classes=classes if split else None)
     call = call._replace(options=options, classes=classes)

@@ -130,6 +130,7 @@ def sharded_linear_softmax_cross_entropy(
             f"linear_softmax_cross_entropy other than num_classes (the kernel has its classes), "
             f"got {sorted(unknown)}."
         )
+    axis_name, data_axis_name = axis_name or None, data_axis_name or None
     _check_axes(mesh, axis_name=axis_name, data_axis_name=data_axis_name)
     check_distinct(axis_name, data_axis_name)
     ignore_index = options.get("ignore_index")

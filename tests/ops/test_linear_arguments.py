@@ -227,10 +227,12 @@ def test_what_is_said_of_rows_must_be_the_same_for_all_classes(name):
         mapped(K, rows[name])
 
 
-def mean_of_shards(data_axis_name, **options):
+def mean_of_shards(data_axis_name, spread=("features", "labels"), **options):
     """The gradient by the kernel, from rows spread over devices of which one row is ignored."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    features = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    rows = 4 if "features" in spread else 2
+    features = rng.standard_normal((rows, 3)).astype(np.float32)
     labels = np.array([0, 1, 2, -1], np.int32)
 
     def gradient(kernel, features, labels):
@@ -239,16 +241,19 @@ def mean_of_shards(data_axis_name, **options):
 
         return jax.grad(mean)(kernel)
 
-    mapped = jax.shard_map(gradient, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P())
-    whole = jax.grad(lambda k: loss(features, k, labels, ignore_index=-1))(K)
+    specs = [P("data") if name in spread else P() for name in ("features", "labels")]
+    mapped = jax.shard_map(gradient, mesh=mesh, in_specs=(P(), *specs), out_specs=P())
+    features_of_all = features if rows == 4 else np.tile(features, (2, 1))
+    whole = jax.grad(lambda k: loss(features_of_all, k, labels, ignore_index=-1))(K)
     return mapped(K, features, labels), whole
 
 
-def test_a_mean_of_one_devices_rows_beside_ignored_ones_warns():
+@pytest.mark.parametrize("spread", [("features", "labels"), ("labels",)], ids="-".join)
+def test_a_mean_of_one_devices_rows_beside_ignored_ones_warns(spread):
     """Silently, its gradient would be another than that of all rows."""
     words = "reduction='mean' with ignore_index over the rows of one device.*data_axis_name='data'"
     with pytest.warns(UserWarning, match=words) as caught:
-        found, whole = mean_of_shards(None, ignore_index=-1)
+        found, whole = mean_of_shards(None, spread, ignore_index=-1)
     assert caught[0].filename == __file__
     assert np.abs(found - whole).max() > 0.01 * np.abs(whole).max()
 
@@ -259,3 +264,30 @@ def test_the_mean_of_all_rows_and_one_that_is_meant_do_not_warn():
     found, _ = mean_of_shards((), ignore_index=-1)
     assert np.abs(found - whole).max() > 0.01 * np.abs(whole).max()
     mean_of_shards(None, reduction="sum", ignore_index=-1)
+    mean_of_shards(None, sample_weight=2.0)  # cancels
+
+
+def test_a_mean_over_some_of_the_axes_of_rows_warns_of_the_others():
+    mesh = jax.make_mesh((2, 2), ("data", "more"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    rows = P(("data", "more"))
+
+    def mean(features, labels):
+        options = {"ignore_index": -1, "data_axis_name": "data"}
+        return jax.lax.pmean(loss(features, K, labels, **options), "more")
+
+    mapped = jax.shard_map(mean, mesh=mesh, in_specs=(rows, rows), out_specs=P())
+    with pytest.warns(UserWarning, match=r"along \['more'\].*data_axis_name=\('data', 'more'\)"):
+        mapped(np.zeros((4, 3), np.float32), np.array([0, 1, 2, -1], np.int32))
+
+
+def test_no_axes_are_no_axes():
+    """An empty tuple is None, inside `shard_map` too."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    x, y = np.zeros((4, 3), np.float32), np.zeros(4, np.int32)
+    mapped = jax.shard_map(
+        lambda x, y: loss(x, K, y, axis_name=(), data_axis_name=(), reduction="none"),
+        mesh=mesh,
+        in_specs=(P("data"), P("data")),
+        out_specs=P("data"),
+    )
+    np.testing.assert_array_equal(mapped(x, y), loss(x, K, y, reduction="none"))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.grids import each_once
+from tests.grids import each_once, pairwise
 from tests.ops.linear import (
     call,
     case,
@@ -174,7 +174,7 @@ def under_vmap(f, arrays, labels, g):
     return {name: x if axes[name] == 0 else x.sum(0) for name, x in by_row.items()}
 
 
-@each_once(transform=[under_scan, under_vmap], rule=["vjp", "jvp"])
+@pairwise(transform=[under_scan, under_vmap], rule=["vjp", "jvp"])
 def test_transform_gives_the_plain_gradient(transform, rule, x64):
     made = small({"bias", "sample_weight"})
     g = cotangents_for(made, "none", False)

@@ -43,9 +43,9 @@ def outcome(f, x, k, b, g):
     options={
         "plain": {},
         "blocks": {"block_size": 4},
+        "weights": {"class_weights": np.linspace(0.1, 2, CLASSES), "soft_cap": 3.0},
         "blocks of classes": {"block_size": (4, 10), "label_smoothing": 0.1, "z_loss": 0.1},
         "statistics": {"return_stats": True, "ignore_index": 0},
-        "weights": {"class_weights": np.linspace(0.1, 2, CLASSES), "soft_cap": 3.0},
         "statistics of blocks": {"return_stats": True, "block_size": (4, 10)},
     },
 )

@@ -57,7 +57,7 @@ def test_gradient_of_gradient_both_ways(rule, reduction, block, x64, rng):
 @both_rules
 def test_second_derivatives_where_classes_are_summed_in_chunks(rule, x64, rng):
     """jax 0.10 drops a `custom_jvp` inside a loop here: sums must be right without one."""
-    made = case({"bias"}, (ROWS,), WIDTH, 40, np.float64)
+    made = case({"bias"}, (ROWS,), WIDTH, 384, np.float64)
     direction = {name: rng.standard_normal(x.shape) for name, x in made.arrays.items()}
     static = {"rule": rule, "block_size": 2}
 

@@ -181,6 +181,17 @@ def test_lists_of_unlike_rows_are_no_array(name, call):
     one_sentence(raised)
 
 
+@pytest.mark.parametrize("labels", [["a", "b"], [0, None], [0, 2**70], None])
+def test_labels_that_are_no_numbers_are_no_array(labels):
+    with pytest.raises(TypeError, match="^labels: expected an array, got (list|NoneType); "):
+        integer(Z[:2], labels)
+
+
+def test_a_list_of_traced_labels_is_an_array():
+    found = jax.jit(lambda a, b: integer(Z[:2], [a, b]))(0, 1)
+    np.testing.assert_array_equal(found, integer(Z[:2], [0, 1]))
+
+
 def test_real_labels_of_a_layer_are_told_the_shape_of_class_probabilities():
     words = r"^labels: .*integer dtype, got float32; .*probabilities pass .* of shape \(4, 8\)"
     with pytest.raises(TypeError, match=words) as raised:

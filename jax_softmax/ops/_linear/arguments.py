@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import jax
@@ -159,17 +160,44 @@ def check_distinct(axis_name: AxisName, data_axis_name: AxisName) -> None:
 
 
 def warn_of_unlike_means(
-    axis_name: AxisName, features: jax.Array, weighted: Mapping[str, object]
+    axis_name: AxisName,
+    data_axis_name: AxisName,
+    of_rows: Sequence[jax.Array | None],
+    weighing: Mapping[str, ArrayLike | None],
 ) -> None:
-    """Warns if a mean is over one device's rows, and those of others may weigh differently."""
-    over = sorted(varying_axes(features) - set(axis_names(axis_name)))
-    names = [name for name, given in weighted.items() if given is not None]
-    if over and names:
-        name = over[0] if len(over) == 1 else tuple(over)
+    """Warns if a mean is over one device's rows, and those of others may weigh differently.
+
+    Args:
+      axis_name: the mesh axis of the classes.
+      data_axis_name: the mesh axis of the rows; `()` says that each device's mean is meant.
+      of_rows: what is given with the rows.
+      weighing: what makes rows weigh more or less, by name. One number for all of them cancels.
+    """
+    known = set(axis_names(axis_name)) | set(axis_names(data_axis_name))
+    over = sorted(varying_axes(*of_rows) - known)
+    names = [
+        name
+        for name, given in weighing.items()
+        if given is not None and (name == "ignore_index" or jnp.ndim(given))
+    ]
+    if over and names and data_axis_name != ():
+        axes = (*axis_names(data_axis_name), *over)
+        name = axes[0] if len(axes) == 1 else axes
         warnings.warn(
-            f"reduction='mean' with {', '.join(names)} over the rows of one device: those of "
-            f"another may weigh more or less, and the mean of such means is not that of all rows. "
-            f"Pass data_axis_name={name!r} for the mean of all rows, or data_axis_name=() if this "
-            f"is meant.",
-            stacklevel=4,
+            f"reduction='mean' with {', '.join(names)} over the rows of one device along {over}: "
+            f"those of another may weigh more or less, and the mean of such means is not that of "
+            f"all rows. Pass data_axis_name={name!r} for the mean of "
+            f"all rows, or data_axis_name=() if each device's is meant.",
+            stacklevel=_stacklevel_of_user(),
         )
+
+
+def _stacklevel_of_user() -> int:
+    """The `stacklevel` of the caller's first frame outside of JAX and this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in ("jax", "jax_softmax"):
+            break
+        level, frame = level + 1, frame.f_back
+    return level
