@@ -54,6 +54,17 @@ def real_array(name: str, x: jax.typing.ArrayLike) -> jax.Array:
     return array
 
 
+def mask_array(where: jax.typing.ArrayLike) -> jax.Array:
+    """`where` as booleans; raises TypeError if it holds neither booleans nor integers."""
+    mask = as_array("where", where)
+    if not (mask.dtype == bool or jnp.issubdtype(mask.dtype, jnp.integer)):
+        raise TypeError(
+            f"where: expected booleans, got {mask.dtype}; compare first, e.g. where > 0, and pass "
+            f"weights of rows as sample_weight."
+        )
+    return mask.astype(bool)
+
+
 def check_ignore_index(ignore_index: int | None, dtype: jnp.dtype) -> None:
     """Raises unless `ignore_index` is None or a number that labels of `dtype` can hold."""
     if ignore_index is None:
@@ -227,7 +238,7 @@ def mask_classes_last(
     """
     if where is None:
         return None, None
-    mask = as_array("where", where).astype(bool)
+    mask = mask_array(where)
     rows = tuple(n for a, n in enumerate(shape) if a not in axes)
     try:
         if mask.ndim == len(shape):

@@ -197,3 +197,18 @@ def test_real_labels_of_a_layer_are_told_the_shape_of_class_probabilities():
     with pytest.raises(TypeError, match=words) as raised:
         fused(Z, K, Y.astype(np.float32))
     one_sentence(raised)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda where: ops.softmax(Z, -1, where),
+        lambda where: ops.logsumexp(Z, -1, where),  # where jax.nn's has weights
+        lambda where: integer(Z, Y, where=where),
+        lambda where: fused(Z, K, Y, where=where),
+    ],
+)
+def test_a_mask_of_real_numbers_is_refused(f):
+    with pytest.raises(TypeError, match="^where: expected booleans, got float32; ") as raised:
+        f(np.ones(4, np.float32))
+    one_sentence(raised)

@@ -13,11 +13,11 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jax_softmax.ops._arguments import (
-    as_array,
     check_ignore_index,
     check_integer_labels,
     floating_array,
     label_array,
+    mask_array,
     real_array,
 )
 from jax_softmax.ops._linear.layer import KernelLayout, Linear
@@ -93,7 +93,7 @@ def _class_probabilities(
 
 def check_row_mask(where: ArrayLike, rows: tuple[int, ...], classes: int) -> jax.Array:
     """The rows that count, `[*rows]` booleans; raises ValueError for a mask of classes."""
-    mask = as_array("where", where).astype(bool)
+    mask = mask_array(where)
     try:
         return jnp.broadcast_to(mask, rows)
     except ValueError as error:
