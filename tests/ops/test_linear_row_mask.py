@@ -33,7 +33,8 @@ def outcome(f, x, k, b, g):
         value = jnp.sum(loss * (g[: loss.size] if loss.ndim else 1))
         return value + (jnp.sum(out[1].entropy) if isinstance(out, tuple) else 0), out
 
-    (_, out), gradients = jax.value_and_grad(total, (0, 1, 2), has_aux=True)(x, k, b)
+    both = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))
+    (_, out), gradients = both(x, k, b)
     return out, gradients
 
 

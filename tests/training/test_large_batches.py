@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import jax
 import numpy as np
-import pytest
 
 from jax_softmax.training import step
 from jax_softmax.training.step import Batches
+from tests.grids import each_once
 
 
-@pytest.mark.parametrize("examples", [8, 9, 31, 32, 48, 53, 127])
-@pytest.mark.parametrize("width", [5, 16, 40])
+@each_once(examples=[8, 9, 31, 32, 48, 53, 127], width=[5, 16, 40])
 def test_pieces_give_the_sums_of_the_whole(examples, width, monkeypatch, rng):
     params = {
         "kernel": rng.standard_normal((3, width)).astype(np.float32),
