@@ -182,6 +182,14 @@ def test_a_cotangent_at_an_impossible_class_does_not_matter_to_softmax(logits_dt
     check("softmax", x, g, logits_dtype)
 
 
+@pytest.mark.parametrize("rule", ["vjp", "jvp"])
+def test_a_cotangent_at_an_impossible_class_reaches_the_others_in_log_softmax(rule):
+    """By the formula `(1 - p_k) g_k - p_k sum_{i != k} g_i`; as in `jax.nn`."""
+    x, g = np.float32([40, 0, -np.inf]), np.float32([1, 2, 3])
+    found = jax.vjp(functools.partial(log_softmax, rule=rule), x)[1](g)[0]
+    np.testing.assert_array_equal(found, [-5, 2, 0])
+
+
 @every_function
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_row_without_a_softmax_is_nan_and_no_other(name, bad, logits_dtype, rng):

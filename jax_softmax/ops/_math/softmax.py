@@ -200,7 +200,9 @@ def _softmax_tangent(backend: Backend, kept: Rows, v: jax.Array) -> jax.Array:
 
 
 def _log_softmax_tangent(backend: Backend, kept: Rows, v: jax.Array) -> jax.Array:
-    return kept.nan_where_impossible(_relative(backend, kept, kept.probabilities(backend), v))
+    # Nothing comes from a class that cannot happen, but a cotangent sent to it reaches the others.
+    v = kept.nan_where_impossible(v)
+    return _relative(backend, kept, kept.probabilities(backend), v)
 
 
 def _relative(backend: Backend, kept: Rows, p: jax.Array, v: jax.Array) -> jax.Array:
