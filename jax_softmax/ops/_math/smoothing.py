@@ -61,12 +61,12 @@ def charged_surprisal(
     surprisal = (shift[..., None] - z) + log_total[..., None]
     if charges.ndim == 0:
         return charges * row_sum(surprisal)
-    # A quarter of the largest number where the surprisal is infinite, else 0.
-    quarter = float(jnp.finfo(z.dtype).max) / 4
-    beyond = jnp.minimum(surprisal / 4, 2 * quarter) - jnp.minimum(surprisal / 4, quarter)
-    beyond = jax.lax.stop_gradient(beyond)
-    finite = jnp.minimum(surprisal, 4 * quarter) - 4 * beyond
+    most = float(jnp.finfo(z.dtype).max)
+    bounded = jnp.minimum(surprisal, most)
+    # The largest number where the surprisal is infinite, else 0.
+    beyond = jax.lax.stop_gradient(jnp.minimum(surprisal - bounded, most))
+    finite = bounded - beyond
     charges = charges.reshape((1,) * (z.ndim - charges.ndim) + charges.shape)
     # 0 for a charge of 0, else 8: times `beyond`, it overflows for a class that cannot happen.
-    charged = 8 * jnp.minimum(jnp.abs(jax.lax.stop_gradient(charges)) * quarter, 1)
+    charged = 8 * jnp.minimum(jnp.abs(jax.lax.stop_gradient(charges)) * (most / 4), 1)
     return row_sum(charges * finite + charged * beyond)
