@@ -137,7 +137,7 @@ def make_case(group: Group) -> Case:
         logits[_impossible(index, mask)] = -np.inf
     elif option.where_rows and group.op != LINEAR:
         logits[2::8] = np.nan  # in half of the rows that are left out
-    # Nothing is promised for a cotangent at an infinite log-probability.
+    # Not at an infinite log-probability: autodiff of the reference gives that logit a derivative.
     reached = ~np.isneginf(logits) & (mask | (not option.where))
     cotangent, tangent = (
         np.where(reached, _dense_cotangents(index, dtype, logits.shape, rng), 0).astype(dtype)

@@ -10,7 +10,7 @@ import pytest
 from jax_softmax import logsumexp
 from jax_softmax.testing.exact import LONGDOUBLE_IS_WIDER, tiny
 from jax_softmax.testing.regimes import regime_rows
-from tests.grids import each_once
+from tests.grids import pairwise
 from tests.ops.softmax_exact import probabilities
 from tests.tolerances import GRADIENT_EPS, LOSS_EPS, gradient_eps
 
@@ -27,11 +27,7 @@ def exact(x):
     return top + log_total, np.abs(top) + log_total
 
 
-@each_once(
-    classes=[1, 2, 10, 130, 384, 1000],
-    rule=RULES,
-    dtype=["float32", "bfloat16", "float64", "float16", "float32", "float64"],
-)
+@pairwise(classes=[1, 10, 384], rule=RULES, dtype=["float32", "bfloat16", "float16", "float64"])
 def test_values_and_derivatives_keep_the_contract(classes, rule, dtype):
     if dtype == "float64" and not LONGDOUBLE_IS_WIDER:
         pytest.skip("this platform's longdouble is no wider than float64")

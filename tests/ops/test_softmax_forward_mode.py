@@ -84,18 +84,15 @@ def test_jacobians_forward_and_reverse(name, lead, rng):
     assert_exact(jax.jacrev(f)(x), REVERSE[name](many, one), one, np.float32)
 
 
-@each_once(
-    name=list(FUNCTIONS),
-    axis=[0, (0, 2), None],
-    dtype=["float32", "bfloat16", "float16", "float32", "bfloat16", "float16"],
-)
-def test_values_are_those_of_the_default_rule(name, axis, dtype, rng):
-    x = (5 * rng.standard_normal((3, 4, 5))).astype(dtype)
+@every_function
+@pytest.mark.parametrize("axis", [0, (0, 2), None])
+def test_values_are_those_of_the_default_rule(name, axis, logits_dtype, rng):
+    x = (5 * rng.standard_normal((3, 4, 5))).astype(logits_dtype)
     mask = rng.random((3, 4, 5)) < 0.8
     for where in (None, mask):
         found = FUNCTIONS[name](x, axis, where)
         np.testing.assert_array_equal(found, DEFAULTS[name](x, axis, where))
-        assert found.dtype == dtype
+        assert found.dtype == logits_dtype
 
 
 @every_function

@@ -187,6 +187,11 @@ def test_labels_that_are_no_numbers_are_no_array(labels):
         integer(Z[:2], labels)
 
 
+def test_logits_beyond_every_float_are_no_array():
+    with pytest.raises(TypeError, match="^logits: expected an array, got list; "):
+        integer([2**2000, 1], 0)
+
+
 def test_a_list_of_traced_labels_is_an_array():
     found = jax.jit(lambda a, b: integer(Z[:2], [a, b]))(0, 1)
     np.testing.assert_array_equal(found, integer(Z[:2], [0, 1]))

@@ -186,8 +186,8 @@ def warn_of_unlike_means(
         warnings.warn(
             f"reduction='mean' with {', '.join(names)} over the rows of one device along {over}: "
             f"those of another may weigh more or less, and the mean of such means is not that of "
-            f"all rows. Pass data_axis_name={name!r} for the mean of "
-            f"all rows, or data_axis_name=() if each device's is meant.",
+            f"all rows. Pass data_axis_name={name!r} for the mean of all rows, or "
+            f"data_axis_name=() if each device's is meant.",
             stacklevel=_stacklevel_of_user(),
         )
 

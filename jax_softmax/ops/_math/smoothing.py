@@ -67,6 +67,6 @@ def charged_surprisal(
     beyond = jax.lax.stop_gradient(jnp.minimum(surprisal - bounded, most))
     finite = bounded - beyond
     charges = charges.reshape((1,) * (z.ndim - charges.ndim) + charges.shape)
-    # 0 for a charge of 0, else 8: times `beyond`, it overflows for a class that cannot happen.
-    charged = 8 * jnp.minimum(jnp.abs(jax.lax.stop_gradient(charges)) * (most / 4), 1)
+    # 0 for a charge of 0, else 2: times `beyond`, it overflows for a class that cannot happen.
+    charged = 2 * jnp.minimum(jnp.abs(jax.lax.stop_gradient(charges)) * most, 1)
     return row_sum(charges * finite + charged * beyond)
