@@ -57,8 +57,11 @@ def test_a_line_that_is_no_row_is_named(line):
         parse_iris({"iris.data": GOOD + line + b"\n" + GOOD})
 
 
+# With names of their own: an archive's bytes hold the time, and workers must agree on a test's name.
 @pytest.mark.parametrize(
-    "data", [b"", b"no archive", zipped(other="x"), zipped(iris_data=GOOD)[9:]]
+    "data",
+    [b"", b"no archive", zipped(other="x"), zipped(iris_data=GOOD)[9:]],
+    ids=["empty", "not a zip", "another table", "cut"],
 )
 def test_an_archive_without_the_table_is_refused(data):
     with pytest.raises(InputError, match="iris.zip: expected a zip archive that holds iris.data"):
