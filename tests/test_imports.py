@@ -191,7 +191,7 @@ ALLOWED_IN_OPS = {
     "_math": {"_backends", "_mesh", "_options"},
     "_arguments": {"_math"},
     "_reduction": {"_math", "_mesh", "_options"},
-    "_autodiff": {"_math", "_backends", "_options", "_reduction"},
+    "_autodiff": {"_math", "_backends", "_mesh", "_options", "_reduction"},
     "_linear": {"_arguments", "_autodiff", "_math", "_backends", "_mesh", "_options", "_reduction"},
 }
 OPS_FILES = [path for path in FILES if path.is_relative_to(OPS)]

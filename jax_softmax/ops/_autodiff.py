@@ -1,7 +1,7 @@
 """Turns a row's loss into differentiable functions of logits.
 
-There are three: `rows_vjp`, `rows_jvp` and, for a weighted sum, `total_jvp`. All of them use the
-loss's forward pass and its gradients.
+There are four: `rows_vjp`, `rows_jvp` and, for a weighted sum, `total_vjp` and `total_jvp`. All of
+them use the loss's forward pass and its gradients.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jax_softmax.ops._backends.dispatch import backend_of
@@ -27,8 +28,9 @@ from jax_softmax.ops._math.row_data import (
 )
 from jax_softmax.ops._math.row_loss import RowLoss
 from jax_softmax.ops._math.slices import whole
+from jax_softmax.ops._mesh import vary, varying_axes
 from jax_softmax.ops._options import Options
-from jax_softmax.ops._reduction import times_slope, totalled
+from jax_softmax.ops._reduction import slope, times_slope, totalled
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,17 +51,43 @@ class Kept(NamedTuple):
     residuals: Residuals
 
 
+class TotalKept(NamedTuple):
+    """The same for a total, whose gradient is known but for a factor.
+
+    Attributes:
+      gradient: of the logits, for a cotangent of 1; None if it is not wanted.
+      slopes: `[...]`, the derivatives by the weights.
+      weights: `[...]`.
+      rows: for other cotangents, what the gradient is computed from again.
+    """
+
+    gradient: jax.Array | None
+    slopes: jax.Array
+    weights: jax.Array
+    rows: Kept
+
+
 class Rules(NamedTuple):
-    """`rows_vjp` and `rows_jvp` return outputs of rows, `total_jvp` the weighted sum of losses."""
+    """`rows_vjp` and `rows_jvp` return outputs of rows, the others the weighted sum of losses.
+
+    `total_vjp` gains only where the loss `reads_once(options, inputs, data)`.
+    """
 
     rows_vjp: Callable[[Options, Inputs, RowData], Outputs]
     rows_jvp: Callable[[Options, Inputs, RowData], Outputs]
+    total_vjp: Callable[[Options, Inputs, RowData, jax.Array], Outputs]
     total_jvp: Callable[[Options, Inputs, RowData, jax.Array], Outputs]
+    reads_once: Callable[[Options, Inputs, RowData], bool]
 
 
 def build_rules(loss: RowLoss) -> Rules:
-    """The three differentiable functions of a row's loss."""
-    return Rules(_rows_vjp(loss), _rows_jvp(loss), _total_jvp(loss))
+    """The differentiable functions of a row's loss."""
+
+    def reads_once(options: Options, inputs: Inputs, data: RowData) -> bool:
+        backend, logits = backend_of(options.implementation), inputs.logits
+        return loss.reads_once(backend, options, logits, data, logits.dtype)
+
+    return Rules(_rows_vjp(loss), _rows_jvp(loss), _total_vjp(loss), _total_jvp(loss), reads_once)
 
 
 def _forward(
@@ -135,6 +163,56 @@ def _rows_jvp(loss: RowLoss) -> Callable[..., Outputs]:
 
     rows.defjvp(jvp, symbolic_zeros=True)
     return rows
+
+
+def _total_vjp(loss: RowLoss) -> Callable[..., Outputs]:
+    """Reverse mode, for a scalar: the forward rule computes the gradient in the same pass.
+
+    It is rounded once, after the cotangent: unless that is 1, the gradient is computed again, which
+    reads and writes no more than a product with the one that was kept.
+    """
+
+    @partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def total(options: Options, inputs: Inputs, data: RowData, weights: jax.Array) -> Outputs:
+        return totalled(weights, _forward(loss, options, inputs, data)[0])
+
+    def fwd(options: Options, inputs: Any, data: Any, weights: Any) -> tuple[Outputs, TotalKept]:
+        wanted = inputs.logits.perturbed
+        inputs, data, weights = jax.tree.map(lambda primal: primal.value, (inputs, data, weights))
+        gradient, logits = None, inputs.logits
+        if data.counted is not None:
+            logits = differentiated_where(data.counted, logits)
+        if wanted:
+            outputs, residuals, gradient = loss.at_once(
+                backend_of(options.implementation), options, logits, data, weights, logits.dtype
+            )
+        else:
+            outputs, residuals = _forward(loss, options, inputs, data)
+        rows = Kept(inputs, data, residuals)
+        kept = TotalKept(gradient, slope(weights, outputs.loss), weights, rows)
+        return totalled(weights, outputs), kept
+
+    def bwd(
+        options: Options, kept: TotalKept, cotangents: Outputs
+    ) -> tuple[Inputs, None, jax.Array | None]:
+        g = used(cotangents).loss
+        if g is None:
+            return Inputs(None), None, None
+        by_weights = g * kept.slopes
+        if kept.gradient is None:
+            return Inputs(None), None, by_weights
+        # Their types must agree on the mesh axes that they vary over.
+        axes = varying_axes(g, kept.gradient)
+        gradient = vary(kept.gradient, axes)
+
+        def again() -> jax.Array:
+            wide = _gradients(loss, options, kept.rows, Outputs(g * kept.weights)).logits
+            return vary(wide.astype(gradient.dtype), axes)
+
+        return Inputs(lax.cond(g == 1, lambda: gradient, again)), None, by_weights
+
+    total.defvjp(fwd, bwd, symbolic_zeros=True)
+    return total
 
 
 def _total_jvp(loss: RowLoss) -> Callable[..., Outputs]:

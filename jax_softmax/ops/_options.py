@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 Rule = Literal["vjp", "jvp"]
 Reduction = Literal["none", "sum", "mean"]
-Implementation = Literal["xla", "cpu"]
+Implementation = Literal["xla", "cpu", "mosaic_gpu"]
 
 
 class Options(NamedTuple):

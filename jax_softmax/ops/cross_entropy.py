@@ -414,8 +414,14 @@ def _reduced(
     )
     axes = varying_axes(*jax.tree.leaves((inputs, data)), weights.weight)
     inputs = jax.tree.map(lambda x: vary(x, axes), inputs)
-    if call.rule == "jvp" and call.reduction != "none" and not options.stats:
-        outputs = rules.total_jvp(options, inputs, data, weights.weight)
+    if call.reduction != "none" and not options.stats:
+        total = rules.total_jvp if call.rule == "jvp" else None
+        if call.rule == "vjp" and rules.reads_once(options, inputs, data):
+            total = rules.total_vjp
+    else:
+        total = None
+    if total is not None:
+        outputs = total(options, inputs, data, weights.weight)
         return total_of(outputs.loss, weights, outputs.finite, None)
     by_rows = rules.rows_vjp if call.rule == "vjp" else rules.rows_jvp
     outputs = by_rows(options, inputs, data)

@@ -22,7 +22,8 @@ from jax_softmax.ops._arguments import (
     class_weight_array,
 )
 from jax_softmax.ops._autodiff import names_forward_mode
-from jax_softmax.ops._backends.dispatch import check_implementation
+from jax_softmax.ops._backends.dispatch import check_implementation, on_a_gpu
+from jax_softmax.ops._backends.gpu import gpu_memory
 from jax_softmax.ops._linear.arguments import (
     check_arrays,
     check_classes,
@@ -36,9 +37,10 @@ from jax_softmax.ops._linear.blocks import (
     BlockSize,
     check_block_size,
     choose_block_size,
+    choose_gpu_block_size,
     row_blocks,
 )
-from jax_softmax.ops._linear.layer import KernelLayout, Linear, Product, sums_dtype
+from jax_softmax.ops._linear.layer import KernelLayout, Linear, Product, product_dtype, sums_dtype
 from jax_softmax.ops._linear.rules import rows_jvp, rows_vjp, total_jvp, total_vjp
 from jax_softmax.ops._linear.sweeps import Static
 from jax_softmax.ops._math import class_probabilities, integer_labels
@@ -248,6 +250,10 @@ def linear_softmax_cross_entropy(
     return _placed(call, linear)(linear, _Rows(index, mask, by_class, by_row))
 
 
+# A GPU's products take rows of multiples of this many numbers at full speed.
+_GPU_CLASSES = 128
+
+
 class _Call(NamedTuple):
     """What is constant in the compiled program."""
 
@@ -293,6 +299,7 @@ def _placed(call: _Call, linear: Linear) -> Callable[..., Loss]:
 
 @partial(jax.jit, static_argnums=0)
 def _loss(call: _Call, linear: Linear, rows: _Rows) -> Loss:
+    linear, rows, call = _padded(call, linear, rows)
     shape, labels = linear.features.shape[:-1], rows.labels
     not_ignored = None
     if labels is not None and call.ignore_index is not None:
@@ -332,6 +339,26 @@ def _loss(call: _Call, linear: Linear, rows: _Rows) -> Loss:
     return loss if not call.options.stats else with_stats(loss, weights, outputs)
 
 
+def _padded(call: _Call, linear: Linear, rows: _Rows) -> tuple[Linear, _Rows, _Call]:
+    """The layer with classes added that do not count, where a GPU's products want them.
+
+    These take several times as long if rows of logits do not start at multiples of 16 bytes.
+    """
+    held, itemsize = call.product.classes(linear), product_dtype(linear).itemsize
+    alone = call.axis_name is None and isinstance(held, int) and linear.labels is None
+    if not (alone and on_a_gpu(call.options.implementation)) or held * itemsize % 16 == 0:
+        return linear, rows, call
+    more = -held % _GPU_CLASSES
+    before = [(0, 0), (0, 0)]
+    before[call.product.classes_axis] = (0, more)
+    bias, by_class = (
+        None if x is None else jnp.pad(x, (0, more)) for x in (linear.bias, rows.class_weights)
+    )
+    linear = linear._replace(kernel=jnp.pad(linear.kernel, before), bias=bias)
+    call = call._replace(options=call.options._replace(classes=call.classes))
+    return linear, rows._replace(class_weights=by_class), call
+
+
 def _row_data(call: _Call, linear: Linear, rows: _Rows) -> RowData:
     """The data of rows and classes, for the classes that this device holds."""
     held = call.product.classes(linear)
@@ -361,7 +388,11 @@ def _row_data(call: _Call, linear: Linear, rows: _Rows) -> RowData:
 def _static(call: _Call, linear: Linear) -> Static:
     rows, held = linear.features.shape[:-1], call.product.classes(linear)
     itemsize = sums_dtype(linear).itemsize
-    block = call.block or choose_block_size(math.prod(rows), held, itemsize)
+    block = call.block
+    if block is None and on_a_gpu(call.options.implementation):
+        block = choose_gpu_block_size(math.prod(rows), held, itemsize, gpu_memory())
+    elif block is None:
+        block = choose_block_size(math.prod(rows), held, itemsize)
     class_block = None if block.classes is None or block.classes >= held else block.classes
     options = call.options
     if class_block is not None:

@@ -57,7 +57,7 @@ def test_a_line_that_is_no_row_is_named(line):
         parse_iris({"iris.data": GOOD + line + b"\n" + GOOD})
 
 
-# With names of their own: an archive's bytes hold the time, and workers must agree on a test's name.
+# Named, for the bytes of an archive hold the time, and workers must agree on a test's name.
 @pytest.mark.parametrize(
     "data",
     [b"", b"no archive", zipped(other="x"), zipped(iris_data=GOOD)[9:]],

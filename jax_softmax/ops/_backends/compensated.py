@@ -64,8 +64,15 @@ def exponentials(z: jax.Array, shift: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _exponentials(z: jax.Array, shift: jax.Array) -> jax.Array:
-    """With n = round(d / log 2), `exp(d + error) = 2^n exp((d - n log 2) + error)`."""
-    distance, error = two_sum(z, shift[..., None])
+    return exp_of_difference(z, shift[..., None])
+
+
+def exp_of_difference(z: jax.Array, shift: jax.Array) -> jax.Array:
+    """`exponentials` of float32, for a shift that broadcasts; differentiated as written.
+
+    With n = round(d / log 2), `exp(d + error) = 2^n exp((d - n log 2) + error)`.
+    """
+    distance, error = two_sum(z, shift)
     normal = distance > _LEAST
     distance, error = jnp.where(normal, distance, _LEAST), jnp.where(normal, error, 0)
     # As integers: XLA would cancel adding a number and subtracting it again.

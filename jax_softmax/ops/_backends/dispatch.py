@@ -6,7 +6,7 @@ serves a CPU and an accelerator, even an accelerator that is not present.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,18 +14,33 @@ import jax
 from jax import lax
 
 from jax_softmax.ops._backends.cpu import CPU, block_rows, writes_over
-from jax_softmax.ops._backends.interface import Arrays, Backend, Logits, Results, RowShare, T
+from jax_softmax.ops._backends.gpu import GPU, MOSAIC_GPU, available, compiled_for_a_gpu
+from jax_softmax.ops._backends.interface import (
+    Arrays,
+    Backend,
+    Logits,
+    OfShare,
+    Pass,
+    Results,
+    RowShare,
+    T,
+)
 from jax_softmax.ops._backends.xla import XLA
 from jax_softmax.ops._options import Implementation
 
 R = TypeVar("R")
 
-_NAMED: dict[str, Backend] = {"xla": XLA, "cpu": CPU}
+_NAMED: dict[str, Backend] = {"xla": XLA, "cpu": CPU, "mosaic_gpu": MOSAIC_GPU}
 
 
-def _by_platform(*operands: Any, cpu: Callable[..., R], default: Callable[..., R]) -> R:
-    found: R = lax.platform_dependent(*operands, cpu=cpu, default=default)
+def _by_platform(*operands: Any, **platforms: Callable[..., R]) -> R:
+    found: R = lax.platform_dependent(*operands, **platforms)
     return found
+
+
+def _cuda() -> Backend:
+    """The backend of NVIDIA GPUs: with the kernel, where this process has one for it."""
+    return MOSAIC_GPU if available() else GPU
 
 
 class _ByPlatform:
@@ -42,7 +57,13 @@ class _ByPlatform:
         def of(backend: Backend, stored: jax.Array, index: jax.Array) -> RowShare:
             return backend.share(logits.of(stored), index)
 
-        return _by_platform(logits.stored, index, cpu=partial(of, CPU), default=partial(of, XLA))
+        return _by_platform(logits.stored, index, **_each(of))
+
+    def share_and_below(self, logits: Logits, index: jax.Array) -> RowShare:
+        def of(backend: Backend, stored: jax.Array, index: jax.Array) -> RowShare:
+            return backend.share_and_below(logits.of(stored), index)
+
+        return _by_platform(logits.stored, index, **_each(of))
 
     def pick(self, x: jax.Array, index: jax.Array) -> jax.Array:
         return _by_platform(x, index, cpu=CPU.pick, default=XLA.pick)
@@ -50,8 +71,29 @@ class _ByPlatform:
     def sum_apart(self, x: jax.Array, index: jax.Array) -> jax.Array:
         return _by_platform(x, index, cpu=CPU.sum_apart, default=XLA.sum_apart)
 
-    def exponentials(self, z: jax.Array, shift: jax.Array) -> jax.Array:
-        return XLA.exponentials(z, shift)
+    def exponentials(self, z: jax.Array, shift: jax.Array, *, rounded: bool) -> jax.Array:
+        if not rounded:
+            return XLA.exponentials(z, shift, rounded=False)
+        cuda, default = (partial(of.exponentials, rounded=True) for of in (GPU, XLA))
+        return _by_platform(z, shift, cuda=cuda, default=default)
+
+    def reads_once(self, logits: Logits, index: jax.Array, dtype: Any) -> bool:
+        return _cuda().reads_once(logits, index, dtype)
+
+    def share_and_gradient(
+        self,
+        logits: Logits,
+        index: jax.Array,
+        of_share: OfShare,
+        given: Sequence[jax.Array],
+        to_do: Pass,
+    ) -> tuple[RowShare, jax.Array]:
+        def of(
+            backend: Backend, stored: jax.Array, index: jax.Array, given: Sequence[jax.Array]
+        ) -> tuple[RowShare, jax.Array]:
+            return backend.share_and_gradient(logits.of(stored), index, of_share, given, to_do)
+
+        return _by_platform(logits.stored, index, tuple(given), **_each(of))
 
     def put_at_label(
         self, x: jax.Array, index: jax.Array, value: jax.Array, *, final: bool
@@ -78,11 +120,16 @@ class _ByPlatform:
     ) -> Results:
         if block_rows(arrays, rows) is None:
             return f(self, arrays)
-        return _by_platform(
-            arrays,
-            cpu=lambda arrays: CPU.by_rows(f, arrays, rows),
-            default=lambda arrays: XLA.by_rows(f, arrays, rows),
-        )
+
+        def of(backend: Backend, arrays: Arrays) -> Results:
+            return backend.by_rows(f, arrays, rows)
+
+        return _by_platform(arrays, **_each(of))
+
+
+def _each(of: Callable[..., R]) -> dict[str, Callable[..., R]]:
+    """`of(backend, ...)` for the backend of each platform."""
+    return {"cpu": partial(of, CPU), "cuda": partial(of, _cuda()), "default": partial(of, XLA)}
 
 
 _BY_PLATFORM = _ByPlatform()
@@ -93,11 +140,24 @@ def backend_of(implementation: Implementation | None) -> Backend:
     return _BY_PLATFORM if implementation is None else _NAMED[implementation]
 
 
+def on_a_gpu(implementation: Implementation | None) -> bool:
+    """Whether what is traced will most likely run on an NVIDIA GPU; only speed depends on it."""
+    if implementation is not None:
+        return implementation == "mosaic_gpu"
+    return _platform() == "gpu" and available()
+
+
+def _platform() -> str:
+    """The default device's."""
+    device: Any = getattr(jax.config, "jax_default_device", None)
+    return str(getattr(device, "platform", device) or jax.default_backend())
+
+
 def check_implementation(implementation: str | None) -> None:
     """Raises ValueError if there is no such implementation for the default device."""
-    device: Any = getattr(jax.config, "jax_default_device", None)
-    platform = getattr(device, "platform", device) or jax.default_backend()
-    possible = [name for name in _NAMED if name != "cpu" or platform == "cpu"]
+    platform = _platform()
+    cannot = {"cpu": platform != "cpu", "mosaic_gpu": not (compiled_for_a_gpu() or available())}
+    possible = [name for name in _NAMED if not cannot.get(name)]
     if implementation is not None and implementation not in possible:
         known = ", ".join(map(repr, possible))
         raise ValueError(

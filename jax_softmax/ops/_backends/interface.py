@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +21,60 @@ class RowShare(NamedTuple):
         differentiation.
       label_logit: 0 if the label is not among these classes.
       others: `sum exp(z_j - largest_other)` over all classes but the label.
+      below: None, or `sum (largest_other - z_j)` over all classes but the label, with 0 in place of
+        a `largest_other` of `-inf`.
     """
 
     largest_other: jax.Array
     label_logit: jax.Array
     others: jax.Array
+    below: jax.Array | None = None
+
+
+class Pass(NamedTuple):
+    """What `share_and_gradient` is to do, constant in the compiled program.
+
+    Attributes:
+      dtype: what the gradient is rounded to.
+      below: whether the share has `below`.
+      classes: None, or how many of the first columns are classes: the rest are padding, have a
+        gradient of 0, and may hold anything.
+    """
+
+    dtype: Any
+    below: bool = False
+    classes: int | None = None
+
+
+class Coefficients(NamedTuple):
+    """What a row's gradient is made of: `scale exp(z_j - shift) - offset`, `[...]` each.
+
+    Attributes:
+      shift: at least the largest logit.
+      scale: the factor of the exponentials.
+      at_label: the gradient at the label.
+      offset: None for 0; does not apply to classes of `-inf`.
+      keep: None for all, or booleans: the rows whose gradient is not 0, whatever they hold.
+    """
+
+    shift: jax.Array
+    scale: jax.Array
+    at_label: jax.Array
+    offset: jax.Array | None = None
+    keep: jax.Array | None = None
+
+
+# The coefficients of rows from their share and from what is given with them, `[...]` each. A kernel
+# calls it too, with numbers instead of arrays.
+OfShare = Callable[[RowShare, Sequence[jax.Array]], Coefficients]
 
 
 class Logits(Protocol):
     """Logits as they are stored, `[..., V]`, and how they are read."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether they are an argument as it came, and reading only widens."""
 
     @property
     def stored(self) -> jax.Array:
@@ -67,8 +112,38 @@ class Backend(Protocol):
     def sum_apart(self, x: jax.Array, index: jax.Array) -> jax.Array:
         """`sum_{j != index} x_j`, `[...]`."""
 
-    def exponentials(self, z: jax.Array, shift: jax.Array) -> jax.Array:
-        """`exp(z - shift)`, `[..., V]`, to about an eps, for `z` no larger than `shift [...]`."""
+    def share_and_below(self, logits: Logits, index: jax.Array) -> RowShare:
+        """`share` with `below`."""
+
+    def exponentials(self, z: jax.Array, shift: jax.Array, *, rounded: bool) -> jax.Array:
+        """`exp(z - shift)`, `[..., V]`, to about an eps, for `z` no larger than `shift [...]`.
+
+        `rounded` says that only half precision is left of the result.
+        """
+
+    def reads_once(self, logits: Logits, index: jax.Array, dtype: Any) -> bool:
+        """Whether `share_and_below` and `share_and_gradient` read the logits no more than `share`.
+
+        `dtype` is that of the gradient. Where the platform decides, whether any of them does.
+        """
+
+    def share_and_gradient(
+        self,
+        logits: Logits,
+        index: jax.Array,
+        of_share: OfShare,
+        given: Sequence[jax.Array],
+        to_do: Pass,
+    ) -> tuple[RowShare, jax.Array]:
+        """The share and the gradient that its coefficients make, `[..., V]`.
+
+        Args:
+          logits: as for `share`.
+          index: the label's class.
+          of_share: the coefficients from the share and `given`.
+          given: `[...]` each, in the dtype of the statistics.
+          to_do: see `Pass`.
+        """
 
     def put_at_label(
         self, x: jax.Array, index: jax.Array, value: jax.Array, *, final: bool

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from jax_softmax.ops._backends.interface import (
     Arrays,
     Backend,
     Logits,
+    OfShare,
+    Pass,
     Results,
     RowShare,
     T,
@@ -55,7 +58,23 @@ class Xla:
         """Uses a masked sum."""
         return row_sum(jnp.where(is_class(index, x.shape[-1]), 0, x))
 
-    def exponentials(self, z: jax.Array, shift: jax.Array) -> jax.Array:
+    def share_and_below(self, logits: Logits, index: jax.Array) -> RowShare:
+        """Sums under a mask once more."""
+        share = self.share(logits, index)
+        return share._replace(below=self.below(logits, index, share))
+
+    def below(
+        self, logits: Logits, index: jax.Array, share: RowShare, classes: int | None = None
+    ) -> jax.Array:
+        """What `share` lacks, of all columns or the first `classes`."""
+        z = logits.values()
+        distance = finite_shift(share.largest_other)[..., None] - z
+        apart = is_class(index, z.shape[-1])
+        if classes is not None:
+            apart |= lax.broadcasted_iota(jnp.int32, z.shape, index.ndim) >= classes
+        return row_sum(jnp.where(apart, 0, distance))
+
+    def exponentials(self, z: jax.Array, shift: jax.Array, *, rounded: bool) -> jax.Array:
         """Uses `compensated.exponentials`."""
         return compensated.exponentials(z, shift)
 
@@ -64,6 +83,37 @@ class Xla:
     ) -> jax.Array:
         """Uses a select."""
         return jnp.where(is_class(index, x.shape[-1]), value[..., None], x)
+
+    def reads_once(self, logits: Logits, index: jax.Array, dtype: Any) -> bool:
+        """Never."""
+        return False
+
+    def share_and_gradient(
+        self,
+        logits: Logits,
+        index: jax.Array,
+        of_share: OfShare,
+        given: Sequence[jax.Array],
+        to_do: Pass,
+    ) -> tuple[RowShare, jax.Array]:
+        """One after the other."""
+        if to_do.classes is not None:
+            column = lax.broadcasted_iota(jnp.int32, logits.stored.shape, index.ndim)
+            logits = logits.of(jnp.where(column < to_do.classes, logits.stored, -jnp.inf))
+        share, z = self.share(logits, index), logits.values()
+        if to_do.below:
+            share = share._replace(below=self.below(logits, index, share, to_do.classes))
+        found = of_share(share, given)
+        if found.keep is not None:
+            z = jnp.where(found.keep[..., None], z, 0)
+        rounded = to_do.dtype != z.dtype
+        gradient = found.scale[..., None] * self.exponentials(z, found.shift, rounded=rounded)
+        if found.offset is not None:
+            gradient -= jnp.where(z == -jnp.inf, 0, found.offset[..., None])
+        gradient = self.put_at_label(gradient, index, found.at_label, final=False)
+        if found.keep is not None:
+            gradient = jnp.where(found.keep[..., None], gradient, 0)
+        return share, gradient.astype(to_do.dtype)
 
     def add_by_class(
         self,

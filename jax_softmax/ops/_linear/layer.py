@@ -149,10 +149,10 @@ class Product(NamedTuple):
 
 def sums_dtype(linear: Linear) -> jnp.dtype:
     """The dtype of logits, statistics and gradients until they are rounded."""
-    return statistics_dtype(_product_dtype(linear))
+    return statistics_dtype(product_dtype(linear))
 
 
-def _product_dtype(linear: Linear) -> jnp.dtype:
+def product_dtype(linear: Linear) -> jnp.dtype:
     """The dtype that the factors of products are converted to, as in `jnp.matmul`."""
     return jnp.promote_types(linear.features.dtype, linear.kernel.dtype)
 
@@ -168,7 +168,7 @@ def _narrow(gradient: jax.Array, linear: Linear) -> tuple[jax.Array, jax.Array |
     float16 cannot hold a gradient as small as a probability over many classes. For float16 it is
     scaled by a power of two that brings the largest to about 2^12. For other dtypes it is not.
     """
-    dtype = _product_dtype(linear)
+    dtype = product_dtype(linear)
     if dtype != jnp.float16:
         return gradient.astype(dtype), None
     size = jnp.abs(lax.stop_gradient(gradient))

@@ -20,11 +20,10 @@ from jax_softmax.ops._backends.dispatch import backend_of
 from jax_softmax.ops._backends.interface import Backend
 from jax_softmax.ops._backends.sums import row_sum
 from jax_softmax.ops._linear.blocks import RowBlocks
-from jax_softmax.ops._linear.layer import Linear, Parts, Product, sums_dtype
-from jax_softmax.ops._math.logits import CappedLogits, exclude
+from jax_softmax.ops._linear.layer import Linear, Parts, Product, product_dtype, sums_dtype
 from jax_softmax.ops._math.row_data import DIFFERENTIABLE, Outputs, Residuals, RowData
 from jax_softmax.ops._math.row_loss import RowLoss
-from jax_softmax.ops._math.slices import OfSlice, Slices, sum_slices
+from jax_softmax.ops._math.slices import OfSlice, Slices, held_logits, sum_slices
 from jax_softmax.ops._mesh import AxisName, sum_over_missing, zeros_varying
 from jax_softmax.ops._options import Options
 
@@ -161,12 +160,17 @@ def gradient_sweep(
 
     def block(sums: Parts, rows: _Rows) -> tuple[Parts, tuple[Outputs, Residuals]]:
         here, at = _of_block(static, linear, rows.i), _data_of_block(data, rows)
-        outputs, residuals, logits = Outputs(), rows.residuals, None
-        if not given:
-            outputs, residuals, logits = _forward(static, here, at)
         features, labels = sums.features, sums.labels
         sums = sums._replace(features=None, labels=None)
-        sums = _add_gradients(static, here, at, residuals, rows.cotangents, wanted, sums, logits)
+        if not given and _reads_once(static, here, at, wanted):
+            outputs, residuals, sums = _at_once(static, here, at, rows.cotangents, wanted, sums)
+        else:
+            outputs, residuals, logits = Outputs(), rows.residuals, None
+            if not given:
+                outputs, residuals, logits = _forward(static, here, at)
+            sums = _add_gradients(
+                static, here, at, residuals, rows.cotangents, wanted, sums, logits
+            )
         if features is not None:
             # Summed over the devices of the classes, in the dtype of the sums.
             found = _parts(sum_over_missing(sums.features, linear.features), kinds)
@@ -270,13 +274,46 @@ def _forward(
         def of_chunk(chunk: Chunk) -> Any:
             here, at = _of_chunk(static, linear, data, chunk)
             logits = static.product.logits(here) if whole_logits is None else whole_logits
-            return f(CappedLogits(exclude(logits, at.mask), static.options.soft_cap), at)
+            return f(held_logits(logits, at, static.options.soft_cap), at)
 
         return each_chunk(static.product.classes(linear), static.class_block, of_chunk)
 
     slices = Slices(static.backend, each, static.axis_name)
     outputs, residuals = static.loss.forward(static.options, slices, data)
     return outputs, residuals, whole_logits
+
+
+def _gradient_dtype(linear: Linear, wanted: Parts) -> jnp.dtype:
+    """What the gradient of a block's logits can be rounded to: all that is left of it in products.
+
+    float16 products scale it first, and a bias has the sum of it.
+    """
+    narrow = product_dtype(linear)
+    return narrow if narrow == jnp.bfloat16 and wanted.bias is None else sums_dtype(linear)
+
+
+def _reads_once(static: Static, linear: Linear, data: RowData, wanted: Parts) -> bool:
+    if static.class_block is not None or static.axis_name is not None:
+        return False
+    classes, rows = static.product.classes(linear), linear.features.shape[:-1]
+    logits: Any = jax.ShapeDtypeStruct((*rows, classes), sums_dtype(linear))
+    return static.loss.reads_once(
+        static.backend, static.options, logits, data, _gradient_dtype(linear, wanted)
+    )
+
+
+def _at_once(
+    static: Static, linear: Linear, data: RowData, cotangents: Outputs, wanted: Parts, sums: Parts
+) -> tuple[Outputs, Residuals, Parts]:
+    """A block's outputs and residuals, and the sums with its gradients added."""
+    logits = static.product.logits(_with_rows(linear, data.counted))
+    dtype = _gradient_dtype(linear, wanted)
+    outputs, residuals, gradient = static.loss.at_once(
+        static.backend, static.options, logits, data, cotangents.loss, dtype
+    )
+    by_rows = _with_rows(linear, data.kept(residuals.rows.total))
+    sums = static.product.transposed(static.backend, gradient, by_rows, wanted, sums, Chunk())
+    return outputs, residuals, sums
 
 
 def _with_rows(linear: Linear, kept: jax.Array | None) -> Linear:

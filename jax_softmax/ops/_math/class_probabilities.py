@@ -18,7 +18,7 @@ The statistics are lse, sum_j q_j log p_j and the entropy H, with cotangents g_l
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +138,7 @@ def _gradients(
     q = _labels(data, z.dtype)
     t = _targets(q, data, options, residuals.counted)
 
-    terms = backend.exponentials(z, rows.shift)
+    terms = backend.exponentials(z, rows.shift, rounded=logits.dtype != z.dtype)
     p = terms / rows.total[..., None]
     top = is_class(data.column_of(residuals.likeliest), z.shape[-1])
     not_p = jnp.where(top, (rows.others / rows.total)[..., None], 1 - p)
@@ -168,4 +168,9 @@ def _from_targets(t: jax.Array, t_sum: jax.Array, p: jax.Array, not_p: jax.Array
     return (t_sum[..., None] - t) * p - t * not_p
 
 
-LOSS = RowLoss(_forward, _gradients)
+def _never(*_: Any) -> Any:
+    """A row's targets are as many numbers as its logits: one pass more has little to gain."""
+    return False
+
+
+LOSS = RowLoss(_forward, _gradients, _never, _never)

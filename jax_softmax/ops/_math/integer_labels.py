@@ -28,13 +28,15 @@ entropy H,
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jax_softmax.ops._backends.compensated import difference
-from jax_softmax.ops._backends.interface import Backend
+from jax_softmax.ops._backends.interface import Backend, Coefficients, Pass, RowShare, finite_shift
 from jax_softmax.ops._backends.sums import row_sum
 from jax_softmax.ops._math import rows as row_math
 from jax_softmax.ops._math.entropy import entropy_gradient, entropy_of, entropy_share
@@ -42,7 +44,7 @@ from jax_softmax.ops._math.logits import CappedLogits, exclude
 from jax_softmax.ops._math.row_data import Gradients, Outputs, RowData, drop_rows
 from jax_softmax.ops._math.row_loss import RowLoss
 from jax_softmax.ops._math.rows import RowStatistics
-from jax_softmax.ops._math.slices import Slices
+from jax_softmax.ops._math.slices import Slices, whole
 from jax_softmax.ops._math.smoothing import charged_surprisal, counted_classes, spread
 from jax_softmax.ops._options import Options
 
@@ -97,7 +99,24 @@ def _column(data: RowData) -> jax.Array:
 
 
 def _forward(options: Options, slices: Slices, data: RowData) -> tuple[Outputs, Residuals]:
-    share = slices.share(_column)
+    share = slices.share(_column, below=_spreads_evenly(options, data))
+    return _of_share(options, slices, data, share)
+
+
+def _spreads_evenly(options: Options, data: RowData) -> bool:
+    """Whether smoothing adds the same to each class."""
+    even = data.class_weights is None and (data.mask is None or _is_padding(options, data))
+    return bool(options.label_smoothing) and even
+
+
+def _is_padding(options: Options, data: RowData) -> bool:
+    """Whether all that the mask excludes is the columns beyond `options.classes`."""
+    return options.classes is not None and data.first is None
+
+
+def _of_share(
+    options: Options, slices: Slices, data: RowData, share: RowShare
+) -> tuple[Outputs, Residuals]:
     rows = row_math.row_statistics(share, data.valid)
     log_total = row_math.log_total(rows)
     gap, error = difference(rows.shift, share.label_logit)
@@ -110,6 +129,10 @@ def _forward(options: Options, slices: Slices, data: RowData) -> tuple[Outputs, 
 
         def smoothing(logits: CappedLogits, at: RowData) -> jax.Array:
             each = spread(logits.values(), at.mask, at.class_weights, options, count)
+            if share.below is not None:
+                others = (options.classes or logits.stored.shape[-1]) - 1
+                below = share.below + others * (rows.shift - finite_shift(share.largest_other))
+                return each * (below + (rows.shift - share.label_logit) + (others + 1) * log_total)
             return charged_surprisal(slices.backend, logits, rows.shift, log_total, each)
 
         loss += slices.sum(smoothing)
@@ -178,14 +201,8 @@ def _gradients(
         total_spread = residuals.spread_sum
         on_all += g * (options.label_smoothing if total_spread is None else total_spread)
 
-    at_label = -(on_nll / rows.total) * rows.others
-    at_label += on_all / rows.total * rows.own
-    # Both are 0 at a label that cannot happen, but its infinite loss may send back an infinite
-    # cotangent. 0 * total rather than 0, so that a NaN row is NaN here too.
-    never = (rows.others == 0) & (rows.own == 0)
-    at_label = jnp.where(never, 0 * rows.total, at_label)
-
-    terms = backend.exponentials(z, rows.shift)
+    at_label = _at_label(rows, on_nll, on_all)
+    terms = backend.exponentials(z, rows.shift, rounded=logits.dtype != z.dtype)
     gradient = ((on_nll + on_all) / rows.total)[..., None] * terms
     more = options.label_smoothing or options.soft_cap is not None
     more = more or cotangents.entropy is not None or logits.dtype != z.dtype
@@ -200,4 +217,95 @@ def _gradients(
     return Gradients(held.through_cap(gradient))
 
 
-LOSS = RowLoss(_forward, _gradients)
+def _at_label(rows: RowStatistics, on_nll: jax.Array, on_all: jax.Array) -> jax.Array:
+    """The gradient at the label, without what smoothing takes off each class."""
+    at_label = -(on_nll / rows.total) * rows.others
+    at_label += on_all / rows.total * rows.own
+    # Both are 0 at a label that cannot happen, but its infinite loss may send back an infinite
+    # cotangent. 0 * total rather than 0, so that a NaN row is NaN here too.
+    never = (rows.others == 0) & (rows.own == 0)
+    return jnp.where(never, 0 * rows.total, at_label)
+
+
+# Loss and gradient at once, where the cotangents are known beforehand
+
+
+def _coefficients(
+    smoothing: float,
+    each: float,
+    z_loss: float,
+    drops: bool,
+    share: RowShare,
+    given: Sequence[jax.Array],
+) -> Coefficients:
+    """A row's coefficients from its share, for a cotangent of the loss only.
+
+    Args:
+      smoothing: alpha.
+      each: what smoothing adds to each class.
+      z_loss: c.
+      drops: whether some rows may not count.
+      share: of all classes.
+      given: a result of `_given`, or a row of it.
+    """
+    g, on_nll, valid, *drop = given
+    rows = row_math.row_statistics(share, valid != 0)
+    on_all = smoothing * g
+    if z_loss:
+        on_all += 2 * z_loss * g * (rows.shift + row_math.log_total(rows))
+    at_label = _at_label(rows, on_nll, on_all)
+    offset = None
+    if each:
+        offset = each * g
+        at_label -= jnp.where(share.label_logit == -jnp.inf, 0, offset)
+    keep = None
+    if drops:
+        counted, weightless = drop
+        keep = (counted != 0) & ~((weightless != 0) & jnp.isnan(rows.total))
+        at_label = jnp.where(keep, at_label, 0)
+    return Coefficients(rows.shift, (on_nll + on_all) / rows.total, at_label, offset, keep)
+
+
+def _given(options: Options, data: RowData, weights: jax.Array) -> list[jax.Array]:
+    """What `_coefficients` takes, `[...]` each in the dtype of the weights."""
+    given = [weights, _on_label(data, options) * weights, data.valid]
+    if data.counted is not None or data.weightless is not None:
+        given += [data.counted, data.weightless]
+    absent = iter((1, 1, 1, 1, 0))
+    return [
+        jnp.broadcast_to(jnp.asarray(otherwise if x is None else x, weights.dtype), weights.shape)
+        for x, otherwise in zip(given, absent, strict=False)
+    ]
+
+
+def _reads_once(
+    backend: Backend, options: Options, logits: jax.Array, data: RowData, dtype: Any
+) -> bool:
+    if options.stats or not (data.mask is None or _is_padding(options, data)):
+        return False
+    if options.label_smoothing and not _spreads_evenly(options, data):
+        return False
+    held = CappedLogits(logits, options.soft_cap)
+    return backend.reads_once(held, _column(data), dtype)
+
+
+def _at_once(
+    backend: Backend,
+    options: Options,
+    logits: jax.Array,
+    data: RowData,
+    weights: jax.Array,
+    dtype: Any,
+) -> tuple[Outputs, Residuals, jax.Array]:
+    smoothing, given = options.label_smoothing, _given(options, data, weights)
+    each = smoothing / (options.classes or logits.shape[-1])
+    to_do = Pass(dtype, bool(smoothing), options.classes)
+    held = CappedLogits(logits, options.soft_cap)
+    of_share = partial(_coefficients, smoothing, each, options.z_loss, len(given) > 3)
+    share, gradient = backend.share_and_gradient(held, _column(data), of_share, given, to_do)
+    slices = whole(backend, logits, data, options.soft_cap)
+    outputs, residuals = _of_share(options, slices, data, share)
+    return outputs, residuals, gradient
+
+
+LOSS = RowLoss(_forward, _gradients, _reads_once, _at_once)

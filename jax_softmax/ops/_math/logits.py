@@ -28,10 +28,19 @@ def exclude(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 
 class CappedLogits(NamedTuple):
-    """Logits as they are stored, and the cap they are read with (see `Logits`)."""
+    """Logits as they are stored, and the cap they are read with (see `Logits`).
+
+    `masked` says that `stored` is made from what came and a mask.
+    """
 
     stored: jax.Array
     soft_cap: float | None
+    masked: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether they are an argument as it came, and reading only widens."""
+        return self.soft_cap is None and not self.masked
 
     def of(self, stored: jax.Array) -> CappedLogits:
         """Other logits, read in the same way."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -20,7 +20,16 @@ class RowLoss(NamedTuple):
       forward: `forward(options, slices, data)` returns outputs and residuals.
       gradients: `gradients(backend, options, logits, data, residuals, cotangents, final)` returns a
         slice's gradients. `final` says that they go to memory, as in `Backend.put_at_label`.
+      reads_once: `reads_once(backend, options, logits, data, dtype)`, whether `at_once` reads the
+        logits no more than `forward` does.
+      at_once: `at_once(backend, options, logits, data, weights, dtype)` returns outputs, residuals,
+        and the gradient of `sum(weights * loss)` by all classes' logits, rounded to `dtype`.
     """
 
     forward: Callable[[Options, Slices, RowData], tuple[Outputs, Residuals]]
     gradients: Callable[[Backend, Options, jax.Array, RowData, Residuals, Outputs, bool], Gradients]
+    reads_once: Callable[[Backend, Options, jax.Array, RowData, Any], bool]
+    at_once: Callable[
+        [Backend, Options, jax.Array, RowData, jax.Array, Any],
+        tuple[Outputs, Residuals, jax.Array],
+    ]

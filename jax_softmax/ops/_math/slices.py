@@ -38,11 +38,22 @@ class Slices(NamedTuple):
         """The sum of `f`, an array, over all slices."""
         return sum_slices(self.each(f), self.axis_name)
 
-    def share(self, index: Callable[[RowData], jax.Array]) -> RowShare:
-        """The share of all classes, with the class in a slice's column `index(data)` set apart."""
-        shares = self.each(lambda logits, data: self.backend.share(logits, index(data)))
+    def share(self, index: Callable[[RowData], jax.Array], *, below: bool = False) -> RowShare:
+        """The share of all classes, with the class in a slice's column `index(data)` set apart.
+
+        If `below` is wanted, the share has it where it costs nothing.
+        """
+
+        def of_slice(logits: CappedLogits, data: RowData) -> RowShare:
+            at = index(data)
+            if below and self.backend.reads_once(logits, at, None):
+                return self.backend.share_and_below(logits, at)
+            return self.backend.share(logits, at)
+
+        shares = self.each(of_slice)
         if self._alone(shares.others):
-            return RowShare(*(x[0] for x in shares))
+            alone: RowShare = jax.tree.map(lambda x: x[0], shares)
+            return alone
         largest = self._max(shares.largest_other)
         others = joined_share(shares, largest)
         # One sum over devices rather than two.
@@ -87,7 +98,12 @@ def sum_slices(shares: jax.Array, axis_name: AxisName) -> jax.Array:
     return shares[0] if axis_name is None else lax.psum(shares[0], axis_name)
 
 
+def held_logits(logits: jax.Array, data: RowData, soft_cap: float | None) -> CappedLogits:
+    """The logits of a slice, with `-inf` for classes that `data` excludes."""
+    return CappedLogits(exclude(logits, data.mask), soft_cap, data.mask is not None)
+
+
 def whole(backend: Backend, logits: jax.Array, data: RowData, soft_cap: float | None) -> Slices:
     """All classes as one slice, `[..., V]`."""
-    held = CappedLogits(exclude(logits, data.mask), soft_cap)
+    held = held_logits(logits, data, soft_cap)
     return Slices(backend, lambda f: jax.tree.map(lambda x: x[None], f(held, data)))

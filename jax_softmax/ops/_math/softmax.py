@@ -60,7 +60,9 @@ class Rows(NamedTuple):
 
     def probabilities(self, backend: Backend) -> jax.Array:
         """`p`, `[..., V]`."""
-        return backend.exponentials(self.logits().values(), self.shift) / self.total[..., None]
+        z = self.logits().values()
+        terms = backend.exponentials(z, self.shift, rounded=self.x.dtype != z.dtype)
+        return terms / self.total[..., None]
 
     def nan_where_impossible(self, derivative: jax.Array) -> jax.Array:
         """The derivative, but at classes that cannot happen 0, or NaN in a NaN row."""
