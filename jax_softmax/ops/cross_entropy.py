@@ -421,7 +421,7 @@ def _reduced(
     else:
         total = None
     if total is not None:
-        outputs = total(options, inputs, data, weights.weight)
+        outputs = total(options, inputs, data, vary(weights.weight, axes))
         return total_of(outputs.loss, weights, outputs.finite, None)
     by_rows = rules.rows_vjp if call.rule == "vjp" else rules.rows_jvp
     outputs = by_rows(options, inputs, data)

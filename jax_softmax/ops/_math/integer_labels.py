@@ -128,11 +128,13 @@ def _of_share(
     if options.label_smoothing:
 
         def smoothing(logits: CappedLogits, at: RowData) -> jax.Array:
-            each = spread(logits.values(), at.mask, at.class_weights, options, count)
             if share.below is not None:
-                others = (options.classes or logits.stored.shape[-1]) - 1
-                below = share.below + others * (rows.shift - finite_shift(share.largest_other))
-                return each * (below + (rows.shift - share.label_logit) + (others + 1) * log_total)
+                classes = options.classes or logits.stored.shape[-1]
+                of_others = rows.shift - finite_shift(share.largest_other)
+                surprisal = share.below + (classes - 1) * of_others
+                surprisal += (rows.shift - share.label_logit) + classes * log_total
+                return options.label_smoothing / classes * surprisal
+            each = spread(logits.values(), at.mask, at.class_weights, options, count)
             return charged_surprisal(slices.backend, logits, rows.shift, log_total, each)
 
         loss += slices.sum(smoothing)
