@@ -140,8 +140,8 @@ def softmax_cross_entropy(
         supports `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
       reduction: `"none"`, `"sum"`, or `"mean"`: the sum divided by the sum of `sample_weight` over
         the rows that count, 0 if that is 0.
-      implementation: None for the platform's own implementation, or `"xla"` or `"cpu"`; the values
-        differ only by rounding.
+      implementation: None for the platform's own implementation, or `"xla"`, `"cpu"` or
+        `"mosaic_gpu"`; the values differ only by rounding.
 
     Returns:
       `[...]` losses (natural log), or a scalar; float32 for half-precision logits, else the logits'
@@ -272,8 +272,8 @@ def softmax_cross_entropy_with_integer_labels(
       reduction: `"none"`, `"sum"`, or `"mean"`: the sum divided by the sum of
         `sample_weight * class_weights[y]` of the rows that count, 0 if that is 0. (With
         `class_weights`, a single label that is not a class makes this divisor and the mean NaN.)
-      implementation: None for the platform's own implementation, or `"xla"` or `"cpu"`; the values
-        differ only by rounding.
+      implementation: None for the platform's own implementation, or `"xla"`, `"cpu"` or
+        `"mosaic_gpu"`; the values differ only by rounding.
 
     Returns:
       `[...]` losses (natural log), or a scalar; float32 for half-precision logits, else the logits'

@@ -185,8 +185,8 @@ def linear_softmax_cross_entropy(
         `()` if this is intended.
       num_classes: how many classes there are if the slices are padded: later columns, which must be
         finite, do not count. None if all columns of all slices are classes.
-      implementation: None for the platform's own implementation, or `"xla"` or `"cpu"`; the values
-        differ only by rounding.
+      implementation: None for the platform's own implementation, or `"xla"`, `"cpu"` or
+        `"mosaic_gpu"`; the values differ only by rounding.
 
     Returns:
       `[...]` losses (natural log), or a scalar, in the dtype of the logits (float32 for half

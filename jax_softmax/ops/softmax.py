@@ -52,8 +52,8 @@ def softmax(
         instead: write `where[None]` for that.)
       rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
         supports `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
-      implementation: None for the platform's own implementation, or `"xla"` or `"cpu"`; the values
-        differ only by rounding.
+      implementation: None for the platform's own implementation, or `"xla"`, `"cpu"` or
+        `"mosaic_gpu"`; the values differ only by rounding.
 
     Returns:
       `[...]`, shape and dtype of `x`, computed in float32 for half precision. Rows of `-inf`, or
@@ -98,8 +98,8 @@ def log_softmax(
         instead: write `where[None]` for that.)
       rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
         supports `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
-      implementation: None for the platform's own implementation, or `"xla"` or `"cpu"`; the values
-        differ only by rounding.
+      implementation: None for the platform's own implementation, or `"xla"`, `"cpu"` or
+        `"mosaic_gpu"`; the values differ only by rounding.
 
     Returns:
       `[...]`, shape and dtype of `x`, computed in float32 for half precision. Rows of `-inf`, or
@@ -141,8 +141,8 @@ def logsumexp(
         that are False count as `-inf`.
       rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
         has `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
-      implementation: None for the platform's own way to compute, or `"xla"` or `"cpu"`; the values
-        are the same but for rounding.
+      implementation: None for the platform's own way to compute, or `"xla"`,
+        `"cpu"` or `"mosaic_gpu"`; the values are the same but for rounding.
 
     Returns:
       `x` without the class axes; float32 for half precision, else the dtype of `x`. Rows of `-inf`,

@@ -1,7 +1,8 @@
-"""`python -m tests.ops.gpu_program`: a line of JSON on what is compiled for an H200 that is not here."""
+"""`python -m tests.ops.gpu_program`: a line of JSON on what is compiled for an absent H200."""
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import jax
@@ -144,4 +145,4 @@ def main():
 
 
 if __name__ == "__main__":
-    print(json.dumps(main()))
+    sys.stdout.write(json.dumps(main()) + "\n")

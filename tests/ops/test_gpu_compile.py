@@ -1,4 +1,4 @@
-"""Compiled for an H200 that is not here: every kernel that can be chosen, and what it leaves to XLA.
+"""Compiled for an H200 that is not here: the kernel in each of its forms, and what is left to XLA.
 
 Opt-in: JAX_SOFTMAX_GPU_TESTS=1, and the compiler of `pip install "jax[cuda13]"` (4.4 GB).
 """

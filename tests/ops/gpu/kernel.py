@@ -11,7 +11,7 @@ import os
 import jax
 import pytest
 
-from jax_softmax.ops._backends import dispatch, gpu, mosaic_plan
+from jax_softmax.ops._backends import dispatch, gpu
 
 SIMULATED = os.environ.get("JAX_SOFTMAX_TEST_SIMULATED_GPU") == "1"
 REAL = jax.default_backend() == "gpu" and gpu.available()
@@ -28,7 +28,7 @@ IMPLEMENTATION = None if REAL else "mosaic_gpu"
 
 @contextlib.contextmanager
 def simulated():
-    """In place of the kernel: two programs of it, for any number of rows, watched for races."""
+    """In place of the kernel: two programs of it, watched for races."""
     if not SIMULATED:
         yield
         return
@@ -36,7 +36,6 @@ def simulated():
 
     backend = gpu.MosaicGpu(plgpu.InterpretGPUParams(detect_races=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mosaic_plan, "LEAST_ROWS", 1)
         patch.setattr(gpu, "_multiprocessors", lambda: 2)
         patch.setattr(gpu, "available", lambda: True)
         patch.setattr(dispatch, "available", lambda: True)

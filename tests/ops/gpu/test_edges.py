@@ -8,7 +8,7 @@ import pytest
 from jax_softmax import ops
 from jax_softmax.ops._backends import gpu
 from jax_softmax.ops._backends.mosaic_plan import make_plan, suits
-from tests.ops.gpu.kernel import IMPLEMENTATION, SIMULATED, needs_kernel, uses_kernel
+from tests.ops.gpu.kernel import IMPLEMENTATION, needs_kernel, uses_kernel
 
 pytestmark = needs_kernel
 
@@ -245,7 +245,8 @@ def test_what_the_kernel_does_not_take(options):
         ((1024, 128), "float32", None, False),
         ((1024, 2048), "float64", None, False),
         ((1024, 1032), "bfloat16", "bfloat16", True),
-        ((1, 2048), "float32", None, SIMULATED),
+        ((1, 2048), "float32", None, True),
+        ((0, 2048), "float32", None, False),
     ],
 )
 def test_which_logits_suit(shape, dtype, gradient, taken):

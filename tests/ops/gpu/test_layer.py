@@ -1,4 +1,4 @@
-"""The loss of a layer on a GPU: a block's logits through the kernel, its size, and padded classes."""
+"""The loss of a layer on a GPU: blocks of logits for the kernel, their size, padded classes."""
 
 import jax
 import jax.numpy as jnp
