@@ -140,3 +140,16 @@ def test_rows_that_may_be_over_devices_are_not_taken_in_blocks(loss, implementat
     labels = jax.ShapeDtypeStruct(z.shape[:1], jnp.int32) if loss is integer else z
     jaxpr = jax.make_jaxpr(functools.partial(loss, implementation=implementation))(z, labels)
     assert "scan[" not in str(jaxpr)
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="the kernel's first jax is 0.11")
+def test_the_kernel_for_gpus_is_for_rows_of_one_device(monkeypatch):
+    """The compiler cannot split it: rows that may be spread over devices are plain XLA's."""
+    monkeypatch.setattr("jax_softmax.ops._backends.dispatch.available", lambda: True)
+    devices = jax.device_count()
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+    rows = jax.sharding.PartitionSpec("data")
+    z, y = jnp.zeros((2 * devices, 1024)), jnp.zeros(2 * devices, jnp.int32)
+    here = jax.shard_map(integer, mesh=mesh, in_specs=(rows, rows), out_specs=rows)
+    assert "mpmd_map" not in str(jax.make_jaxpr(lambda z, y: integer(z, y))(z, y))
+    assert "mpmd_map" in str(jax.make_jaxpr(here)(z, y))

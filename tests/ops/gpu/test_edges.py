@@ -93,8 +93,7 @@ def test_rows_as_plain_xla_has_them(options, name):
 
 @each_option
 @each_dtype
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_each_row_of_a_total(options, name, reduction):
+def test_each_row_of_a_total(options, name):
     """The rows without a number alone, for one NaN is enough for the total."""
     z, y = rows()
     z = jnp.asarray(z, name)
@@ -102,7 +101,7 @@ def test_each_row_of_a_total(options, name, reduction):
     def f(implementation):
         def total(z):
             return ops.softmax_cross_entropy_with_integer_labels(
-                z, y, implementation=implementation, reduction=reduction, **options
+                z, y, implementation=implementation, reduction="sum", **options
             )
 
         if implementation != "xla":
