@@ -118,7 +118,7 @@ def layers(target):
 
 def transforms(target):
     """What needs a batch, a checkpoint, or a second derivative of the kernel compiles too."""
-    z, y = target.array((4, 256, 1024), "float32"), target.array((4, 256), "int32")
+    batch, labels = target.array((4, 256, 1024), "float32"), target.array((4, 256), "int32")
 
     def total(z, y, **options):
         losses = jax.vmap(lambda z, y: INTEGER(z, y, implementation="mosaic_gpu", **options))(z, y)
@@ -131,8 +131,21 @@ def transforms(target):
         "jvp": lambda z, y: jax.jvp(lambda z: total(z, y, rule="jvp"), (z,), (z,)),
         "second": lambda z, y: jax.jvp(lambda z: jax.grad(total)(z, y), (z,), (z,)),
     }
+    rows = jax.sharding.PartitionSpec("one")
+    z, y = target.array((1024, 1024), "float32"), target.array((1024,), "int32")
+
+    def sharded(z, y, **options):
+        def mean(z, y):
+            loss = INTEGER(z, y, reduction="mean", implementation="mosaic_gpu", **options)
+            return jax.lax.pmean(loss, "one")
+
+        specs = {"in_specs": (rows, rows), "out_specs": jax.sharding.PartitionSpec()}
+        return jax.shard_map(mean, **specs)(z, y)
+
+    functions["shard_map"] = jax.grad(sharded)
     for name, f in functions.items():
-        yield {"name": name, "kernel": KERNEL in target.compiled(f, z, y).as_text()}
+        arrays = (z, y) if name == "shard_map" else (batch, labels)
+        yield {"name": name, "kernel": KERNEL in target.compiled(f, *arrays).as_text()}
 
 
 def main():

@@ -150,6 +150,25 @@ def test_the_kernel_for_gpus_is_for_rows_of_one_device(monkeypatch):
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
     rows = jax.sharding.PartitionSpec("data")
     z, y = jnp.zeros((2 * devices, 1024)), jnp.zeros(2 * devices, jnp.int32)
-    here = jax.shard_map(integer, mesh=mesh, in_specs=(rows, rows), out_specs=rows)
-    assert "mpmd_map" not in str(jax.make_jaxpr(lambda z, y: integer(z, y))(z, y))
-    assert "mpmd_map" in str(jax.make_jaxpr(here)(z, y))
+    k = jnp.ones((1024, 1024))
+
+    def each(f, of_rows):
+        """On each device its own rows, and the sum over them."""
+        total = jax.shard_map(
+            lambda *given: jax.lax.psum(jnp.sum(f(*given)), "data"),
+            mesh=mesh,
+            in_specs=of_rows,
+            out_specs=jax.sharding.PartitionSpec(),
+        )
+        return jax.grad(total)
+
+    def kernels(f, *arrays):
+        return str(jax.make_jaxpr(f)(*arrays)).count("mpmd_map")
+
+    for options in ({}, {"reduction": "mean", "label_smoothing": 0.1}):
+        loss = functools.partial(integer, **options)
+        assert not kernels(jax.grad(lambda z, y, f=loss: jnp.sum(f(z, y))), z, y)
+        assert kernels(each(loss, (rows, rows)), z, y)
+    monkeypatch.setattr("jax_softmax.ops.linear_cross_entropy.on_a_gpu", lambda _: True)
+    assert not kernels(jax.grad(fused), z, k, y)
+    assert kernels(each(fused, (rows, jax.sharding.PartitionSpec(), rows)), z, k, y)

@@ -150,8 +150,9 @@ class MosaicGpu(Gpu):
         share, gradient = mosaic_gpu.run(
             plan, flat, by_row[0], of_share, by_row[1:], self.interpret
         )
-        share = jax.tree.map(lambda x: x.reshape(rows), share)
-        return share, None if gradient is None else gradient.reshape(stored.shape)
+        # The kernel's results do not say that they vary as its arguments do.
+        share = jax.tree.map(lambda x: vary(x.reshape(rows), axes), share)
+        return share, None if gradient is None else vary(gradient.reshape(stored.shape), axes)
 
     def _plan(self, stored: jax.Array, to_do: Pass) -> Plan:
         *rows, columns = stored.shape
