@@ -22,6 +22,7 @@ from jax_softmax.benchmark.timing import compiled
 from jax_softmax.benchmark.train_task import TrainTask
 from jax_softmax.benchmark.tutorial import NUMPY
 from jax_softmax.training import step as training
+from jax_softmax.training.layout import layout_for
 
 OPTAX = "optax scan"
 
@@ -130,6 +131,7 @@ def our_trainer(task: TrainTask, epochs: int, error: Error) -> Prepared:
         optimizer=optimizer,
         batch_size=task.batch_size,
         calls_epochs=epochs,
+        layout=layout_for(data.features),
     )
     numbers = jnp.int32(epochs), jnp.float32(task.learning_rate)
     program, compile_seconds = compiled(run, zeros, data, orders(), *numbers)

@@ -21,6 +21,7 @@ from jax_softmax.training.examples import (
     check_several_classes,
     fit_dtype,
 )
+from jax_softmax.training.layout import layout_for
 from jax_softmax.training.metrics import evaluate
 from jax_softmax.training.model import FitResult, SoftmaxModel
 from jax_softmax.training.step import (
@@ -34,9 +35,6 @@ from jax_softmax.training.step import (
     steps_per_epoch,
 )
 
-# Numbers read in one compiled call: enough that the call costs nothing beside it, few enough that
-# progress is seen and a diverged run stops soon (docs/performance.md).
-_NUMBERS_PER_CALL = 2**27
 # Row numbers of shuffled examples handed to one call: 64 MB.
 _ORDERS_PER_CALL = 2**24
 # Looks at the validation examples over a run, at most: a curve needs no more points.
@@ -57,7 +55,8 @@ def fit(
     Epochs are `lax.scan`s on the device, several to a compiled call where they are short. The
     examples stay there as they came (uint8 pixels, say) and are scaled inside the step. Every
     example counts in every epoch, those of the last, partial batch too. The same arguments give
-    the same bits on the same device and versions.
+    the same bits on the same device and versions. A CPU and an accelerator run differently laid out
+    programs; their results agree to rounding.
 
     Args:
       train: examples with `features [N, ...]`, `labels [N]` (or one-hot `[N, V]`), `class_names`
@@ -96,7 +95,7 @@ def fit(
 
     history: list[dict[str, float]] = []
     watched = validation is not None
-    epochs_per_call = max(1, min(config.epochs, _NUMBERS_PER_CALL // features.size))
+    epochs_per_call = max(1, min(config.epochs, run.layout.numbers_per_call // features.size))
     if watched:
         epochs_per_call = min(epochs_per_call, -(-config.epochs // _LOOKS))
     if not run.full_batch:
@@ -175,6 +174,7 @@ class _Run:
         # Copies, for the caller may write to the examples meanwhile. (Not jax.device_put, which may
         # take an array's memory as it is, whether may_alias is False or not.)
         self.data = Batches(jnp.array(features), jnp.array(labels), scale)
+        self.layout = layout_for(self.data.features)
 
     def advance(self, count: int, calls_epochs: int) -> tuple[float, np.ndarray]:
         """Runs the next `count` epochs; seconds and their `[count]` losses."""
@@ -193,6 +193,7 @@ class _Run:
             optimizer=self.optimizer,
             batch_size=self.config.batch_size,
             calls_epochs=calls_epochs,
+            layout=self.layout,
         )
         losses = np.asarray(losses)[:count]
         return time.perf_counter() - started, losses
