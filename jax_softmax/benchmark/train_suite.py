@@ -134,10 +134,13 @@ def our_trainer(task: TrainTask, epochs: int, error: Error) -> Prepared:
         layout=layout_for(data.features),
     )
     numbers = jnp.int32(epochs), jnp.float32(task.learning_rate)
-    program, compile_seconds = compiled(run, zeros, data, orders(), *numbers)
+    upcoming = orders()
+    program, compile_seconds = compiled(run, zeros, data, upcoming, *numbers)
 
     def train() -> tutorial.Params:
-        state, _losses = program(zeros, data, orders(), *numbers)
+        nonlocal upcoming
+        state, _losses = program(zeros, data, upcoming, *numbers)
+        upcoming = orders()  # while it trains, as `fit` does
         return np.asarray(state.params["kernel"]).T, np.asarray(state.params["bias"])
 
     return Prepared(train, error, compile_seconds, share=epochs)

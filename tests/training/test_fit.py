@@ -302,3 +302,32 @@ def test_a_given_optimizer_that_diverges_is_not_blamed_on_the_rate(table):
     huge = dataclasses.replace(table, features=table.features.astype(np.float32) * 1e30)
     with pytest.raises(InputError, match=r"with the optimizer that was passed; try a smaller step"):
         fit(huge, MINI, optimizer=optax.sgd(1e30))
+
+
+def test_the_next_orders_are_there_before_the_losses_are_waited_for(table, lay_out, monkeypatch):
+    lay_out(numbers_per_call=2 * 23 * 5)
+    log = []
+    run_epochs, orders = loop.run_epochs, loop.epoch_orders
+
+    class Losses:
+        def __init__(self, losses):
+            self.losses = losses
+
+        def __array__(self, dtype=None, copy=None):
+            log.append("waited")
+            return np.asarray(self.losses, dtype)
+
+    def spy(*arguments, **options):
+        log.append("started")
+        state, losses = run_epochs(*arguments, **options)
+        return state, Losses(losses)
+
+    def shuffle(rng, examples, count, calls_epochs):
+        log.append(count)
+        return orders(rng, examples, count, calls_epochs)
+
+    monkeypatch.setattr(loop, "run_epochs", spy)
+    monkeypatch.setattr(loop, "epoch_orders", shuffle)
+    fit(table, dataclasses.replace(MINI, epochs=5))
+    compiling = [0, "started", 2, "waited"]
+    assert log == [*compiling, "started", 2, "waited", "started", 1, "waited", "started", "waited"]
