@@ -63,6 +63,11 @@ class Size:
     def __str__(self) -> str:
         return f"{self.rows:,}×{self.classes:,} {self.dtype}"
 
+    @property
+    def nbytes(self) -> int:
+        """What the logits take."""
+        return self.rows * self.classes * jnp.dtype(self.dtype).itemsize
+
 
 def steps(context: Context) -> Steps:
     """A case for each size."""
@@ -78,10 +83,18 @@ def steps(context: Context) -> Steps:
         for dtype, counts in classes.items()
         for count in counts
     ]
-    return {str(size): functools.partial(loss_case, size) for size in sizes}
+    return {
+        str(size): functools.partial(_loss_case_in_passes, size, context=context) for size in sizes
+    }
 
 
-def loss_case(size: Size, others: Sequence[Contender] = ()) -> Case:
+def _loss_case_in_passes(size: Size, context: Context) -> Case:
+    return loss_case(size, pass_seconds=context.rates.pass_seconds(size.nbytes))
+
+
+def loss_case(
+    size: Size, others: Sequence[Contender] = (), *, pass_seconds: float | None = None
+) -> Case:
     """The contenders on N(0, 1) logits of one size; `others` take part as well."""
     data = LossData(size)
     variants: dict[str, Callable[[], Prepared]] = {
@@ -104,6 +117,7 @@ def loss_case(size: Size, others: Sequence[Contender] = ()) -> Case:
         ratio_to=COPY,
         error_bound=LOSS_BOUNDS[size.dtype],
         compared_with=AGAINST,
+        pass_seconds=pass_seconds,
     )
     return Case(about, contenders)
 

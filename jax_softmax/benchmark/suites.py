@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,9 +127,11 @@ def run_suites(
     """
     started = time.perf_counter()
     suites = [SUITES[name] for name in suite_names(names)]
-    machine = Machine.here()
     context = Context(quick, None if raw_dir is None else Path(raw_dir))
     todo = [step for suite in suites for step in suite.steps(context).items()]
+    if on_progress is not None:
+        on_progress(0, len(todo), "the machine's rates")
+    machine = replace(Machine.here(), **context.rates._asdict())
     records: list[Record] = []
     for done, (name, make_case) in enumerate(todo):
         if on_progress is not None:
