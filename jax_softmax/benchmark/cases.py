@@ -52,12 +52,15 @@ class Contender:
       prepare: gets it ready; raises `UnavailableError` where it cannot.
       ours: whether it is a function of this package.
       fields: of its record, where they are not the case's.
+      optional: whether whatever it fails with is a reason to skip it: a package that may not suit
+        this device, or these versions.
     """
 
     name: str
     prepare: Callable[[], Prepared]
     ours: bool = False
     fields: Mapping[str, Any] = field(default_factory=dict)
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,12 +120,15 @@ def run_case(case: Case, budget_seconds: float, turns: Turns | None = None) -> l
         )
         try:
             prepared = contender.prepare()
-        except UnavailableError as reason:
+            seconds, result = _once(prepared)
+        except Exception as error:
+            reason = _reason_to_skip(error, contender)
+            if reason is None:
+                raise
             records[contender.name] = replace(
-                about, skipped=str(reason), ratio_to=None, error_bound=None, compared_with=None
+                about, skipped=reason, ratio_to=None, error_bound=None, compared_with=None
             )
             continue
-        seconds, result = _once(prepared)
         record = replace(
             about,
             max_error=prepared.error(result),
@@ -148,6 +154,18 @@ def run_case(case: Case, budget_seconds: float, turns: Turns | None = None) -> l
     for name, found in samples.items():
         records[name] = timed(records[name], found, base)
     return list(records.values())
+
+
+def _reason_to_skip(error: Exception, contender: Contender) -> str | None:
+    """Why a contender that failed is left out, or None where it must not fail so."""
+    said = str(error)
+    if isinstance(error, UnavailableError):
+        return said
+    if "RESOURCE_EXHAUSTED" in said or "out of memory" in said.lower():
+        return "it does not fit in the device's memory"
+    if contender.optional:
+        return f"it fails here: {type(error).__name__}: {said}"
+    return None
 
 
 def _once(prepared: Prepared) -> tuple[float, Any]:
