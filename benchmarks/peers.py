@@ -6,7 +6,6 @@ A framework is imported where it is used, so that a process that times one does 
 from __future__ import annotations
 
 import functools
-import importlib
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jax_softmax.benchmark.peers import TOKAMAX, import_torch, tokamax_linear_loss
 from jax_softmax.benchmark.threads import DEFAULT, ONE, Fastest, Limit, fastest
 from jax_softmax.benchmark.train_task import TrainTask
 from jax_softmax.benchmark.tutorial import Params
@@ -23,29 +23,20 @@ if TYPE_CHECKING:
     from jax_softmax.benchmark.fused_suite import LinearData
     from jax_softmax.benchmark.loss_suite import LossData
 
+__all__ = [
+    "SKLEARN",
+    "TOKAMAX",
+    "TORCH",
+    "import_torch",
+    "scikit_learn_params",
+    "tokamax_linear_loss",
+    "torch_epochs",
+    "torch_linear_loss",
+    "torch_loss",
+    "torch_trainer",
+]
+
 TORCH, SKLEARN = "PyTorch", "scikit-learn"
-TOKAMAX = ("xla", "chunked_xla")  # what runs on every device
-
-
-def import_torch() -> Any:
-    """PyTorch, or an `UnavailableError` that says how to get it."""
-    return _imported("torch", "PyTorch is not installed: pip install torch")
-
-
-def import_tokamax() -> Any:
-    """The same of tokamax."""
-    return _imported(
-        "tokamax", "tokamax is not installed: pip install tokamax (Python 3.12 or newer)"
-    )
-
-
-def _imported(name: str, message: str) -> Any:
-    from jax_softmax.benchmark import UnavailableError
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UnavailableError(message) from error
 
 
 def torch_device(torch: Any) -> Any:
@@ -134,18 +125,6 @@ def torch_linear_loss(data: LinearData, *, chunked: bool = False) -> Prepared:
     run, threads = _at_its_best(torch, value_and_gradients)
     name = "cross_entropy(linear)" if fused is None else "linear_cross_entropy"
     return Prepared(run, data.error, note=f"{name}, eager, {threads.name}")
-
-
-def tokamax_linear_loss(data: LinearData, implementation: str) -> Prepared:
-    """tokamax's mean loss of a linear layer."""
-    tokamax = import_tokamax()
-
-    def loss(x: Any, k: Any, y: Any) -> Any:
-        return tokamax.linear_softmax_cross_entropy_loss(
-            x, y, k, reduction="mean", implementation=implementation
-        )
-
-    return data.jax_loss(loss)
 
 
 def torch_trainer(task: TrainTask, epochs: int, error: Callable[[Params], float]) -> Prepared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,8 +11,9 @@ from typing import Any
 
 import jax
 
+from jax_softmax.benchmark.rates import Rates, measure_rates
 from jax_softmax.benchmark.results import Record
-from jax_softmax.benchmark.timing import alternate, timed
+from jax_softmax.benchmark.timing import Turns, alternate, timed, turns_for
 
 
 class UnavailableError(Exception):
@@ -29,6 +31,7 @@ class Prepared:
       share: the part of the case's work that one call of `run` does. Its seconds are divided by it.
       temporary_bytes: what the compiled program holds beside arguments and results.
       note: for the record.
+      wait: returns when what `run` returned is there.
     """
 
     run: Callable[[], Any]
@@ -37,6 +40,7 @@ class Prepared:
     share: float = 1.0
     temporary_bytes: int | None = None
     note: str = ""
+    wait: Callable[[Any], Any] = jax.block_until_ready
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,15 @@ class Contender:
       prepare: gets it ready; raises `UnavailableError` where it cannot.
       ours: whether it is a function of this package.
       fields: of its record, where they are not the case's.
+      optional: whether whatever it fails with is a reason to skip it: a package that may not suit
+        this device, or these versions.
     """
 
     name: str
     prepare: Callable[[], Prepared]
     ours: bool = False
     fields: Mapping[str, Any] = field(default_factory=dict)
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,18 +92,25 @@ class Context:
     quick: bool = False
     raw_dir: Path | None = None
 
+    @functools.cached_property
+    def rates(self) -> Rates:
+        """What the machine can do, measured when first asked for."""
+        return measure_rates(quick=self.quick)
 
-def run_case(case: Case, budget_seconds: float) -> list[Record]:
+
+def run_case(case: Case, budget_seconds: float, turns: Turns | None = None) -> list[Record]:
     """Checks every contender's results, then times those that are right.
 
     Args:
       case: what is compared.
       budget_seconds: how long to time them together, warming up left out.
+      turns: how; None is what suits JAX's platform.
 
     Returns:
       A record for each contender, in their order: timed, or differing (with its error but no time),
       or skipped with the reason.
     """
+    turns = turns or turns_for(jax.default_backend())
     records: dict[str, Record] = {}
     right: dict[str, Prepared] = {}
     first_seconds: dict[str, float] = {}
@@ -106,14 +120,15 @@ def run_case(case: Case, budget_seconds: float) -> list[Record]:
         )
         try:
             prepared = contender.prepare()
-        except UnavailableError as reason:
+            seconds, result = _once(prepared)
+        except Exception as error:
+            reason = _reason_to_skip(error, contender)
+            if reason is None:
+                raise
             records[contender.name] = replace(
-                about, skipped=str(reason), ratio_to=None, error_bound=None, compared_with=None
+                about, skipped=reason, ratio_to=None, error_bound=None, compared_with=None
             )
             continue
-        started = time.perf_counter()
-        result = jax.block_until_ready(prepared.run())
-        first_seconds[contender.name] = time.perf_counter() - started
         record = replace(
             about,
             max_error=prepared.error(result),
@@ -125,13 +140,37 @@ def run_case(case: Case, budget_seconds: float) -> list[Record]:
         records[contender.name] = record
         if not record.differs:
             right[contender.name] = prepared
+            # An accelerator's first call loads the program.
+            first_seconds[contender.name] = _once(prepared)[0] if turns.together else seconds
     samples = alternate(
         {name: prepared.run for name, prepared in right.items()},
         budget_seconds,
         first_seconds=first_seconds,
+        turns=turns,
+        waits={name: prepared.wait for name, prepared in right.items()},
     )
     samples = {name: found / right[name].share for name, found in samples.items()}
     base = samples.get(case.about.ratio_to or "")
     for name, found in samples.items():
         records[name] = timed(records[name], found, base)
     return list(records.values())
+
+
+def _reason_to_skip(error: Exception, contender: Contender) -> str | None:
+    """Why a contender that failed is left out, or None where it must not fail so."""
+    said = str(error)
+    if isinstance(error, UnavailableError):
+        return said
+    if "RESOURCE_EXHAUSTED" in said or "out of memory" in said.lower():
+        return "it does not fit in the device's memory"
+    if contender.optional:
+        return f"it fails here: {type(error).__name__}: {said}"
+    return None
+
+
+def _once(prepared: Prepared) -> tuple[float, Any]:
+    """The seconds of a call, and its result."""
+    started = time.perf_counter()
+    result = prepared.run()
+    prepared.wait(result)
+    return time.perf_counter() - started, result

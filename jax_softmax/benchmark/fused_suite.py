@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -20,7 +20,7 @@ from jax_softmax import linear_softmax_cross_entropy
 from jax_softmax.benchmark import tutorial
 from jax_softmax.benchmark.cases import Case, Contender, Context, Prepared, Steps
 from jax_softmax.benchmark.compare import LINEAR_BOUNDS, evenly_spread, relative_error, to_numpy
-from jax_softmax.benchmark.loss_suite import optax_loss, textbook_loss
+from jax_softmax.benchmark.loss_suite import optax_loss, repeated, textbook_loss
 from jax_softmax.benchmark.results import OURS, Record
 from jax_softmax.benchmark.timing import compiled, temporaries
 
@@ -83,7 +83,12 @@ def fused_case(size: Size, others: Sequence[Contender] = (), *, small_block: int
         *(Contender(name, functools.partial(data.jax_loss, f)) for name, f in losses.items()),
         *others,
     )
-    about = Record(
+    return Case(about(size), contenders)
+
+
+def about(size: Size) -> Record:
+    """What the contenders of a size share."""
+    return Record(
         suite="fused",
         case=f"value and gradients, {size}",
         rows=size.rows,
@@ -95,7 +100,12 @@ def fused_case(size: Size, others: Sequence[Contender] = (), *, small_block: int
         compared_with=AGAINST,
         logits_bytes=size.rows * size.classes * jnp.dtype(size.dtype).itemsize,
     )
-    return Case(about, contenders)
+
+
+def _kernel(size: Size) -> jax.Array:
+    """N(0, 1 / D), made where it stays: half a billion numbers take NumPy seconds."""
+    k = jax.random.normal(jax.random.key(0), (size.width, size.classes), jnp.float32)
+    return (k / np.float32(size.width**0.5)).astype(size.dtype)
 
 
 class LinearData:
@@ -103,16 +113,21 @@ class LinearData:
 
     Gradients are held against the largest number of their row or column: sums that cancel have
     elements with fewer digits, and the columns of labels have much larger numbers than others.
+
+    Args:
+      size: of the arrays.
+      distinct: how many rows of features and labels differ, as in `LossData`.
     """
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, distinct: int | None = None) -> None:
         rng = np.random.default_rng(0)
-        x = rng.standard_normal((size.rows, size.width), np.float32)
-        k = rng.standard_normal((size.width, size.classes), np.float32)
+        self.distinct = distinct or size.rows
+        x = rng.standard_normal((self.distinct, size.width), np.float32)
+        labels = rng.integers(0, size.classes, self.distinct, np.int32)
         self.size = size
-        self.labels = rng.integers(0, size.classes, size.rows, np.int32)
-        self.x, self.y = jnp.asarray(x, size.dtype), jnp.asarray(self.labels)
-        self.k = jnp.asarray(k / np.float32(size.width**0.5), size.dtype)
+        self.labels = repeated(labels, size.rows)
+        self.x, self.y = repeated(jnp.asarray(x, size.dtype), size.rows), jnp.asarray(self.labels)
+        self.k = _kernel(size)
         self.some_rows = evenly_spread(size.rows, _COMPARED)
         self.some_classes = np.union1d(
             evenly_spread(size.classes, _COMPARED), self.labels[self.some_rows]
@@ -120,25 +135,33 @@ class LinearData:
 
     @functools.cached_property
     def _host(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.asarray(self.x).astype(np.float64), np.asarray(self.k).astype(np.float64)
+        return np.asarray(self.x[: self.distinct]).astype(np.float64), np.asarray(self.k).astype(
+            np.float64
+        )
 
     @functools.cached_property
     def right(self) -> tuple[float, tuple[np.ndarray, np.ndarray]]:
         """The mean loss of all rows, and what is compared of its gradients, in float64."""
         x, k = self._host
-        count = self.size.rows
-        total, by_features, by_kernel = 0.0, [], np.zeros((x.shape[1], len(self.some_classes)))
+        count = self.distinct
+        here = np.unique(self.some_rows % count)
+        total, by_features, by_kernel = (
+            0.0,
+            np.zeros((count, x.shape[1])),
+            np.zeros((x.shape[1], len(self.some_classes))),
+        )
         block = max(1, _NUMBERS_PER_BLOCK // self.size.classes)
         for first in range(0, count, block):
-            rows = slice(first, first + block)
+            rows = slice(first, min(first + block, count))
             labels = self.labels[rows]
             z = x[rows] @ k
             total += float(tutorial.cross_entropy_losses(z, labels).sum())
             g = tutorial.softmax_backward(tutorial.softmax(z), labels) * (len(labels) / count)
             by_kernel += x[rows].T @ g[:, self.some_classes]
-            here = self.some_rows[(self.some_rows >= first) & (self.some_rows < first + block)]
-            by_features.append(g[here - first] @ k.T)
-        return total / count, (np.concatenate(by_features), by_kernel)
+            found = here[(here >= first) & (here < first + block)]
+            by_features[found] = g[found - first] @ k.T
+        times = self.size.rows // count  # so many rows share the mean with each that is here
+        return total / count, (by_features[self.some_rows % count] / times, by_kernel)
 
     def error(self, result: Any) -> float:
         """Of a mean loss and its gradients by features and kernel."""
@@ -158,8 +181,13 @@ class LinearData:
             relative_error(columns, right[1], np.max(np.abs(right[1]), axis=0, keepdims=True)),
         )
 
-    def three_products(self) -> Prepared:
-        """`z = x k`, `z kᵀ` and `xᵀ z`, with `z` held between: the products no loss can save."""
+    def three_products(self, classes_multiple: int = 1) -> Prepared:
+        """`z = x k`, `z kᵀ` and `xᵀ z`, with `z` held between: the products no loss can save.
+
+        The classes are filled up with zeros to a multiple, which tensor cores are fast at.
+        """
+        missing = -self.size.classes % classes_multiple
+        kernel = jnp.pad(self.k, ((0, 0), (0, missing))) if missing else self.k
 
         def products(x: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
             z = lax.optimization_barrier(x @ k)
@@ -167,10 +195,13 @@ class LinearData:
 
         def error(result: Any) -> float:
             x, k = self._host
-            by_features = x[self.some_rows] @ k @ k.T
-            return self._gradients_error(result, (by_features, x.T @ (x @ k[:, self.some_classes])))
+            by_features = x[self.some_rows % self.distinct] @ k @ k.T
+            by_kernel = x.T @ (x @ k[:, self.some_classes]) * (self.size.rows // self.distinct)
+            return self._gradients_error(result, (by_features, by_kernel))
 
-        return self._prepared(products, error, self.x, self.k)
+        prepared = self._prepared(products, error, self.x, kernel)
+        note = f"with {kernel.shape[1]:,} classes" if missing else ""
+        return replace(prepared, note=note)
 
     def ours(
         self, reduction: Literal["mean", "none"] = "mean", block_size: int | None = None

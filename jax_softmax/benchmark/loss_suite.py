@@ -10,7 +10,7 @@ import copy
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,11 @@ class Size:
     def __str__(self) -> str:
         return f"{self.rows:,}×{self.classes:,} {self.dtype}"
 
+    @property
+    def nbytes(self) -> int:
+        """What the logits take."""
+        return self.rows * self.classes * jnp.dtype(self.dtype).itemsize
+
 
 def steps(context: Context) -> Steps:
     """A case for each size."""
@@ -78,10 +83,18 @@ def steps(context: Context) -> Steps:
         for dtype, counts in classes.items()
         for count in counts
     ]
-    return {str(size): functools.partial(loss_case, size) for size in sizes}
+    return {
+        str(size): functools.partial(_loss_case_in_passes, size, context=context) for size in sizes
+    }
 
 
-def loss_case(size: Size, others: Sequence[Contender] = ()) -> Case:
+def _loss_case_in_passes(size: Size, context: Context) -> Case:
+    return loss_case(size, pass_seconds=context.rates.pass_seconds(size.nbytes))
+
+
+def loss_case(
+    size: Size, others: Sequence[Contender] = (), *, pass_seconds: float | None = None
+) -> Case:
     """The contenders on N(0, 1) logits of one size; `others` take part as well."""
     data = LossData(size)
     variants: dict[str, Callable[[], Prepared]] = {
@@ -95,7 +108,12 @@ def loss_case(size: Size, others: Sequence[Contender] = ()) -> Case:
         *(Contender(name, functools.partial(data.jax_loss, f)) for name, f in OTHERS.items()),
         *others,
     )
-    about = Record(
+    return Case(about(size, pass_seconds), contenders)
+
+
+def about(size: Size, pass_seconds: float | None) -> Record:
+    """What the contenders of a size share."""
+    return Record(
         suite="loss",
         case=f"value and gradient, {size}",
         rows=size.rows,
@@ -104,19 +122,42 @@ def loss_case(size: Size, others: Sequence[Contender] = ()) -> Case:
         ratio_to=COPY,
         error_bound=LOSS_BOUNDS[size.dtype],
         compared_with=AGAINST,
+        pass_seconds=pass_seconds,
     )
-    return Case(about, contenders)
+
+
+Rows = TypeVar("Rows", np.ndarray, jax.Array)
+
+
+def repeated(array: Rows, rows: int) -> Rows:
+    """So many rows, which repeat those of the array."""
+    times, rest = divmod(rows, len(array))
+    if rest:
+        raise ValueError(f"{rows} rows cannot repeat {len(array)}: expected a divisor.")
+    if times == 1:
+        return array
+    tile = jnp.tile if isinstance(array, jax.Array) else np.tile
+    return tile(array, (times, *[1] * (array.ndim - 1)))
 
 
 class LossData:
-    """Logits and labels of a size, what is right for them, and the contenders on them."""
+    """Logits and labels of a size, what is right for them, and the contenders on them.
 
-    def __init__(self, size: Size) -> None:
+    Args:
+      size: of the logits.
+      distinct: how many rows differ, a divisor of the rows; the rest repeats them, so that what is
+        right takes a moment for logits of gigabytes. None is all.
+    """
+
+    def __init__(self, size: Size, distinct: int | None = None) -> None:
         rng = np.random.default_rng(0)
-        z = rng.standard_normal((size.rows, size.classes), np.float32)
+        self.distinct = distinct or size.rows
+        z = rng.standard_normal((self.distinct, size.classes), np.float32)
+        labels = rng.integers(0, size.classes, self.distinct, np.int32)
         self.size = size
-        self.labels = rng.integers(0, size.classes, size.rows, np.int32)
-        self.z, self.y = jnp.asarray(z, size.dtype), jnp.asarray(self.labels)
+        self.labels = repeated(labels, size.rows)
+        self.z = repeated(jnp.asarray(z, size.dtype), size.rows)
+        self.y = jnp.asarray(self.labels)
         self.smallest = float(jnp.finfo(size.dtype).tiny)  # smaller numbers have fewer digits
         self.compared = evenly_spread(size.rows, max(8, _NUMBERS_COMPARED // size.classes))
 
@@ -129,16 +170,16 @@ class LossData:
     @functools.cached_property
     def right(self) -> tuple[float, np.ndarray]:
         """The mean loss of all rows, and the rows of its gradient that are compared, in float64."""
-        host = np.asarray(self.z)
+        host = np.asarray(self.z[: self.distinct])
         block = max(1, _NUMBERS_PER_BLOCK // self.size.classes)
         total = 0.0
-        for first in range(0, self.size.rows, block):
-            rows = slice(first, first + block)
+        for first in range(0, self.distinct, block):
+            rows = slice(first, min(first + block, self.distinct))
             z = host[rows].astype(np.float64)
             total += float(tutorial.cross_entropy_losses(z, self.labels[rows]).sum())
-        z = host[self.compared].astype(np.float64)
+        z = host[self.compared % self.distinct].astype(np.float64)
         gradient = tutorial.softmax_backward(tutorial.softmax(z), self.labels[self.compared])
-        return total / self.size.rows, gradient * (len(self.compared) / self.size.rows)
+        return total / self.distinct, gradient * (len(self.compared) / self.size.rows)
 
     def error(self, result: Any) -> float:
         """Of a mean loss and its gradient."""
@@ -148,6 +189,10 @@ class LossData:
             relative_error(to_numpy(loss), right_loss),
             relative_error(to_numpy(gradient[self.compared]), right_gradient, self.smallest),
         )
+
+    def value_error(self, loss: Any) -> float:
+        """Of a mean loss alone."""
+        return relative_error(to_numpy(loss), self.right[0])
 
     def copy(self) -> Prepared:
         """`z * c`: what reading and writing as many bytes takes."""
@@ -161,7 +206,11 @@ class LossData:
         return Prepared(lambda: program(self.z, c), error, seconds)
 
     def ours(
-        self, reduction: Literal["mean", "none"] = "mean", rule: Literal["vjp", "jvp"] = "vjp"
+        self,
+        reduction: Literal["mean", "none"] = "mean",
+        rule: Literal["vjp", "jvp"] = "vjp",
+        *,
+        gradient: bool = True,
     ) -> Prepared:
         """The loss of jax_softmax; losses of rows are averaged."""
 
@@ -170,7 +219,12 @@ class LossData:
                 softmax_cross_entropy_with_integer_labels(z, y, reduction=reduction, rule=rule)
             )
 
-        return self.jax_loss(loss)
+        return self.jax_loss(loss) if gradient else self.jax_value(loss)
+
+    def jax_value(self, loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Prepared:
+        """The value of a mean loss `loss(logits, labels)`."""
+        program, seconds = compiled(loss, self.z, self.y)
+        return Prepared(lambda: program(self.z, self.y), self.value_error, seconds)
 
     def jax_loss(self, loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Prepared:
         """Value and gradient of a mean loss `loss(logits, labels)`."""

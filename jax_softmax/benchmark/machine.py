@@ -25,6 +25,8 @@ class Machine:
       processor: the CPU's name.
       cpu_count: cores this process may run on, which is how many threads XLA and NumPy start where
         nothing else is set.
+      copy_bytes_per_second: read and written, None where it was not measured.
+      product_operations_per_second: of a product of bfloat16 matrices, the same.
     """
 
     platform: str
@@ -37,6 +39,8 @@ class Machine:
     numpy_version: str
     optax_version: str
     jax_softmax_version: str
+    copy_bytes_per_second: float | None = None
+    product_operations_per_second: float | None = None
 
     @classmethod
     def here(cls) -> Machine:

@@ -53,12 +53,14 @@ def short_time(seconds: float) -> str:
     return f"{seconds / 1e-6:.3g} µs"
 
 
+_TIME = _Quantity(
+    "median time; the line spans the quartiles", lambda r: r.seconds_median, short_time, "s"
+)
+
+
 def times_figure(records: Sequence[Record]) -> Figure:
     """A panel for each case: the median times, with lines that span the quartiles."""
-    time = _Quantity(
-        "median time; the line spans the quartiles", lambda r: r.seconds_median, short_time, "s"
-    )
-    return _rows_figure(records, [time])
+    return _rows_figure(records, lambda case: [_TIME])
 
 
 def fused_figure(records: Sequence[Record]) -> Figure:
@@ -72,28 +74,48 @@ def fused_figure(records: Sequence[Record]) -> Figure:
         lambda x: f"{x:.0f}%",
         line=100,
     )
-    return _rows_figure(shown, [time, memory])
+    return _rows_figure(shown, lambda case: [time, memory])
 
 
-def _rows_figure(records: Sequence[Record], quantities: Sequence[_Quantity]) -> Figure:
-    """For each case a panel for each quantity; two to a line."""
+def gpu_figure(records: Sequence[Record]) -> Figure:
+    """For each case what tells most: passes over the logits, time over products, or the time."""
+    passes = _Quantity(
+        "passes over the logits, at the rate of a copy", lambda r: r.passes, lambda x: f"{x:.3g}"
+    )
+
+    def quantities(case: Sequence[Record]) -> Sequence[_Quantity]:
+        if any(record.passes for record in case):
+            return [passes]
+        base = case[0].ratio_to
+        over = _Quantity(
+            f"time over that of {base}", lambda r: r.ratio, lambda x: f"{x:.2f}", line=1
+        )
+        return [over] if any(record.width for record in case) else [_TIME]
+
+    return _rows_figure(records, quantities)
+
+
+def _rows_figure(
+    records: Sequence[Record], quantities: Callable[[Sequence[Record]], Sequence[_Quantity]]
+) -> Figure:
+    """For each case a panel for each of its quantities; two to a line."""
     from matplotlib.figure import Figure
 
     timed = [record for record in records if record.seconds_median is not None]
     if not timed:
         raise NothingToDrawError("nothing was timed")
     cases = {case: list(group) for case, group in itertools.groupby(timed, key=lambda r: r.case)}
-    wanted = [(case, q) for case in cases for q in quantities]
+    wanted = [(case, i, q) for case in cases for i, q in enumerate(quantities(cases[case]))]
     columns = min(2, len(wanted))
-    lengths = [len(cases[case]) for case, _ in wanted]
+    lengths = [len(cases[case]) for case, *_ in wanted]
     heights = [1 + 0.24 * max(lengths[i : i + columns]) for i in range(0, len(wanted), columns)]
     figure = Figure(figsize=(6.0 * columns, sum(heights)), dpi=120, layout="constrained")
     panels = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights).ravel()
     for axes in panels[len(wanted) :]:
         axes.set_visible(False)
-    for axes, (case, quantity) in zip(panels, wanted, strict=False):
+    for axes, (case, i, quantity) in zip(panels, wanted, strict=False):
         _rows(axes, cases[case], quantity)
-        if quantity is quantities[0]:
+        if i == 0:
             axes.set_title(case, fontsize=9, loc="left", weight="bold")
         else:
             axes.tick_params(axis="y", labelleft=False)

@@ -35,6 +35,7 @@ class Record:
       compared_with: what the results are held against, and how.
       temporary_bytes: what the compiled program holds beside its arguments and results.
       logits_bytes: what all logits would take, in `dtype`.
+      pass_seconds: the time to read all logits once at the rate at which the machine copies.
       skipped: why it was not run; empty if it was.
       note: anything else worth knowing.
     """
@@ -60,6 +61,7 @@ class Record:
     compared_with: str | None = None
     temporary_bytes: int | None = None
     logits_bytes: int | None = None
+    pass_seconds: float | None = None
     skipped: str = ""
     note: str = ""
 
@@ -76,6 +78,17 @@ class Record:
         if self.temporary_bytes is None or not self.logits_bytes:
             return None
         return self.temporary_bytes / self.logits_bytes
+
+    @property
+    def passes(self) -> float | None:
+        """The time in passes over the logits: at least 1 for a loss, 2 with its gradient.
+
+        >>> Record(suite="loss", case="c", seconds_median=3.0, pass_seconds=1.5).passes
+        2.0
+        """
+        if self.seconds_median is None or not self.pass_seconds:
+            return None
+        return self.seconds_median / self.pass_seconds
 
     @property
     def break_even_runs(self) -> int | None:
@@ -95,6 +108,7 @@ class Record:
         fields = dataclasses.asdict(self) | {
             "differs": self.differs,
             "temporary_fraction": self.temporary_fraction,
+            "passes": self.passes,
             "break_even_runs": self.break_even_runs,
         }
         return {

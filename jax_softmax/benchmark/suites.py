@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jax_softmax.benchmark import (
     fused_suite,
+    gpu_suite,
     jit_suite,
     loss_suite,
     pictures,
@@ -25,8 +26,7 @@ from jax_softmax.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# How long the contenders of a case are timed, together.
-_SECONDS, _QUICK_SECONDS = 3.0, 0.2
+_QUICK_SECONDS = 0.2  # in place of a suite's own
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class Suite:
       draw: a picture of its records; raises `NothingToDrawError` where there is none.
       main: the contender that its answer is about.
       beside: those that its answer compares it with.
+      seconds: how long the contenders of a case are timed, together.
+      limit_seconds: no case starts so long after the first; None is any time.
+      in_all: whether it is one of "all".
     """
 
     question: str
@@ -46,6 +49,9 @@ class Suite:
     draw: Callable[[Sequence[Record]], Figure]
     main: str = OURS
     beside: tuple[str, ...] = ()
+    seconds: float = 3.0
+    limit_seconds: float | None = None
+    in_all: bool = True
 
 
 SUITES = {
@@ -75,6 +81,15 @@ SUITES = {
         beside=(train_suite.OPTAX, train_suite.NUMPY),
     ),
     "scaling": Suite("how does it grow?", scaling_suite.steps, pictures.scaling_figure),
+    gpu_suite.NAME: Suite(
+        "what does it reach on an accelerator, in four minutes?",
+        gpu_suite.steps,
+        pictures.gpu_figure,
+        beside=("optax", fused_suite.PRODUCTS),
+        seconds=1.0,
+        limit_seconds=gpu_suite.LIMIT_SECONDS,
+        in_all=False,
+    ),
 }
 
 
@@ -112,6 +127,7 @@ def run_suites(
     quick: bool = False,
     raw_dir: str | Path | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Report:
     """Runs the suites.
 
@@ -121,21 +137,34 @@ def run_suites(
       raw_dir: the folder with MNIST's raw files, or its parent; None looks where `load_dataset`
         does.
       on_progress: called with how many steps are done, how many there are, and the next one's name.
+      clock: gives seconds.
 
     Raises:
       InputError: on a name that is not known, or a `raw_dir` that does not lead to MNIST.
     """
-    started = time.perf_counter()
-    suites = [SUITES[name] for name in suite_names(names)]
-    machine = Machine.here()
+    started = clock()
+    suites = {name: SUITES[name] for name in suite_names(names)}
     context = Context(quick, None if raw_dir is None else Path(raw_dir))
-    todo = [step for suite in suites for step in suite.steps(context).items()]
+    todo = [
+        (name, suite, *step)
+        for name, suite in suites.items()
+        for step in suite.steps(context).items()
+    ]
+    if on_progress is not None:
+        on_progress(0, len(todo), "the machine's rates")
+    machine = replace(Machine.here(), **context.rates._asdict())
     records: list[Record] = []
-    for done, (name, make_case) in enumerate(todo):
+    suite_started: dict[str, float] = {}
+    for done, (suite_name, suite, name, make_case) in enumerate(todo):
         if on_progress is not None:
             on_progress(done, len(todo), name)
-        records += run_case(make_case(), _QUICK_SECONDS if quick else _SECONDS)
-    return Report(machine, tuple(records), time.perf_counter() - started)
+        passed = clock() - suite_started.setdefault(suite_name, clock())
+        if suite.limit_seconds is not None and passed > suite.limit_seconds:
+            late = f"not run: {suite.limit_seconds:g} s had passed"
+            records.append(Record(suite=suite_name, case=name, contender=OURS, skipped=late))
+            continue
+        records += run_case(make_case(), _QUICK_SECONDS if quick else suite.seconds)
+    return Report(machine, tuple(records), clock() - started)
 
 
 def suite_names(names: Sequence[str]) -> list[str]:
@@ -150,4 +179,7 @@ def suite_names(names: Sequence[str]) -> list[str]:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise InputError(f"unknown suite {name!r}: expected one of {', '.join(known)}{hint}")
-    return list(SUITES) if not names or "all" in names else list(dict.fromkeys(names))
+    wanted = names or ("all",)
+    of_all = [name for name, suite in SUITES.items() if suite.in_all]
+    found = [found for name in wanted for found in (of_all if name == "all" else [name])]
+    return list(dict.fromkeys(found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from jax_softmax.benchmark.timing import compiled
 from jax_softmax.benchmark.train_task import TrainTask
 from jax_softmax.benchmark.tutorial import NUMPY
 from jax_softmax.training import step as training
+from jax_softmax.training.layout import layout_for
 
 OPTAX = "optax scan"
 
@@ -44,17 +46,28 @@ def steps(context: Context) -> Steps:
     """
     found: Steps = {}
     for name, epochs in (_QUICK if context.quick else _FULL).items():
-        try:
-            dataset = load_dataset(name, raw_dir=context.raw_dir if name == "mnist" else None)
-        except InputError as error:
-            if context.raw_dir is not None:
-                raise
-            found[name] = functools.partial(_missing_case, name, str(error))
-            continue
-        for size, count in epochs.items():
-            task = TrainTask(dataset, size)
-            found[task.name] = functools.partial(epoch_case, task, count)
+        found |= steps_of(name, epochs, context.raw_dir if name == "mnist" else None)
     return found
+
+
+def steps_of(
+    name: str, epochs: Mapping[int | None, int], raw_dir: Path | None
+) -> dict[str, functools.partial[Case]]:
+    """A case for each batch size, with so many epochs to a call; or one that says what is missing.
+
+    Raises:
+      InputError: if `raw_dir` was given and does not lead to the dataset.
+    """
+    try:
+        dataset = load_dataset(name, raw_dir=raw_dir)
+    except InputError as error:
+        if raw_dir is not None:
+            raise
+        return {name: functools.partial(_missing_case, name, str(error))}
+    tasks = [TrainTask(dataset, size) for size in epochs]
+    return {
+        task.name: functools.partial(epoch_case, task, epochs[task.batch_size]) for task in tasks
+    }
 
 
 def _missing_case(name: str, reason: str) -> Case:
@@ -130,12 +143,16 @@ def our_trainer(task: TrainTask, epochs: int, error: Error) -> Prepared:
         optimizer=optimizer,
         batch_size=task.batch_size,
         calls_epochs=epochs,
+        layout=layout_for(data.features),
     )
     numbers = jnp.int32(epochs), jnp.float32(task.learning_rate)
-    program, compile_seconds = compiled(run, zeros, data, orders(), *numbers)
+    upcoming = orders()
+    program, compile_seconds = compiled(run, zeros, data, upcoming, *numbers)
 
     def train() -> tutorial.Params:
-        state, _losses = program(zeros, data, orders(), *numbers)
+        nonlocal upcoming
+        state, _losses = program(zeros, data, upcoming, *numbers)
+        upcoming = orders()  # while it trains, as `fit` does
         return np.asarray(state.params["kernel"]).T, np.asarray(state.params["bias"])
 
     return Prepared(train, error, compile_seconds, share=epochs)
@@ -169,7 +186,7 @@ def optax_trainer(task: TrainTask, epochs: int, error: Error) -> Prepared:
 def optax_epochs(task: TrainTask) -> tuple[Callable[[], Iterator[Any]], float]:
     """The loop that one writes: float32 pixels, a `lax.scan` over the epoch's shuffled batches.
 
-    As such loops do, it drops the last, partial batch.
+    As such loops do, it drops the last, partial batch. A full batch is not shuffled.
 
     Returns:
       What starts from zeros and gives the state after each epoch, without end, and the seconds that
@@ -184,12 +201,14 @@ def optax_epochs(task: TrainTask) -> tuple[Callable[[], Iterator[Any]], float]:
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     def epoch(state: Any, key: jax.Array, x: jax.Array, y: jax.Array) -> Any:
-        def step(state: Any, rows: jax.Array) -> Any:
+        def step(state: Any, rows: jax.Array | slice) -> Any:
             params, optimizer_state = state
             value, gradients = jax.value_and_grad(loss)(params, x[rows], y[rows])
             updates, optimizer_state = optimizer.update(gradients, optimizer_state)
             return (optax.apply_updates(params, updates), optimizer_state), value
 
+        if size == len(y):
+            return step(state, slice(None))
         order = jax.random.permutation(key, len(y))[: len(y) // size * size]
         return jax.lax.scan(step, state, order.reshape(-1, size))
 

@@ -19,6 +19,10 @@ RATIO_NOTE = (
     "“over” is the median of the ratios within alternating rounds, which slow moments of the "
     "machine leave alone; it need not equal the quotient of the medians."
 )
+PASSES_NOTE = (
+    "A pass is the time to read the logits once at the rate at which the machine copies; the least "
+    "is 1 for a loss, and 2 with its gradient."
+)
 
 
 def print_report(report: Report, names: Sequence[str], closing: Sequence[str] = ()) -> None:
@@ -87,7 +91,9 @@ def _answers(name: str, records: Sequence[Record]) -> list[tuple[str, str]]:
         if found:
             found[0] = found[0].replace("×", "× the time of", 1)
             times = f"{suite.main} takes {', '.join(found)}{_memory(of_dtype, suite.main)}"
-            pairs.append((f"{name}, {dtype}" if name in ("loss", "fused") else name, times))
+            pairs.append(
+                (f"{name}, {dtype}" if name in ("loss", "fused", "gpu-quick") else name, times)
+            )
     return pairs
 
 
@@ -137,9 +143,14 @@ def _by_case(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
 
 
 def machine_pairs(machine: Machine) -> list[tuple[str, str]]:
-    """The device and the versions."""
+    """What it can do, the device and the versions."""
     device = device_name(machine.platform, machine.device_kind)
+    copy, product = machine.copy_bytes_per_second, machine.product_operations_per_second
+    rates = (
+        f"copies {_rate(copy)}B/s (read and written), multiplies bfloat16 at {_rate(product)}FLOP/s"
+    )
     return [
+        *([("rates", rates)] if copy and product else []),
         ("device", f"{device}; processor {machine.processor}, {machine.cpu_count} threads"),
         (
             "versions",
@@ -148,6 +159,12 @@ def machine_pairs(machine: Machine) -> list[tuple[str, str]]:
             f"optax {machine.optax_version}, Python {machine.python_version}",
         ),
     ]
+
+
+def _rate(per_second: float | None) -> str:
+    """Three digits and a prefix: `2.84 T`."""
+    size, prefix = (1e12, "T") if (per_second or 0) >= 1e12 else (1e9, "G")
+    return f"{(per_second or 0) / size:.3g} {prefix}"
 
 
 def count_line(report: Report) -> str:
@@ -171,6 +188,8 @@ def print_cases(console: Console, records: Sequence[Record]) -> None:
                 console.print(f"  {record.contender}: {remark}", style="dim")
     if any(record.ratio is not None for record in records):
         console.print(f"\n{RATIO_NOTE}", style="dim")
+    if any(record.passes is not None for record in records):
+        console.print(PASSES_NOTE, style="dim")
 
 
 def _checked(records: Sequence[Record]) -> str:
@@ -257,6 +276,7 @@ _COLUMNS = (
     _Column("median", lambda record: _seconds(record.seconds_median)),
     _Column("quartiles", _quartiles),
     _Column("over {base}", lambda r: "" if r.ratio is None else f"{r.ratio:.3g}"),
+    _Column("passes", lambda r: "" if r.passes is None else f"{r.passes:.3g}"),
     _Column("temporaries", lambda record: _bytes(record.temporary_bytes)),
     _Column("of the logits", lambda record: _percent(record.temporary_fraction)),
     _Column(

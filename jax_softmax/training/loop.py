@@ -21,6 +21,7 @@ from jax_softmax.training.examples import (
     check_several_classes,
     fit_dtype,
 )
+from jax_softmax.training.layout import layout_for
 from jax_softmax.training.metrics import evaluate
 from jax_softmax.training.model import FitResult, SoftmaxModel
 from jax_softmax.training.step import (
@@ -34,9 +35,6 @@ from jax_softmax.training.step import (
     steps_per_epoch,
 )
 
-# Numbers read in one compiled call: enough that the call costs nothing beside it, few enough that
-# progress is seen and a diverged run stops soon (docs/performance.md).
-_NUMBERS_PER_CALL = 2**27
 # Row numbers of shuffled examples handed to one call: 64 MB.
 _ORDERS_PER_CALL = 2**24
 # Looks at the validation examples over a run, at most: a curve needs no more points.
@@ -57,7 +55,8 @@ def fit(
     Epochs are `lax.scan`s on the device, several to a compiled call where they are short. The
     examples stay there as they came (uint8 pixels, say) and are scaled inside the step. Every
     example counts in every epoch, those of the last, partial batch too. The same arguments give
-    the same bits on the same device and versions.
+    the same bits on the same device and versions. A CPU and an accelerator run differently laid out
+    programs; their results agree to rounding.
 
     Args:
       train: examples with `features [N, ...]`, `labels [N]` (or one-hot `[N, V]`), `class_names`
@@ -96,17 +95,22 @@ def fit(
 
     history: list[dict[str, float]] = []
     watched = validation is not None
-    epochs_per_call = max(1, min(config.epochs, _NUMBERS_PER_CALL // features.size))
+    epochs_per_call = max(1, min(config.epochs, run.layout.numbers_per_call // features.size))
     if watched:
         epochs_per_call = min(epochs_per_call, -(-config.epochs // _LOOKS))
     if not run.full_batch:
         epochs_per_call = min(epochs_per_call, max(1, _ORDERS_PER_CALL // len(labels)))
-    compile_seconds, _ = run.advance(0, epochs_per_call)  # no epochs: compiles and no more
+
+    def count_after(done: int) -> int:
+        return min(epochs_per_call, config.epochs - done)
+
+    # No epochs: compiles and no more.
+    compile_seconds, _ = run.advance(0, epochs_per_call, upcoming=count_after(0))
     train_seconds = 0.0
     while len(history) < config.epochs:
         first = len(history)
-        count = min(epochs_per_call, config.epochs - first)
-        seconds, losses = run.advance(count, epochs_per_call)
+        count = count_after(first)
+        seconds, losses = run.advance(count, epochs_per_call, upcoming=count_after(first + count))
         train_seconds += seconds
         finite = np.isfinite(losses)
         if not finite.all():
@@ -168,6 +172,7 @@ class _Run:
         self.state = TrainState(params, self.optimizer.init(params))
         self.full_batch = is_full_batch(config.batch_size, len(labels))
         self.rng = np.random.default_rng(config.seed)
+        self.orders: np.ndarray | None = None
         features = fit_dtype(features, self.dtype)
         if np.issubdtype(features.dtype, np.floating):
             features = features.astype(self.dtype)
@@ -175,27 +180,37 @@ class _Run:
         # Copies, for the caller may write to the examples meanwhile. (Not jax.device_put, which may
         # take an array's memory as it is, whether may_alias is False or not.)
         self.data = Batches(jnp.array(features), jnp.array(labels), scale)
+        self.layout = layout_for(self.data.features)
 
-    def advance(self, count: int, calls_epochs: int) -> tuple[float, np.ndarray]:
-        """Runs the next `count` epochs; seconds and their `[count]` losses."""
+    def advance(self, count: int, calls_epochs: int, *, upcoming: int) -> tuple[float, np.ndarray]:
+        """Runs the next `count` epochs; seconds and their `[count]` losses.
+
+        While they run it shuffles for the next call, which has `upcoming` epochs: an accelerator
+        would wait for that otherwise, a tenth of the time of an epoch of MNIST.
+        """
         started = time.perf_counter()
         # With room for one only, XLA:CPU lays the epoch out otherwise and rounds otherwise.
         calls_epochs = max(2, calls_epochs)
-        examples = len(self.data.labels)
-        orders = None if self.full_batch else epoch_orders(self.rng, examples, count, calls_epochs)
         self.state, losses = run_epochs(
             self.state,
             self.data,
-            orders,
+            self.orders if count else self._shuffled(0, calls_epochs),
             # Numbers of NumPy, for each of JAX costs a dispatch: a fifth of a short run.
             np.int32(count),
             np.asarray(self.learning_rate, self.dtype),
             optimizer=self.optimizer,
             batch_size=self.config.batch_size,
             calls_epochs=calls_epochs,
+            layout=self.layout,
         )
+        self.orders = self._shuffled(upcoming, calls_epochs) if upcoming else None
         losses = np.asarray(losses)[:count]
         return time.perf_counter() - started, losses
+
+    def _shuffled(self, count: int, calls_epochs: int) -> np.ndarray | None:
+        if self.full_batch:
+            return None
+        return epoch_orders(self.rng, len(self.data.labels), count, calls_epochs)
 
     def device(self) -> str:
         """The kind of device the parameters are on, e.g. `cpu` or `NVIDIA H200`."""

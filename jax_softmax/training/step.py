@@ -13,16 +13,15 @@ from jax import lax
 
 from jax_softmax.ops import softmax_cross_entropy_with_integer_labels
 from jax_softmax.training.config import TrainConfig
-
-# Numbers in a piece of a large batch: 4 MB as float32.
-_PIECE = 2**20
+from jax_softmax.training.layout import Layout
 
 # Numbers in a kernel up to which a matrix product costs a CPU more than its arithmetic: 3 x 4 of
 # iris is, 4 x 16 is not (docs/performance.md).
 _TINY = 16
 
 # `kernel` as [V, D], the transpose of the public [D, V]: a CPU forms its gradient, the product of
-# the logits' cotangent [V, N] and the features [N, D], faster that way round.
+# the logits' cotangent [V, N] and the features [N, D], faster that way round. To a GPU it is all
+# the same: products are transposed for nothing (docs/performance.md).
 Params = dict[str, jax.Array]
 
 
@@ -47,33 +46,42 @@ class TrainState(NamedTuple):
     optimizer_state: Any
 
 
-def _logits_by_class(params: Params, features: jax.Array, scale: jax.Array) -> jax.Array:
-    """`[V, N]` logits `kernel @ (features * scale).T + bias`, in the parameters' dtype.
+def _logits(params: Params, features: jax.Array, scale: jax.Array, layout: Layout) -> jax.Array:
+    """Logits `(features * scale) @ kernel.T + bias`, in the parameters' dtype.
 
-    Faster on a CPU than `[N, V]` (docs/performance.md): XLA:CPU's product is, and what follows runs
-    along the examples. The barrier has the gradient by these logits written as `[V, N]` too, where
-    XLA:CPU would turn it over to `[N, V]` and compute it in runs of V.
+    `[V, N]` is faster on a CPU than `[N, V]` (docs/performance.md): XLA:CPU's product is, and what
+    follows runs along the examples. The barrier has the gradient by these logits written as
+    `[V, N]` too, where XLA:CPU would turn it over to `[N, V]` and compute it in runs of V.
+
+    Elsewhere the kernel is scaled rather than the features, so that a product reads pixels as they
+    are stored; the scaled ones would be written out.
 
     A tiny kernel's logits are sums, which fuse with what follows where a product does not.
     """
-    kernel = params["kernel"]
-    scaled = features.astype(kernel.dtype) * scale.astype(kernel.dtype)
-    if kernel.size <= _TINY:
-        return jnp.sum(kernel[:, None, :] * scaled[None], -1) + params["bias"][:, None]
-    return lax.optimization_barrier(kernel @ scaled.T + params["bias"][:, None])
+    kernel, bias = params["kernel"], params["bias"]
+    features, scale = features.astype(kernel.dtype), scale.astype(kernel.dtype)
+    tiny = kernel.size <= _TINY
+    if not layout.classes_first:
+        kernel = kernel * scale
+        products = jnp.sum(features[:, None, :] * kernel, -1) if tiny else features @ kernel.T
+        return products + bias[None, :]
+    scaled = features * scale
+    if tiny:
+        return jnp.sum(kernel[:, None, :] * scaled[None], -1) + bias[:, None]
+    return lax.optimization_barrier(kernel @ scaled.T + bias[:, None])
 
 
-def loss_and_gradients(params: Params, batch: Batches) -> tuple[jax.Array, Params]:
+def loss_and_gradients(params: Params, batch: Batches, layout: Layout) -> tuple[jax.Array, Params]:
     """The mean cross-entropy of the batch's examples, a scalar, and its gradients.
 
-    A large batch is taken in pieces that stay in a CPU's cache when they are made floating. Two
-    pieces to a turn of the loop, for XLA:CPU runs what each does with few threads side by side
-    (docs/performance.md has what both save).
+    A large batch is taken in pieces: on a CPU they stay in its cache when they are made floating,
+    elsewhere they stay within its memory. Two pieces to a turn of the loop, for XLA:CPU runs what
+    each does with few threads side by side (docs/performance.md has what both save).
     """
-    examples = len(batch.labels)
-    rows = _rows_of_piece(*batch.features.shape)
+    examples, width = batch.features.shape
+    rows = _rows_of_piece(examples, width, layout.piece)
     if rows == examples:
-        loss, gradients = _sums(params, batch)
+        loss, gradients = _sums(params, batch, layout)
     else:
         pieces = examples // rows // 2 * 2
         rest = examples - pieces * rows
@@ -85,7 +93,7 @@ def loss_and_gradients(params: Params, batch: Batches) -> tuple[jax.Array, Param
                 lax.dynamic_slice_in_dim(x, first, count) for x in (batch.features, batch.labels)
             )
             piece = Batches(features, labels, batch.scale)
-            return jax.tree.map(jnp.add, sums, _sums(params, piece))
+            return jax.tree.map(jnp.add, sums, _sums(params, piece, layout))
 
         zeros = jnp.zeros((), params["bias"].dtype), jax.tree.map(jnp.zeros_like, params)
         total = lax.fori_loop(0, pieces, lambda i, sums: add(sums, i * rows, rows), zeros, unroll=2)
@@ -93,12 +101,12 @@ def loss_and_gradients(params: Params, batch: Batches) -> tuple[jax.Array, Param
     return jax.tree.map(lambda x: x / examples, (loss, gradients))
 
 
-def _rows_of_piece(examples: int, width: int) -> int:
+def _rows_of_piece(examples: int, width: int, numbers: int) -> int:
     """How many examples to a piece: a part of an even number of equal ones where there are such.
 
     Where there are none, fewer than two pieces are left over, which are taken by themselves.
     """
-    most = max(1, _PIECE // width)
+    most = max(1, numbers // width)
     if examples < 2 * most:
         return examples
     fewest = -(-examples // most)
@@ -106,13 +114,13 @@ def _rows_of_piece(examples: int, width: int) -> int:
     return next((examples // k for k in even if examples % k == 0), most)
 
 
-def _sums(params: Params, batch: Batches) -> tuple[jax.Array, Params]:
+def _sums(params: Params, batch: Batches, layout: Layout) -> tuple[jax.Array, Params]:
     """The sum of the examples' cross-entropies, and its gradients."""
 
     def total(params: Params) -> jax.Array:
-        logits = _logits_by_class(params, batch.features, batch.scale)
+        logits = _logits(params, batch.features, batch.scale, layout)
         return softmax_cross_entropy_with_integer_labels(
-            logits, batch.labels, axis=0, reduction="sum"
+            logits, batch.labels, axis=0 if layout.classes_first else -1, reduction="sum"
         )
 
     return jax.value_and_grad(total)(params)
@@ -166,7 +174,7 @@ def epoch_orders(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("optimizer", "batch_size", "calls_epochs"),
+    static_argnames=("optimizer", "batch_size", "calls_epochs", "layout"),
 )
 def run_epochs(
     state: TrainState,
@@ -178,6 +186,7 @@ def run_epochs(
     optimizer: optax.GradientTransformation,
     batch_size: int | None,
     calls_epochs: int,
+    layout: Layout,
 ) -> tuple[TrainState, jax.Array]:
     """Trains for `count` epochs in one compiled call.
 
@@ -191,6 +200,7 @@ def run_epochs(
       optimizer: gives updates from gradients.
       batch_size: examples to a step; None or anything from N up is the full batch.
       calls_epochs: length of the returned losses.
+      layout: what suits the device that has the data.
 
     Returns:
       The state after the last epoch, and `[calls_epochs]` mean losses, an epoch each.
@@ -199,7 +209,7 @@ def run_epochs(
     size = examples if batch_size is None else min(batch_size, examples)
 
     def step(state: TrainState, batch: Batches) -> tuple[TrainState, jax.Array]:
-        loss, gradients = loss_and_gradients(state.params, batch)
+        loss, gradients = loss_and_gradients(state.params, batch, layout)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         updates = jax.tree.map(lambda u: u * learning_rate.astype(u.dtype), updates)
         return TrainState(optax.apply_updates(state.params, updates), optimizer_state), loss
@@ -219,7 +229,8 @@ def run_epochs(
             state, loss = step(state, Batches(features, labels, data.scale))
             return state, loss * rows.size
 
-        state, losses = lax.scan(on_rows, state, order[:whole].reshape(-1, size))
+        batches = order[:whole].reshape(-1, size)
+        state, losses = lax.scan(on_rows, state, batches, unroll=layout.unroll)
         total = jnp.sum(losses)
         if whole < examples:
             # By itself, for a mask over every batch would cost each step (docs/performance.md).
@@ -227,12 +238,24 @@ def run_epochs(
             total += last
         return state, total / examples
 
-    an_epoch = full_batch if is_full_batch(batch_size, examples) else mini_batches
+    full = is_full_batch(batch_size, examples)
+    an_epoch = full_batch if full else mini_batches
 
     def body(i: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
         state, losses = carry
         state, loss = an_epoch(state, i)
         return state, losses.at[i].set(loss)
 
-    losses = jnp.zeros(calls_epochs, state.params["kernel"].dtype)
-    return lax.fori_loop(0, count, body, (state, losses))
+    def several(i: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
+        state, losses = carry
+        first = i * layout.epochs
+        numbers = first + jnp.arange(layout.epochs)
+        state, found = lax.scan(an_epoch, state, numbers, unroll=layout.unroll)
+        return state, lax.dynamic_update_slice_in_dim(losses, found, first, 0)
+
+    carry = state, jnp.zeros(calls_epochs, state.params["kernel"].dtype)
+    if not full or not 1 < layout.epochs <= calls_epochs:
+        return lax.fori_loop(0, count, body, carry)
+    groups = count // layout.epochs
+    carry = lax.fori_loop(0, groups, several, carry)
+    return lax.fori_loop(groups * layout.epochs, count, body, carry)

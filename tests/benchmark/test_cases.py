@@ -22,6 +22,8 @@ from jax_softmax.benchmark.fused_suite import Size as LinearSize
 from jax_softmax.benchmark.fused_suite import fused_case
 from jax_softmax.benchmark.jit_suite import gradient_case
 from jax_softmax.benchmark.loss_suite import Size, loss_case
+from jax_softmax.benchmark.rates import Rates
+from jax_softmax.benchmark.timing import ON_ACCELERATOR
 
 ABOUT = Record(
     suite="loss",
@@ -104,6 +106,33 @@ def test_results_are_checked_before_anything_is_timed():
     run_case(Case(ABOUT, [make("base"), make("b")]), 0.0)
     assert log[:4] == ["base", "checked", "b", "checked"]
     assert "checked" not in log[4:] and {"base", "b"} <= set(log[4:])
+
+
+def test_turns_are_those_of_jaxs_platform(monkeypatch):
+    turns = []
+    monkeypatch.setattr(cases.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(cases, "alternate", lambda *_, **options: turns.append(options) or {})
+    log = []
+
+    def prepare():
+        return Prepared(
+            lambda: log.append("run"), lambda _: log.append("checked") or 0.0, wait=log.append
+        )
+
+    run_case(Case(ABOUT, [Contender("base", prepare)]), 0.0)
+    # The first call of an accelerator loads the program: a second one is timed.
+    assert log == ["run", None, "checked", "run", None]
+    assert turns[0]["turns"] is ON_ACCELERATOR and turns[0]["waits"]["base"] == log.append
+
+
+def test_the_machines_rates_are_measured_once_and_only_if_asked_for(monkeypatch):
+    asked = []
+    rates = Rates(2.0, 3.0)
+    monkeypatch.setattr(cases, "measure_rates", lambda *, quick: asked.append(quick) or rates)
+    context = cases.Context(quick=True)
+    assert asked == []
+    assert context.rates is context.rates is rates
+    assert asked == [True]
 
 
 def test_records_are_flat_json():

@@ -100,6 +100,20 @@ def test_noise_is_not_drawn():
     assert list(line.get_xdata()) == [1, 2, 4] and list(line.get_ydata()) == [1, 2, 4]
 
 
+def test_a_case_of_an_accelerator_shows_what_tells_most():
+    names = ("jax_softmax", "optax")
+    figure = SUITES["gpu-quick"].draw(
+        [
+            *(record("gpu-quick", "logits", name, pass_seconds=1e-3) for name in names),
+            *(record("gpu-quick", "layer", name, ratio=1.2, width=8) for name in names),
+            *(record("gpu-quick", "epoch", name, ratio=1.2) for name in names),
+        ]
+    )
+    shown = [axes.get_xlabel() for axes in figure.axes if axes.get_visible()]
+    assert [label.split()[0] for label in shown] == ["passes", "time", "median"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["2", "2"]
+
+
 @pytest.mark.parametrize("suite", SUITES)
 def test_nothing_timed_is_no_picture(suite):
     skipped = Record(suite=suite, case="c", contender="PyTorch", skipped="not installed")

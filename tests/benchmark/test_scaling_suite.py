@@ -53,12 +53,15 @@ def test_the_steps():
 
 
 def test_suites_by_name():
-    assert list(SUITES) == ["jit", "loss", "fused", "train", "scaling"]
-    assert suite_names([]) == suite_names(["loss", "all"]) == list(SUITES)
+    everyday = ["jit", "loss", "fused", "train", "scaling"]
+    assert list(SUITES) == [*everyday, "gpu-quick"]
+    assert suite_names([]) == suite_names(["all"]) == everyday
+    assert suite_names(["loss", "all"]) == ["loss", "jit", "fused", "train", "scaling"]
+    assert suite_names(["all", "gpu-quick"]) == list(SUITES)
     assert suite_names(["loss", "jit", "loss"]) == ["loss", "jit"]
     with pytest.raises(InputError, match="unknown suite 'los': .* did you mean 'loss'?"):
         run_suites(["los"])
     with pytest.raises(
-        InputError, match="'pod': expected one of jit, loss, fused, train, scaling, all."
+        InputError, match="'pod': expected one of jit, loss, fused, train, scaling, gpu-quick, all."
     ):
         run_suites(["pod"])

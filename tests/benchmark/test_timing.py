@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jax_softmax.benchmark import Record
-from jax_softmax.benchmark.timing import alternate, timed
+from jax_softmax.benchmark.timing import ON_ACCELERATOR, ON_CPU, alternate, timed, turns_for
 
 
 class Clock:
@@ -60,6 +60,41 @@ def test_short_calls_are_repeated_within_a_turn(clock):
     assert log.count("short") == 3 * 4  # a turn of 2 ms
     assert log.count("long") == 3
     assert samples["short"] == pytest.approx([0.5e-3] * 3)
+
+
+def test_an_accelerator_is_handed_several_calls_and_waited_for_once(clock):
+    log = []
+    calls = {"short": clock.call("short", 4e-3, log), "long": clock.call("long", 5.0, log)}
+    samples = alternate(
+        calls,
+        0.0,
+        first_seconds={"short": 4e-3, "long": 5.0},
+        turns=ON_ACCELERATOR,
+        waits=dict.fromkeys(calls, lambda result: log.append("waited")),
+        clock=clock,
+    )
+    turns = {tuple(turn.split()) for turn in " ".join(log).split("waited") if turn}
+    assert turns == {("short",) * 5, ("long",) * 3}  # 20 ms, and 3 calls
+    assert samples["short"] == pytest.approx([4e-3] * 3)
+
+
+def test_on_a_cpu_each_call_is_waited_for(clock):
+    log = []
+    alternate(
+        {"short": clock.call("short", 1e-3, log)},
+        0.0,
+        first_seconds={"short": 1e-3},
+        waits={"short": lambda result: log.append("waited")},
+        clock=clock,
+    )
+    assert log == ["short", "waited"] * 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("platform", "turns"), [("cpu", ON_CPU), ("gpu", ON_ACCELERATOR), ("tpu", ON_ACCELERATOR)]
+)
+def test_the_platform_decides_how_turns_are_taken(platform, turns):
+    assert turns_for(platform) is turns
 
 
 def test_nothing_to_time():

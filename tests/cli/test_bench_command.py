@@ -87,6 +87,22 @@ def test_the_report(command, records_are, cwd):
     assert not any(isinstance(value, dict | list) for r in found for value in r.values())
 
 
+def test_rates_come_before_the_device_and_passes_have_a_column(command, records_are, monkeypatch):
+    rates = {"copy_bytes_per_second": 2.84e12, "product_operations_per_second": 7.51e14}
+    monkeypatch.setitem(globals(), "MACHINE", replace(MACHINE, **rates))
+    records_are(BASE, replace(OURS, pass_seconds=8e-4))
+    lines = command("bench", "--suite", "loss").out.splitlines()
+    (place,) = (i for i, line in enumerate(lines) if line.startswith("rates "))
+    assert lines[place].split(maxsplit=1)[1].startswith("copies 2.84 TB/s (read and written)")
+    assert "751 TFLOP/s" in " ".join(lines[place : place + 2])
+    assert any(line.startswith("device ") for line in lines[place + 1 : place + 3])
+    (title,) = (line for line in lines if line.startswith("contender"))
+    assert title.endswith("passes")
+    (ours,) = (line for line in lines if line.startswith("jax_softmax ") and "2 ms" in line)
+    assert ours.split()[-1] == "2.5"
+    assert "is 1 for a loss, and 2 with its gradient." in " ".join(" ".join(lines).split())
+
+
 def test_ratios_that_do_not_divide_are_explained(command, records_are):
     records_are(BASE, OURS)  # 2 ms over 1.5 ms, and 1.25
     words = " ".join(command("bench", "--suite", "loss").out.split())
@@ -181,8 +197,10 @@ def test_a_true_run(command, monkeypatch):
         ("--suite los", "unknown suite 'los': .*; did you mean 'loss'?"),
         (
             "--suite pod",
-            "unknown suite 'pod': expected one of jit, loss, fused, train, scaling, all.",
+            "unknown suite 'pod': expected one of jit, loss, fused, train, scaling, "
+            "gpu-quick, all.",
         ),
+        ("--suite gpu-quick", "suite 'gpu-quick': expected a GPU .*; --quick runs it small."),
         ("--json nowhere/b.json", "--json nowhere/b.json: expected a file's path"),
         ("--output file", "--output file: expected a folder, or a path where one can be made"),
     ],

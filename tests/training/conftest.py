@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from jax_softmax import Split, TrainConfig, fit
+from jax_softmax.training import loop
+from jax_softmax.training.layout import CPU
 
 CLASS_NAMES = ("cat", "dog", "eel")
 
@@ -15,6 +17,16 @@ CLASS_NAMES = ("cat", "dog", "eel")
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def lay_out(monkeypatch):
+    """Has `fit` take a layout, with changes, whatever the device."""
+
+    def lay_out(layout=CPU, **changes):
+        monkeypatch.setattr(loop, "layout_for", lambda array: layout._replace(**changes))
+
+    return lay_out
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import optax
 import pytest
 
 from jax_softmax import Split, TrainConfig, evaluate, fit, predict
-from jax_softmax.training import loop
 
 _OWN_PROGRAM = "jit(run_epochs)"
 
@@ -48,14 +47,14 @@ def _split(examples):
 CONFIG = TrainConfig(batch_size=8, epochs=6)
 
 
-def test_epochs_and_calls_compile_once(programs, monkeypatch):
-    monkeypatch.setattr(loop, "_NUMBERS_PER_CALL", 1)
+def test_epochs_and_calls_compile_once(programs, lay_out):
+    lay_out(numbers_per_call=1)
     fit(_split(41), CONFIG)
     assert programs.count(_OWN_PROGRAM) == 1
 
 
-def test_a_last_shorter_call_compiles_nothing_more(programs, monkeypatch):
-    monkeypatch.setattr(loop, "_NUMBERS_PER_CALL", 4 * 42 * 4)
+def test_a_last_shorter_call_compiles_nothing_more(programs, lay_out):
+    lay_out(numbers_per_call=4 * 42 * 4)
     fit(_split(42), CONFIG)
     assert programs.count(_OWN_PROGRAM) == 1
 

@@ -86,10 +86,10 @@ def test_a_batch_of_all_examples_or_more_is_the_full_batch(table, batch_size):
 
 
 @pytest.mark.parametrize("numbers_per_call", [1, 3 * 23 * 5])
-def test_the_number_of_epochs_in_a_call_changes_no_bit(table, numbers_per_call, monkeypatch):
+def test_the_number_of_epochs_in_a_call_changes_no_bit(table, numbers_per_call, lay_out):
     expected = fit(table, dataclasses.replace(MINI, epochs=7))
     calls = []
-    monkeypatch.setattr(loop, "_NUMBERS_PER_CALL", numbers_per_call)
+    lay_out(numbers_per_call=numbers_per_call)
     got = fit(table, dataclasses.replace(MINI, epochs=7), on_progress=calls.append)
     epochs_per_call = max(1, numbers_per_call // (23 * 5))
     assert len(calls) == -(-7 // epochs_per_call)
@@ -125,8 +125,8 @@ def test_integers_stay_what_they_are_on_the_device(images, dtype, monkeypatch):
     assert len({data.features.unsafe_buffer_pointer() for data in seen}) == 1  # carried there once
 
 
-def test_examples_may_change_while_it_trains(images, monkeypatch):
-    monkeypatch.setattr(loop, "_NUMBERS_PER_CALL", 1)  # an epoch a call
+def test_examples_may_change_while_it_trains(images, lay_out):
+    lay_out(numbers_per_call=1)  # an epoch a call
     expected = fit(images, MINI)
     # Where 64 bytes divide its address, JAX would take an array for its own.
     size = images.features.size
@@ -246,8 +246,8 @@ def test_validation_changes_no_bit_of_the_training(table):
     assert_params_equal(fit(table, MINI, validation=table).params, fit(table, MINI).params)
 
 
-def test_progress_is_told_the_latest_record_of_each_call(table, monkeypatch):
-    monkeypatch.setattr(loop, "_NUMBERS_PER_CALL", 3 * 23 * 5)
+def test_progress_is_told_the_latest_record_of_each_call(table, lay_out):
+    lay_out(numbers_per_call=3 * 23 * 5)
     records = []
     result = fit(table, dataclasses.replace(MINI, epochs=8), on_progress=records.append)
     assert records == [result.history[2], result.history[5], result.history[7]]
@@ -285,8 +285,8 @@ def test_a_run_that_diverges_stops_with_its_epoch_and_rate(table, epochs):
         fit(huge, config)
 
 
-def test_a_run_that_diverges_later_names_that_epoch(table, monkeypatch):
-    monkeypatch.setattr(loop, "_NUMBERS_PER_CALL", 2 * 23 * 5)
+def test_a_run_that_diverges_later_names_that_epoch(table, lay_out):
+    lay_out(numbers_per_call=2 * 23 * 5)
     seen = []
     config = TrainConfig(learning_rate=2e37, momentum=0.99, batch_size=None, epochs=100)
     with pytest.raises(InputError, match=r"the loss became .* in epoch") as caught:
@@ -302,3 +302,32 @@ def test_a_given_optimizer_that_diverges_is_not_blamed_on_the_rate(table):
     huge = dataclasses.replace(table, features=table.features.astype(np.float32) * 1e30)
     with pytest.raises(InputError, match=r"with the optimizer that was passed; try a smaller step"):
         fit(huge, MINI, optimizer=optax.sgd(1e30))
+
+
+def test_the_next_orders_are_there_before_the_losses_are_waited_for(table, lay_out, monkeypatch):
+    lay_out(numbers_per_call=2 * 23 * 5)
+    log = []
+    run_epochs, orders = loop.run_epochs, loop.epoch_orders
+
+    class Losses:
+        def __init__(self, losses):
+            self.losses = losses
+
+        def __array__(self, dtype=None, copy=None):
+            log.append("waited")
+            return np.asarray(self.losses, dtype)
+
+    def spy(*arguments, **options):
+        log.append("started")
+        state, losses = run_epochs(*arguments, **options)
+        return state, Losses(losses)
+
+    def shuffle(rng, examples, count, calls_epochs):
+        log.append(count)
+        return orders(rng, examples, count, calls_epochs)
+
+    monkeypatch.setattr(loop, "run_epochs", spy)
+    monkeypatch.setattr(loop, "epoch_orders", shuffle)
+    fit(table, dataclasses.replace(MINI, epochs=5))
+    compiling = [0, "started", 2, "waited"]
+    assert log == [*compiling, "started", 2, "waited", "started", 1, "waited", "started", "waited"]
