@@ -23,6 +23,7 @@ from jax_softmax.benchmark.compare import LINEAR_BOUNDS, evenly_spread, relative
 from jax_softmax.benchmark.loss_suite import optax_loss, repeated, textbook_loss
 from jax_softmax.benchmark.results import OURS, Record
 from jax_softmax.benchmark.timing import compiled, temporaries
+from jax_softmax.ops.linear_cross_entropy import default_block
 
 PRODUCTS = "three products"
 AGAINST = "NumPy in float64, largest error of value and gradients over the row's largest"
@@ -213,7 +214,9 @@ class LinearData:
                 linear_softmax_cross_entropy(x, k, y, reduction=reduction, block_size=block_size)
             )
 
-        return self.jax_loss(loss)
+        chosen = default_block(self.size.rows, self.size.classes, jnp.dtype(jnp.float32))
+        note = "" if block_size else f"blocks of {chosen.rows:,} rows"
+        return replace(self.jax_loss(loss), note=note)
 
     def jax_loss(self, loss: Loss) -> Prepared:
         """Value and gradients of a mean loss `loss(features, kernel, labels)`."""

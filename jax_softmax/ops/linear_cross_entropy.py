@@ -385,14 +385,20 @@ def _row_data(call: _Call, linear: Linear, rows: _Rows) -> RowData:
     return data._replace(column=column, valid=valid, label_weight=by_label)
 
 
+def default_block(
+    rows: int, classes: int, dtype: jnp.dtype, implementation: Implementation | None = None
+) -> BlockSize:
+    """The block of logits in `dtype` that `block_size=None` means, for the default device."""
+    itemsize = jnp.dtype(dtype).itemsize
+    if on_a_gpu(implementation):
+        return choose_gpu_block_size(rows, classes, itemsize, gpu_memory())
+    return choose_block_size(rows, classes, itemsize)
+
+
 def _static(call: _Call, linear: Linear) -> Static:
     rows, held = linear.features.shape[:-1], call.product.classes(linear)
-    itemsize = sums_dtype(linear).itemsize
-    block = call.block
-    if block is None and on_a_gpu(call.options.implementation):
-        block = choose_gpu_block_size(math.prod(rows), held, itemsize, gpu_memory())
-    elif block is None:
-        block = choose_block_size(math.prod(rows), held, itemsize)
+    implementation = call.options.implementation
+    block = call.block or default_block(math.prod(rows), held, sums_dtype(linear), implementation)
     class_block = None if block.classes is None or block.classes >= held else block.classes
     options = call.options
     if class_block is not None:

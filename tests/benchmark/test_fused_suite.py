@@ -45,6 +45,7 @@ def test_every_contender_gives_the_right_loss(dtype):
 def test_a_smaller_block_holds_less():
     data = LinearData(Size(64, 4, 4096))
     assert data.ours(block_size=8).temporary_bytes < data.ours().temporary_bytes / 4
+    assert data.ours().note == "blocks of 64 rows" and not data.ours(block_size=8).note
 
 
 def no_feature_gradient(x, k, y):
