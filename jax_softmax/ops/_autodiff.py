@@ -30,7 +30,7 @@ from jax_softmax.ops._math.row_loss import RowLoss
 from jax_softmax.ops._math.slices import whole
 from jax_softmax.ops._mesh import vary, varying_axes
 from jax_softmax.ops._options import Options
-from jax_softmax.ops._reduction import slope, times_slope, totalled
+from jax_softmax.ops._reduction import times_slope, totalled
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,13 +56,13 @@ class TotalKept(NamedTuple):
 
     Attributes:
       gradient: of the logits, for a cotangent of 1; None if it is not wanted.
-      slopes: `[...]`, the derivatives by the weights.
+      loss: `[...]`, of the rows.
       weights: `[...]`.
       rows: for other cotangents, what the gradient is computed from again.
     """
 
     gradient: jax.Array | None
-    slopes: jax.Array
+    loss: jax.Array
     weights: jax.Array
     rows: Kept
 
@@ -168,7 +168,8 @@ def _rows_jvp(loss: RowLoss) -> Callable[..., Outputs]:
 def _total_vjp(loss: RowLoss) -> Callable[..., Outputs]:
     """Reverse mode, for a scalar: the forward rule computes the gradient in the same pass.
 
-    It is rounded once, after the cotangent: unless that is 1, the gradient is computed again, which
+    The cotangent is nearly always 1, and a product with it costs nothing. In half precision the
+    gradient is rounded once, after the cotangent: unless that is 1 it is computed again, which
     reads and writes no more than a product with the one that was kept.
     """
 
@@ -182,14 +183,14 @@ def _total_vjp(loss: RowLoss) -> Callable[..., Outputs]:
         gradient, logits = None, inputs.logits
         if data.counted is not None:
             logits = differentiated_where(data.counted, logits)
-        if wanted:
+        if wanted and loss.at_once is not None:
             outputs, residuals, gradient = loss.at_once(
                 backend_of(options.implementation), options, logits, data, weights, logits.dtype
             )
         else:
             outputs, residuals = _forward(loss, options, inputs, data)
         rows = Kept(inputs, data, residuals)
-        kept = TotalKept(gradient, slope(weights, outputs.loss), weights, rows)
+        kept = TotalKept(gradient, outputs.loss, weights, rows)
         return totalled(weights, outputs), kept
 
     def bwd(
@@ -198,9 +199,11 @@ def _total_vjp(loss: RowLoss) -> Callable[..., Outputs]:
         g = used(cotangents).loss
         if g is None:
             return Inputs(None), None, None
-        by_weights = g * kept.slopes
+        by_weights = times_slope(g, kept.weights, kept.loss)
         if kept.gradient is None:
             return Inputs(None), None, by_weights
+        if kept.gradient.dtype == g.dtype:
+            return Inputs(g * kept.gradient), None, by_weights
         # Their types must agree on the mesh axes that they vary over.
         axes = varying_axes(g, kept.gradient)
         gradient = vary(kept.gradient, axes)
@@ -209,10 +212,25 @@ def _total_vjp(loss: RowLoss) -> Callable[..., Outputs]:
             wide = _gradients(loss, options, kept.rows, Outputs(g * kept.weights)).logits
             return vary(wide.astype(gradient.dtype), axes)
 
-        return Inputs(lax.cond(g == 1, lambda: gradient, again)), None, by_weights
+        kept_gradient = lax.cond(g == 1, lambda: _times_one(g, gradient), again)
+        return Inputs(kept_gradient), None, by_weights
 
     total.defvjp(fwd, bwd, symbolic_zeros=True)
     return total
+
+
+@jax.custom_jvp
+def _times_one(one: jax.Array, x: jax.Array) -> jax.Array:
+    """`one * x` for a factor that is 1 but may have a derivative."""
+    return x
+
+
+@_times_one.defjvp
+def _times_one_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    one, x = primals
+    return x, (tangents[0] * x + one * tangents[1]).astype(x.dtype)
 
 
 def _total_jvp(loss: RowLoss) -> Callable[..., Outputs]:

@@ -14,7 +14,7 @@ FEWEST = 90  # of tests: fewer, and the folder was not collected
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="simulated on a CPU")
-@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="jax 0.11 is the first to simulate it")
+@pytest.mark.skipif(jax.__version_info__ < (0, 11, 2), reason="the kernel needs jax 0.11.2")
 def test_the_kernel_simulated():
     """That process's own report is what fails here."""
     dropped = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")

@@ -142,7 +142,7 @@ def test_rows_that_may_be_over_devices_are_not_taken_in_blocks(loss, implementat
     assert "scan[" not in str(jaxpr)
 
 
-@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="the kernel's first jax is 0.11")
+@pytest.mark.skipif(jax.__version_info__ < (0, 11, 2), reason="the kernel needs jax 0.11.2")
 def test_the_kernel_for_gpus_is_for_rows_of_one_device(monkeypatch):
     """The compiler cannot split it: rows that may be spread over devices are plain XLA's."""
     monkeypatch.setattr("jax_softmax.ops._backends.dispatch.available", lambda: True)

@@ -7,6 +7,9 @@ whatever two reductions share. And it widens all half-precision logits before it
 
 So rows are taken in blocks that stay in the cache, where writing out is cheap. With too few rows
 for that, sums are taken over chunks of classes without a mask, and the label's chunk separately.
+
+Where a forward pass and its gradient are wanted at once, the exponentials can be written to the
+gradient's memory, summed there and scaled in place.
 """
 
 from __future__ import annotations
@@ -14,18 +17,21 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jax_softmax.ops._backends import compensated
 from jax_softmax.ops._backends.chunks import Chunk, fold_chunks
 from jax_softmax.ops._backends.interface import (
     Arrays,
     Backend,
     Logits,
+    OfShare,
+    Pass,
     Results,
     RowShare,
     T,
@@ -50,6 +56,14 @@ _FEWEST_BLOCKS = 8
 # How many numbers of a total are added to at a time: 4 MB of float32, which stay in the cache
 # between the product and the sum.
 _PART = 2**20
+# Exponentials that are kept are doubled this many times. They are relative to the row's largest
+# logit, and on a confident row they would underflow long before their sum's share does. The sum of
+# any number of classes stays far from overflow.
+_DOUBLINGS = 60
+# An array of at least this many numbers does not stay in any cache.
+_BEYOND_CACHE = 2**25
+# Up to this many classes, a select costs less than a number written into each row.
+_FEW = 128
 
 
 class Cpu(Xla):
@@ -77,14 +91,8 @@ class Cpu(Xla):
             return IN_CACHE.share(logits, index) if alone else XLA.share(logits, index)
         # The maximum reads the logits by itself, so that the sum does not share that.
         stored = lax.optimization_barrier(logits.stored)
-        own = _chunk_of(logits.stored, index, chunk)
-        within = index - _chunk_index(index, stored.shape[-1], chunk) * chunk
-        apart = is_class(within, chunk)
-        largest = jnp.maximum(
-            _largest_of_other_chunks(lax.stop_gradient(stored), index, chunk),
-            jnp.max(jnp.where(apart, -jnp.inf, lax.stop_gradient(own)), -1),
-        )
-        largest = lax.stop_gradient(logits.read(largest))
+        own, apart = _chunk_apart(logits.stored, index, chunk)
+        largest = logits.read(_largest_other(stored, own, apart, index, chunk))
         label_logit = logits.read(jnp.sum(jnp.where(apart, own, 0), -1))
         shift = finite_shift(largest)
         others = _sum_exp_of_other_chunks(logits.values(), index, shift, chunk)
@@ -154,6 +162,34 @@ class Cpu(Xla):
             return f(self, arrays)
         return _in_blocks(lambda block: f(IN_CACHE, block), arrays, rows, size)
 
+    def reads_once(self, logits: Logits, index: jax.Array, to_do: Pass) -> bool:
+        """Where the exponentials are worth keeping, and nothing else is to be summed."""
+        wanted = to_do.dtype == jnp.float32 and not to_do.below and to_do.classes is None
+        return wanted and logits.plain and worth_keeping(logits.stored, index)
+
+    def share_and_gradient(
+        self,
+        logits: Logits,
+        index: jax.Array,
+        of_share: OfShare,
+        given: Sequence[jax.Array],
+        to_do: Pass,
+    ) -> tuple[RowShare, jax.Array]:
+        """Keeps the exponentials in the gradient's memory, and scales them in place."""
+        if not self.reads_once(logits, index, to_do):
+            return super().share_and_gradient(logits, index, of_share, given, to_do)
+        chunk = _chunk_size(logits.stored)
+        late = logits.stored.size >= _BEYOND_CACHE and chunk is not None
+        largest, others, kept = (_corrected_later if late else _exact)(logits, index)
+        share = RowShare(largest, logits.read(self.pick(logits.stored, index)), others)
+        found = of_share(share, given)
+        terms = kept(found.shift)
+        if found.keep is not None:
+            # Both, for the sake of second derivatives: 0 times NaN is NaN.
+            terms = jnp.where(found.keep[..., None] & (terms > 0), terms, 0)
+        gradient = found.scale[..., None] * terms
+        return share, _put(gradient, index, found.at_label)
+
 
 class _InCache(Cpu):
     """The primitives for a block of rows that fits in the cache."""
@@ -216,6 +252,21 @@ def _chunk_of(z: jax.Array, index: jax.Array, chunk: int) -> jax.Array:
     return of_rows(z, _chunk_index(index, z.shape[-1], chunk) * chunk)
 
 
+def _chunk_apart(z: jax.Array, index: jax.Array, chunk: int) -> tuple[jax.Array, jax.Array]:
+    """The chunk that holds class `index`, and where in it that class is."""
+    within = index - _chunk_index(index, z.shape[-1], chunk) * chunk
+    return _chunk_of(z, index, chunk), is_class(within, chunk)
+
+
+def _largest_other(
+    z: jax.Array, own: jax.Array, apart: jax.Array, index: jax.Array, chunk: int
+) -> jax.Array:
+    """The largest logit but the one at `index`, from `_chunk_apart`; `[...]`, a constant."""
+    elsewhere = _largest_of_other_chunks(lax.stop_gradient(z), index, chunk)
+    within = jnp.max(jnp.where(apart, -jnp.inf, lax.stop_gradient(own)), -1)
+    return lax.stop_gradient(jnp.maximum(elsewhere, within))
+
+
 def _largest_of_other_chunks(z: jax.Array, index: jax.Array, chunk: int) -> jax.Array:
     """The largest logit outside the chunk that holds class `index`, `[...]`."""
     at = _chunk_index(index, z.shape[-1], chunk)
@@ -238,10 +289,81 @@ def _sum_exp_of_other_chunks(
     return chunk_sum(jnp.exp(z - shifts[..., None]))
 
 
+# Kept exponentials: written out with 0 at the label, so that no reduction has a mask
+
+Kept = Callable[[jax.Array], jax.Array]  # the exponentials relative to a shift, except the label's
+
+
+def _exact(logits: Logits, index: jax.Array) -> tuple[jax.Array, jax.Array, Kept]:
+    """Exponentials that are accurate at any distance, so that the maximum is of all classes."""
+    largest = logits.read(jnp.max(lax.stop_gradient(logits.stored), -1))
+    terms = compensated.exponentials(logits.values(), finite_shift(largest), _DOUBLINGS)
+    terms = _without_label(terms, index)
+    return largest, row_sum(terms) * 2.0**-_DOUBLINGS, lambda shift: terms * 2.0**-_DOUBLINGS
+
+
+def _corrected_later(logits: Logits, index: jax.Array) -> tuple[jax.Array, jax.Array, Kept]:
+    """Exponentials to be corrected when they are scaled.
+
+    LLVM interleaves neither the polynomial's loop nor one that corrects `exp` at once. Where the
+    processor does not fetch far ahead, such a loop waits for memory.
+    """
+    stored, chunk = logits.stored, _chunk_size(logits.stored)
+    assert chunk is not None
+    own, apart = _chunk_apart(stored, index, chunk)
+    largest = logits.read(_largest_other(stored, own, apart, index, chunk))
+    near = finite_shift(largest)
+    distance = logits.values() - near[..., None]
+    # The label's logit may be far above the others'. (A minimum would halve the derivative of the
+    # largest.)
+    terms = jnp.exp(jnp.where(distance > 0, 0, distance))
+    terms = _without_label(terms, index)
+
+    def corrected(shift: jax.Array) -> jax.Array:
+        z = lax.optimization_barrier(logits.values())
+        _, error = compensated.difference(z, near[..., None])
+        return terms * (1 + error) * compensated.shifted_exp(near, shift)[..., None]
+
+    return largest, row_sum(terms), corrected
+
+
+def _without_label(terms: jax.Array, index: jax.Array) -> jax.Array:
+    # Written once, for the sum and for the gradient.
+    zero = jnp.zeros(index.shape, terms.dtype)
+    written: jax.Array = lax.optimization_barrier(_put(terms, index, zero))
+    return written
+
+
+def _put(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
+    """`put_at_label`, which selects where there are few classes."""
+    backend = XLA if x.shape[-1] <= _FEW else CPU
+    return backend.put_at_label(x, index, value, final=True)
+
+
 def writes_over(x: jax.Array, *others: jax.Array) -> bool:
     """Whether `put_at_label` of a final result differs from plain XLA's."""
     large = all(isinstance(size, int) for size in x.shape) and x.size >= _LARGE
     return large and on_one_device(x, *others)
+
+
+def worth_keeping(logits: jax.Array, index: jax.Array) -> bool:
+    """Whether a forward pass should keep the exponentials for its gradient.
+
+    Not in half precision, where they would be as large as two results. Where classes are few, the
+    arithmetic on short rows costs more than memory does. Otherwise it depends on the machine.
+    """
+    if logits.dtype != jnp.float32 or not writes_over(logits, index):
+        return False
+    return logits.shape[-1] <= _FEW // 4 or _is_intel()
+
+
+@functools.cache
+def _is_intel() -> bool:
+    """Whether this is known to be one of Intel's processors."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:  # no such file
+        return False
 
 
 def _is_small(x: jax.Array) -> bool:

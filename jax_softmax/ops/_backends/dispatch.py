@@ -77,8 +77,9 @@ class _ByPlatform:
         cuda, default = (partial(of.exponentials, rounded=True) for of in (GPU, XLA))
         return _by_platform(z, shift, cuda=cuda, default=default)
 
-    def reads_once(self, logits: Logits, index: jax.Array, dtype: Any) -> bool:
-        return _cuda().reads_once(logits, index, dtype)
+    def reads_once(self, logits: Logits, index: jax.Array, to_do: Pass) -> bool:
+        likely = CPU if _platform() == "cpu" else _cuda()
+        return likely.reads_once(logits, index, to_do)
 
     def share_and_gradient(
         self,
@@ -150,13 +151,15 @@ def on_a_gpu(implementation: Implementation | None) -> bool:
 def _platform() -> str:
     """The default device's."""
     device: Any = getattr(jax.config, "jax_default_device", None)
-    return str(getattr(device, "platform", device) or jax.default_backend())
+    name = str(getattr(device, "platform", device) or jax.default_backend())
+    return {"cuda": "gpu"}.get(name, name)
 
 
 def check_implementation(implementation: str | None) -> None:
     """Raises ValueError if there is no such implementation for the default device."""
     platform = _platform()
-    cannot = {"cpu": platform != "cpu", "mosaic_gpu": not (compiled_for_a_gpu() or available())}
+    there = compiled_for_a_gpu() or (platform == "gpu" and available())
+    cannot = {"cpu": platform != "cpu", "mosaic_gpu": not there}
     possible = [name for name in _NAMED if not cannot.get(name)]
     if implementation is not None and implementation not in possible:
         known = ", ".join(map(repr, possible))

@@ -12,9 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax_softmax.ops._backends.compensated import shifted_exp
 from jax_softmax.ops._backends.interface import (
     Arrays,
     Backend,
+    Coefficients,
     Logits,
     OfShare,
     Pass,
@@ -27,9 +29,9 @@ from jax_softmax.ops._backends.xla import XLA, Xla
 from jax_softmax.ops._mesh import on_one_device, vary, varying_axes
 
 # The versions of jax that the kernel's tests run on: from the first, to before the second.
-_TESTED = ((0, 11), (0, 13))
-# Hopper: the first with the copy engine that the kernel uses.
-_LEAST_CAPABILITY = (9, 0)
+_TESTED = ((0, 11, 2), (0, 13))
+# Hopper and Blackwell of data centres, with a copy engine and the shared memory that is planned.
+_CAPABILITIES = ("9", "10")
 # Of an H100, where there is no device to ask.
 _MULTIPROCESSORS = 132
 _MEMORY = 80 * 10**9
@@ -58,15 +60,15 @@ class MosaicGpu(Gpu):
     def __init__(self, interpret: Any = None) -> None:
         self.interpret = interpret
 
-    def suits(self, logits: Logits, index: jax.Array, gradient: Any = None) -> bool:
+    def reads_once(self, logits: Logits, index: jax.Array, to_do: Pass) -> bool:
         """Whether the kernel can take these logits, and has something to gain."""
         stored = logits.stored
-        if not (logits.plain and suits(stored.shape, stored.dtype, gradient)):
+        if not (logits.plain and suits(stored.shape, stored.dtype, to_do.dtype)):
             return False
         # The logits lie on the devices as their rows' labels do, or they are made there.
         if not on_one_device(index):
             return False
-        return self.interpret is not None or _lowers(self._plan(stored, Pass(gradient)))
+        return self.interpret is not None or _lowers(self._plan(stored, to_do))
 
     def share(self, logits: Logits, index: jax.Array) -> RowShare:
         """By the kernel; its derivatives are those of plain XLA."""
@@ -78,12 +80,13 @@ class MosaicGpu(Gpu):
 
     def _share(self, logits: Logits, index: jax.Array, below: bool) -> RowShare:
         plain = XLA.share_and_below if below else XLA.share
-        if not self.suits(logits, index):
+        to_do = Pass(None, below)
+        if not self.reads_once(logits, index, to_do):
             return plain(logits, index)
 
         @jax.custom_jvp
         def share(stored: jax.Array, index: jax.Array) -> RowShare:
-            return self._run(stored, index, None, (), Pass(None, below))[0]
+            return self._run(stored, index, None, (), to_do)[0]
 
         @share.defjvp
         def _(primals: Any, tangents: Any) -> Any:
@@ -91,10 +94,6 @@ class MosaicGpu(Gpu):
             return jax.jvp(lambda x: plain(logits.of(x), index), (stored,), tangents[:1])
 
         return share(logits.stored, index)
-
-    def reads_once(self, logits: Logits, index: jax.Array, dtype: Any) -> bool:
-        """Where the kernel suits."""
-        return self.suits(logits, index, dtype)
 
     def share_and_gradient(
         self,
@@ -105,7 +104,7 @@ class MosaicGpu(Gpu):
         to_do: Pass,
     ) -> tuple[RowShare, jax.Array]:
         """By the kernel; its derivatives are those of plain XLA."""
-        if not self.suits(logits, index, to_do.dtype):
+        if not self.reads_once(logits, index, to_do):
             return GPU.share_and_gradient(logits, index, of_share, given, to_do)
 
         @jax.custom_jvp
@@ -173,11 +172,10 @@ MOSAIC_GPU = MosaicGpu()
 
 def available() -> bool:
     """Whether this process has a GPU, and a jax, that the kernel was written for."""
-    version = tuple(int(part) for part in jax.__version__.split(".")[:2])
-    if not _TESTED[0] <= version < _TESTED[1]:
+    if not _TESTED[0] <= jax.__version_info__ < _TESTED[1]:
         return False
-    capability = str(getattr(_device(), "compute_capability", "0.0"))
-    return tuple(int(part) for part in capability.split(".")) >= _LEAST_CAPABILITY
+    capability = str(getattr(_device(), "compute_capability", ""))
+    return capability.partition(".")[0] in _CAPABILITIES
 
 
 def compiled_for_a_gpu() -> bool:
@@ -227,19 +225,24 @@ def _lowers(plan: Plan) -> bool:
 
 
 def _compile(plan: Plan) -> None:
+    """For the GPU, whatever the default device is."""
     from jax_softmax.ops._backends import mosaic_gpu
 
-    def of_share(share: RowShare, given: Sequence[jax.Array]) -> Any:
-        from jax_softmax.ops._backends.interface import Coefficients
+    here = jax.sharding.SingleDeviceSharding(_device())
 
-        shift = jnp.maximum(finite_shift(share.largest_other), share.label_logit)
-        return Coefficients(shift, given[0], share.others)
-
-    logits = jax.ShapeDtypeStruct((plan.rows, plan.columns), plan.dtype)
-    index = jax.ShapeDtypeStruct((plan.rows,), jnp.int32)
-    given = jax.ShapeDtypeStruct((plan.rows,), jnp.float32)
+    def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=here)
 
     def kernel(logits: jax.Array, index: jax.Array, given: jax.Array) -> Any:
-        return mosaic_gpu.run(plan, logits, index, of_share, (given,))
+        return mosaic_gpu.run(plan, logits, index, _of_share, (given,))
 
-    jax.jit(kernel).lower(logits, index, given).compile()
+    rows, logits = (plan.rows,), (plan.rows, plan.columns)
+    arrays = array(logits, plan.dtype), array(rows, jnp.int32), array(rows, jnp.float32)
+    jax.jit(kernel).lower(*arrays).compile()
+
+
+def _of_share(share: RowShare, given: Sequence[jax.Array]) -> Coefficients:
+    """All that coefficients may be made of, whatever their value."""
+    shift = jnp.maximum(finite_shift(share.largest_other), share.label_logit)
+    scale = given[0] * jnp.log1p(share.others * shifted_exp(share.label_logit, shift))
+    return Coefficients(shift, scale, jnp.log(scale), -scale, jnp.isfinite(scale))

@@ -32,10 +32,10 @@ class RowShare(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What `share_and_gradient` is to do, constant in the compiled program.
+    """What is to be done in a pass over the logits, constant in the compiled program.
 
     Attributes:
-      dtype: what the gradient is rounded to.
+      dtype: what the gradient is rounded to; None if there is none.
       below: whether the share has `below`.
       classes: None, or how many of the first columns are classes: the rest are padding, have a
         gradient of 0, and may hold anything.
@@ -121,10 +121,10 @@ class Backend(Protocol):
         `rounded` says that only half precision is left of the result.
         """
 
-    def reads_once(self, logits: Logits, index: jax.Array, dtype: Any) -> bool:
-        """Whether `share_and_below` and `share_and_gradient` read the logits no more than `share`.
+    def reads_once(self, logits: Logits, index: jax.Array, to_do: Pass) -> bool:
+        """Whether doing this at once is faster than one thing after another.
 
-        `dtype` is that of the gradient. Where the platform decides, whether any of them does.
+        Where the platform decides: on the one that the program is most likely for.
         """
 
     def share_and_gradient(

@@ -283,6 +283,7 @@ class _Body(Warpgroup):
         at, within = self.place(label)
         if again:
             plgpu.barrier_wait(self.barrier(load))
+            self.mask_columns(load, i)
 
         def of_vectors(first: jax.Array, width: int) -> None:
             for u in range(-(-width // plan.vector)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +83,7 @@ class Xla:
         """Uses a select."""
         return jnp.where(is_class(index, x.shape[-1]), value[..., None], x)
 
-    def reads_once(self, logits: Logits, index: jax.Array, dtype: Any) -> bool:
+    def reads_once(self, logits: Logits, index: jax.Array, to_do: Pass) -> bool:
         """Never."""
         return False
 

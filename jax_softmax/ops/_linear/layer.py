@@ -91,7 +91,7 @@ class Product(NamedTuple):
 
         Args:
           backend: adds to the kernel's gradient.
-          gradient: the logits' gradient, in the dtype of the sums.
+          gradient: the logits' gradient, in the dtype of the sums or of the products.
           linear: the layer, with a chunk of the classes.
           wanted: None for gradients that are not wanted.
           sums: of all classes; None for what is not wanted, and for features not yet begun.

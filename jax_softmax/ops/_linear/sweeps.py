@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_softmax.ops._backends.chunks import Chunk, each_chunk, fold_chunks
-from jax_softmax.ops._backends.dispatch import backend_of
+from jax_softmax.ops._backends.dispatch import backend_of, on_a_gpu
 from jax_softmax.ops._backends.interface import Backend
 from jax_softmax.ops._backends.sums import row_sum
 from jax_softmax.ops._linear.blocks import RowBlocks
@@ -293,6 +293,8 @@ def _gradient_dtype(linear: Linear, wanted: Parts) -> jnp.dtype:
 
 
 def _reads_once(static: Static, linear: Linear, data: RowData, wanted: Parts) -> bool:
+    if not on_a_gpu(static.options.implementation):
+        return False  # a CPU's blocks are in its caches anyway
     if static.class_block is not None or static.axis_name is not None:
         return False
     classes, rows = static.product.classes(linear), linear.features.shape[:-1]
@@ -308,6 +310,7 @@ def _at_once(
     """A block's outputs and residuals, and the sums with its gradients added."""
     logits = static.product.logits(_with_rows(linear, data.counted))
     dtype = _gradient_dtype(linear, wanted)
+    assert static.loss.at_once is not None
     outputs, residuals, gradient = static.loss.at_once(
         static.backend, static.options, logits, data, cotangents.loss, dtype
     )

@@ -18,7 +18,7 @@ The statistics are lse, sum_j q_j log p_j and the entropy H, with cotangents g_l
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -168,9 +168,4 @@ def _from_targets(t: jax.Array, t_sum: jax.Array, p: jax.Array, not_p: jax.Array
     return (t_sum[..., None] - t) * p - t * not_p
 
 
-def _never(*_: Any) -> Any:
-    """A row's targets are as many numbers as its logits: one pass more has little to gain."""
-    return False
-
-
-LOSS = RowLoss(_forward, _gradients, _never, _never)
+LOSS = RowLoss(_forward, _gradients)

@@ -252,6 +252,12 @@ def _coefficients(
     """
     g, on_nll, valid, *drop = given
     rows = row_math.row_statistics(share, valid != 0)
+    keep = None
+    if drops:
+        counted, weightless = drop
+        keep = (counted != 0) & ~((weightless != 0) & jnp.isnan(rows.total))
+        rows = RowStatistics(*(jnp.where(keep, x, 1) for x in rows))
+        g, on_nll = (jnp.where(keep, x, 0) for x in (g, on_nll))
     on_all = smoothing * g
     if z_loss:
         on_all += 2 * z_loss * g * (rows.shift + row_math.log_total(rows))
@@ -260,11 +266,6 @@ def _coefficients(
     if each:
         offset = each * g
         at_label -= jnp.where(share.label_logit == -jnp.inf, 0, offset)
-    keep = None
-    if drops:
-        counted, weightless = drop
-        keep = (counted != 0) & ~((weightless != 0) & jnp.isnan(rows.total))
-        at_label = jnp.where(keep, at_label, 0)
     return Coefficients(rows.shift, (on_nll + on_all) / rows.total, at_label, offset, keep)
 
 
@@ -288,7 +289,11 @@ def _reads_once(
     if options.label_smoothing and not _spreads_evenly(options, data):
         return False
     held = CappedLogits(logits, options.soft_cap)
-    return backend.reads_once(held, _column(data), dtype)
+    return backend.reads_once(held, _column(data), _pass(options, dtype))
+
+
+def _pass(options: Options, dtype: Any) -> Pass:
+    return Pass(dtype, below=bool(options.label_smoothing), classes=options.classes)
 
 
 def _at_once(
@@ -301,7 +306,7 @@ def _at_once(
 ) -> tuple[Outputs, Residuals, jax.Array]:
     smoothing, given = options.label_smoothing, _given(options, data, weights)
     each = smoothing / (options.classes or logits.shape[-1])
-    to_do = Pass(dtype, bool(smoothing), options.classes)
+    to_do = _pass(options, dtype)
     held = CappedLogits(logits, options.soft_cap)
     of_share = partial(_coefficients, smoothing, each, options.z_loss, len(given) > 3)
     share, gradient = backend.share_and_gradient(held, _column(data), of_share, given, to_do)

@@ -13,6 +13,10 @@ from jax_softmax.ops._math.slices import Slices
 from jax_softmax.ops._options import Options
 
 
+def _never(*_: Any) -> bool:
+    return False
+
+
 class RowLoss(NamedTuple):
     """A row's loss, as the rules and the layer's sweeps use it.
 
@@ -20,16 +24,19 @@ class RowLoss(NamedTuple):
       forward: `forward(options, slices, data)` returns outputs and residuals.
       gradients: `gradients(backend, options, logits, data, residuals, cotangents, final)` returns a
         slice's gradients. `final` says that they go to memory, as in `Backend.put_at_label`.
-      reads_once: `reads_once(backend, options, logits, data, dtype)`, whether `at_once` reads the
-        logits no more than `forward` does.
+      reads_once: `reads_once(backend, options, logits, data, dtype)`, whether `at_once` is faster
+        than one after the other.
       at_once: `at_once(backend, options, logits, data, weights, dtype)` returns outputs, residuals,
         and the gradient of `sum(weights * loss)` by all classes' logits, rounded to `dtype`.
     """
 
     forward: Callable[[Options, Slices, RowData], tuple[Outputs, Residuals]]
     gradients: Callable[[Backend, Options, jax.Array, RowData, Residuals, Outputs, bool], Gradients]
-    reads_once: Callable[[Backend, Options, jax.Array, RowData, Any], bool]
-    at_once: Callable[
-        [Backend, Options, jax.Array, RowData, jax.Array, Any],
-        tuple[Outputs, Residuals, jax.Array],
-    ]
+    reads_once: Callable[[Backend, Options, jax.Array, RowData, Any], bool] = _never
+    at_once: (
+        Callable[
+            [Backend, Options, jax.Array, RowData, jax.Array, Any],
+            tuple[Outputs, Residuals, jax.Array],
+        ]
+        | None
+    ) = None

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_softmax.ops._backends.interface import Backend, Logits, RowShare
+from jax_softmax.ops._backends.interface import Backend, Logits, Pass, RowShare
 from jax_softmax.ops._math.logits import CappedLogits, exclude
 from jax_softmax.ops._math.row_data import RowData
 from jax_softmax.ops._math.rows import joined_share
@@ -46,7 +46,7 @@ class Slices(NamedTuple):
 
         def of_slice(logits: CappedLogits, data: RowData) -> RowShare:
             at = index(data)
-            if below and self.backend.reads_once(logits, at, None):
+            if below and self.backend.reads_once(logits, at, Pass(None, below=True)):
                 return self.backend.share_and_below(logits, at)
             return self.backend.share(logits, at)
 

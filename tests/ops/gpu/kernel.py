@@ -19,7 +19,7 @@ needs_kernel = [
     pytest.mark.gpu,
     pytest.mark.skipif(
         not (REAL or SIMULATED),
-        reason="needs an NVIDIA GPU (Hopper or newer) and jax from 0.11 to 0.12",
+        reason="needs an NVIDIA GPU (Hopper or newer) and jax from 0.11.2 to 0.12",
     ),
 ]
 # What the losses are called with.
@@ -39,6 +39,7 @@ def simulated():
         patch.setattr(gpu, "_multiprocessors", lambda: 2)
         patch.setattr(gpu, "available", lambda: True)
         patch.setattr(dispatch, "available", lambda: True)
+        patch.setattr(dispatch, "compiled_for_a_gpu", lambda: True)
         patch.setitem(dispatch._NAMED, "mosaic_gpu", backend)
         yield
 

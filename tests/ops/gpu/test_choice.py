@@ -17,8 +17,9 @@ def mean(z, y):
     return integer(z, y, reduction="mean")
 
 
-def test_by_default_it_is_for_a_gpu_alone():
+def test_by_default_it_is_for_a_gpu_alone(monkeypatch):
     """The same trace serves a CPU, whose program does not have it."""
+    monkeypatch.setattr("jax_softmax.ops._backends.dispatch._platform", lambda: "gpu")
     rng = np.random.default_rng(0)
     z = jnp.asarray(rng.standard_normal((6, 1024)), jnp.float32)
     y = rng.integers(0, 1024, 6)

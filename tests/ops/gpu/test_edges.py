@@ -183,6 +183,41 @@ def test_transforms(reduction):
         np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
 
 
+@each_dtype
+def test_derivatives_by_a_cotangent_that_is_1(name):
+    """It has one, though its value is what the kernel wrote the gradient for."""
+    z, y = rows_of_normals()
+    z, v = z.astype(name), jnp.cos(z).astype(name)
+    w = jnp.linspace(0.5, 2, len(y))
+
+    def f(implementation):
+        def total(z, scale=1.0, w=None):
+            return scale * ops.softmax_cross_entropy_with_integer_labels(
+                z,
+                y,
+                sample_weight=w,
+                reduction="sum" if w is None else "mean",
+                implementation=implementation,
+            )
+
+        def along(z, *args):
+            return jnp.vdot(jax.grad(total)(z, *args), v).astype(jnp.float32)
+
+        def of_exponential(z):
+            return jnp.exp(total(z) - jax.lax.stop_gradient(total(z)))
+
+        return (
+            jax.grad(along, 1)(z, 1.0),
+            jax.grad(lambda w: along(z, 1.0, w))(w),
+            jax.grad(lambda z: jnp.vdot(jax.grad(of_exponential)(z), v))(z),
+        )
+
+    eps = float(jnp.finfo(name).eps)
+    for actual, wanted in zip(*both(f), strict=True):
+        actual, wanted = (np.asarray(x, np.float64) for x in (actual, wanted))
+        np.testing.assert_allclose(actual, wanted, atol=32 * eps * np.abs(wanted).max())
+
+
 def test_inside_shard_map():
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.PartitionSpec("data")

@@ -104,6 +104,12 @@ def test_a_padded_class_is_none():
     np.testing.assert_allclose(actual, wanted, rtol=1e-5)
 
 
+def test_many_columns_that_are_no_classes():
+    """Whole chunks of them, of a row that is read again."""
+    x, k, _, y = layer("float32", 70_000)
+    check("float32", x[:3], k, None, y[:3] % 10_000, num_classes=10_000)
+
+
 @pytest.mark.parametrize(
     ("rows", "classes", "memory", "block"),
     [
