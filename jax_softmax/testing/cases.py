@@ -84,7 +84,7 @@ class Case:
         return {name: getattr(self, name) for name in names}
 
     def take(self, rows: np.ndarray) -> Case:
-        """The case with those rows, in that order; not for a reduction or a layer."""
+        """The case with those rows, in that order; not for a mean or a layer."""
 
         def pick(x: np.ndarray | None) -> np.ndarray | None:
             return None if x is None else x[rows]
@@ -96,7 +96,7 @@ class Case:
             label_index=self.label_index[rows],
             sample_weight=pick(self.sample_weight),
             where=pick(self.where),
-            cotangents={name: g[rows] for name, g in self.cotangents.items()},
+            cotangents={k: g[rows] if np.ndim(g) else g for k, g in self.cotangents.items()},
             tangents=self.tangents[rows],
         )
 

@@ -125,6 +125,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _IMPOSSIBLE,
         Option("impossible_together", impossible=True, outputs=("loss", *STATISTICS)),
         _ROW_BLOCKS,
+        # A total of so many rows may take its value and gradient together.
+        Option("row_blocks_sum", row_blocks=True, sample_weight=True, reduction="sum"),
         Option("ignore_index", ignore_index=-1),
         Option("weighted_mean", reduction="mean", class_weights=True, ignore_index=-1),
         Option("weighted_sum", reduction="sum", ignore_index=-1, **_WEIGHTED),

@@ -145,6 +145,28 @@ print(loops[1] > loops[0], len(results), [result for result in results if not re
     assert done.stdout == "True 28 []\n"
 
 
+def test_on_one_device_a_total_of_many_rows_passes_and_fails_with_plain_exponentials():
+    """As on a machine where such a total takes its value and gradient together."""
+    script = """
+import jax
+from jax_softmax.ops._backends import compensated, cpu
+from jax_softmax.testing.cases import Group
+from jax_softmax.testing.options import INTEGER_LABELS
+from jax_softmax.verification import verify
+cpu._is_intel = lambda: True
+groups = [Group(INTEGER_LABELS, "vjp", "row_blocks_sum", "float32", 1024)]
+print([result for result in verify(groups) if not result.passed])
+jax.clear_caches()
+compensated.exponentials = lambda z, shift, n=0: jax.numpy.exp(z - shift[..., None]) * 2.0**n
+print(any(result.quantity == "gradient" for result in verify(groups) if not result.passed))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout == "[]\nTrue\n"
+
+
 def test_a_layers_places_are_named(results):
     of_layer = [r for r in results if r.op == LINEAR and "over reverse" not in r.quantity]
     for result in of_layer:
