@@ -12,6 +12,7 @@ from tests.ops.one_device.exact import (
     assert_within,
     eps_of,
     gradient_bound,
+    in_regimes,
     integer_loss,
     lost,
 )
@@ -32,16 +33,7 @@ ROWS = len(REGIMES) if IMPLEMENTATION else 140 * len(REGIMES)
 def rows_of(name, width):
     """Logits in every regime, labels and cotangents; half of the labels lead."""
     rng = np.random.default_rng(width)
-    z = rng.standard_normal((ROWS, width), np.float32).astype(np.float64)
-    y = rng.integers(0, width, ROWS)
-    regime = np.arange(ROWS) % len(REGIMES)
-    z[regime == 1] *= 30
-    z[regime == 2] *= 1000
-    z[regime == 3] += 1e4
-    z[regime == 4] -= 1e4
-    for number, lead in ((5, 14.0), (6, 60.0)):
-        where = np.flatnonzero(regime == number)
-        z[where, y[where]] = z[where].max(-1) + lead
+    z, y, _ = in_regimes(rng, ROWS, width)
     y[1::4] = z[1::4].argmax(-1)
     return jnp.asarray(z.astype(jnp.dtype(name))), y, rng.standard_normal(ROWS, np.float32)
 

@@ -36,9 +36,8 @@ class Rows(NamedTuple):
     checked: np.ndarray
 
 
-def regime_rows(dtype, classes=CLASSES) -> Rows:
-    rng = np.random.default_rng(1)
-    rows = many_rows(classes)
+def in_regimes(rng, rows, classes):
+    """Logits in turn of each regime, labels, and the number of a row's regime."""
     z = rng.standard_normal((rows, classes), np.float32).astype(np.float64)
     y = rng.integers(0, classes, rows)
     regime = np.arange(rows) % len(REGIMES)
@@ -49,6 +48,13 @@ def regime_rows(dtype, classes=CLASSES) -> Rows:
     for number, lead in ((5, 14.0), (6, 60.0)):
         where = np.flatnonzero(regime == number)
         z[where, y[where]] = z[where].max(-1) + lead
+    return z, y, regime
+
+
+def regime_rows(dtype, classes=CLASSES) -> Rows:
+    rng = np.random.default_rng(1)
+    rows = many_rows(classes)
+    z, y, regime = in_regimes(rng, rows, classes)
     half = regime % 2 == 0
     y = np.where(half & (regime < 5), z.argmax(-1), y)
     # Where blocks may end: multiples of powers of two, and the tail.
