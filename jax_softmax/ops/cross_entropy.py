@@ -414,12 +414,12 @@ def _reduced(
     )
     axes = varying_axes(*jax.tree.leaves((inputs, data)), weights.weight)
     inputs = jax.tree.map(lambda x: vary(x, axes), inputs)
+    total = None
     if call.reduction != "none" and not options.stats:
-        total = rules.total_jvp if call.rule == "jvp" else None
-        if call.rule == "vjp" and rules.reads_once(options, inputs, data):
+        if call.rule == "jvp":
+            total = rules.total_jvp
+        elif rules.reads_once(options, inputs, data):
             total = rules.total_vjp
-    else:
-        total = None
     if total is not None:
         outputs = total(options, inputs, data, vary(weights.weight, axes))
         return total_of(outputs.loss, weights, outputs.finite, None)

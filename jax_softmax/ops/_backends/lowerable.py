@@ -22,7 +22,6 @@ def _log1p(x: jax.Array) -> jax.Array:
 
 _REPLACED: dict[str, Callable[..., jax.Array]] = {
     "stop_gradient": lambda x: x,
-    "copy": lambda x: x,
     "is_finite": lambda x: jnp.abs(x) < jnp.inf,
     "log1p": _log1p,
 }

@@ -1,4 +1,4 @@
-"""A kernel for Hopper GPUs and newer that reads the logits once, written in Pallas Mosaic GPU.
+"""A kernel for NVIDIA GPUs that reads the logits once, written in Pallas Mosaic GPU.
 
 XLA reads the logits for the maximum, for the sum and for the gradient. Here a row comes into shared
 memory in chunks, and stays there until its gradient is written:

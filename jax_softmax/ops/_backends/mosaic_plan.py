@@ -124,7 +124,7 @@ def suits(shape: tuple[int, ...], dtype: Any, gradient: Any) -> bool:
         return False
     *rows, columns = shape
     kinds = [jnp.dtype(kind) for kind in (dtype, gradient) if kind is not None]
-    fits = all(kind.itemsize <= 4 and columns * kind.itemsize % 16 == 0 for kind in kinds)
+    fits = all(kind.itemsize in (2, 4) and columns * kind.itemsize % 16 == 0 for kind in kinds)
     enough = columns * kinds[0].itemsize >= THREADS * _VECTOR_BYTES
     # The classes that can happen are counted in float32.
     return fits and enough and columns <= 2**24 and math.prod(rows) > 0

@@ -19,7 +19,7 @@ needs_kernel = [
     pytest.mark.gpu,
     pytest.mark.skipif(
         not (REAL or SIMULATED),
-        reason="needs an NVIDIA GPU (Hopper or newer) and jax from 0.11.2 to 0.12",
+        reason="needs an NVIDIA GPU that has the kernel, and jax from 0.11.2 to 0.12",
     ),
 ]
 # What the losses are called with.

@@ -9,7 +9,7 @@ from jax_softmax import ops
 from tests.ops.gpu.kernel import REAL, needs_kernel, uses_kernel
 
 pytestmark = needs_kernel
-needs_card = pytest.mark.skipif(not REAL, reason="needs an NVIDIA GPU, Hopper or newer")
+needs_card = pytest.mark.skipif(not REAL, reason="needs an NVIDIA GPU that has the kernel")
 integer = ops.softmax_cross_entropy_with_integer_labels
 
 
