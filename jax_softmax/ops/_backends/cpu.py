@@ -1,12 +1,14 @@
 """The primitives, written the way that is fast on XLA:CPU.
 
-Three habits of that compiler matter. It does not fuse a compare-and-select into a row's reduction:
+Four habits of that compiler matter. It does not fuse a compare-and-select into a row's reduction:
 it first writes out the masked terms, an array as large as the logits. It also writes out in full
-whatever two reductions share. And it widens all half-precision logits before it reduces them.
-`docs/performance.md` says what each workaround costs and saves.
+whatever two reductions share. It widens all half-precision logits before it reduces them. And its
+loop over a long row, if it computes much, waits for memory; a loop over a short one is unrolled, and
+loads ahead. `docs/performance.md` says what each workaround costs and saves.
 
 So rows are taken in blocks that stay in the cache, where writing out is cheap. With too few rows
 for that, sums are taken over chunks of classes without a mask, and the label's chunk separately.
+Large results are written as an array of short rows, which is the same memory.
 
 Where a forward pass and its gradient are wanted at once, the exponentials can be written to the
 gradient's memory, summed there and scaled in place.
@@ -22,6 +24,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jax_softmax.ops._backends import compensated
@@ -60,10 +63,12 @@ _PART = 2**20
 # logit, and on a confident row they would underflow long before their sum's share does. The sum of
 # any number of classes stays far from overflow.
 _DOUBLINGS = 60
-# An array of at least this many numbers does not stay in any cache.
-_BEYOND_CACHE = 2**25
 # Up to this many classes, a select costs less than a number written into each row.
 _FEW = 128
+# Class indices up to this are exact as float32.
+_EXACT_IN_FLOAT32 = 2**24
+# Classes to a short row: the most that LLVM unrolls, in whole vectors.
+_SHORT_ROWS = range(64, 8, -8)
 
 
 class Cpu(Xla):
@@ -126,14 +131,8 @@ class Cpu(Xla):
         """
         if not (final and writes_over(x, index, value)):
             return XLA.put_at_label(x, index, value, final=final)
-        classes = x.shape[-1]
-        flat, index, value = x.reshape(-1, classes), index.reshape(-1), value.reshape(-1)
-        # A negative index would count from the end.
-        index = jnp.where(index < 0, classes, index)
-        at = flat.at[lax.iota(jnp.int32, len(flat)), index]
-        # Each row occurs once, in order.
-        done = at.set(value, mode="drop", unique_indices=True, indices_are_sorted=True)
-        return done.reshape(x.shape)
+        short = _in_short_rows(x)
+        return _in_long_rows(_written(short, index, value, x.shape[-1]), x.shape)
 
     def add_by_class(
         self,
@@ -163,9 +162,14 @@ class Cpu(Xla):
         return _in_blocks(lambda block: f(IN_CACHE, block), arrays, rows, size)
 
     def reads_once(self, logits: Logits, index: jax.Array, to_do: Pass) -> bool:
-        """Where the exponentials are worth keeping, and nothing else is to be summed."""
-        wanted = to_do.dtype == jnp.float32 and not to_do.below and to_do.classes is None
-        return wanted and logits.plain and worth_keeping(logits.stored, index)
+        """For large float32 logits, where nothing else is to be summed.
+
+        Half-precision exponentials would be as large as two results.
+        """
+        stored = logits.stored
+        wanted = logits.plain and stored.dtype == to_do.dtype == jnp.float32
+        wanted = wanted and not to_do.below and to_do.classes is None
+        return wanted and writes_over(stored, index) and stored.shape[-1] <= _EXACT_IN_FLOAT32
 
     def share_and_gradient(
         self,
@@ -178,17 +182,25 @@ class Cpu(Xla):
         """Keeps the exponentials in the gradient's memory, and scales them in place."""
         if not self.reads_once(logits, index, to_do):
             return super().share_and_gradient(logits, index, of_share, given, to_do)
-        chunk = _chunk_size(logits.stored)
-        late = logits.stored.size >= _BEYOND_CACHE and chunk is not None
-        largest, others, kept = (_corrected_later if late else _exact)(logits, index)
+        z = logits.values()
+        largest = logits.read(jnp.max(lax.stop_gradient(logits.stored), -1))
+        # In short rows throughout: were the gradient's first shape the logits', it would be a copy.
+        short = _in_short_rows(z)
+        per_row = functools.partial(_of_short_rows, rows=len(short))
+        terms = compensated.exponentials(short, per_row(finite_shift(largest)), _DOUBLINGS)
+        # Written once, for the sum and for the gradient: with 0 at the label, so without a mask.
+        terms = _selected(terms, index, jnp.zeros(index.shape, z.dtype), z.shape[-1])
+        terms = lax.optimization_barrier(terms)
+        others = row_sum(terms.reshape(z.shape)) * 2.0**-_DOUBLINGS
         share = RowShare(largest, logits.read(self.pick(logits.stored, index)), others)
         found = of_share(share, given)
-        terms = kept(found.shift)
         if found.keep is not None:
             # Both, for the sake of second derivatives: 0 times NaN is NaN.
-            terms = jnp.where(found.keep[..., None] & (terms > 0), terms, 0)
-        gradient = found.scale[..., None] * terms
-        return share, _put(gradient, index, found.at_label)
+            terms = jnp.where(per_row(found.keep)[:, None] & (terms > 0), terms, 0)
+        gradient = per_row(found.scale)[:, None] * (terms * 2.0**-_DOUBLINGS)
+        few = z.shape[-1] == short.shape[-1] <= _FEW
+        gradient = (_selected if few else _written)(gradient, index, found.at_label, z.shape[-1])
+        return share, _in_long_rows(gradient, z.shape)
 
 
 class _InCache(Cpu):
@@ -289,81 +301,65 @@ def _sum_exp_of_other_chunks(
     return chunk_sum(jnp.exp(z - shifts[..., None]))
 
 
-# Kept exponentials: written out with 0 at the label, so that no reduction has a mask
-
-Kept = Callable[[jax.Array], jax.Array]  # the exponentials relative to a shift, except the label's
+# Short rows
 
 
-def _exact(logits: Logits, index: jax.Array) -> tuple[jax.Array, jax.Array, Kept]:
-    """Exponentials that are accurate at any distance, so that the maximum is of all classes."""
-    largest = logits.read(jnp.max(lax.stop_gradient(logits.stored), -1))
-    terms = compensated.exponentials(logits.values(), finite_shift(largest), _DOUBLINGS)
-    terms = _without_label(terms, index)
-    return largest, row_sum(terms) * 2.0**-_DOUBLINGS, lambda shift: terms * 2.0**-_DOUBLINGS
+@functools.cache
+def _short_row(classes: int) -> int:
+    """The largest divisor of V that makes a short row; V itself if there is none."""
+    return next((n for n in _SHORT_ROWS if classes % n == 0), classes)
 
 
-def _corrected_later(logits: Logits, index: jax.Array) -> tuple[jax.Array, jax.Array, Kept]:
-    """Exponentials to be corrected when they are scaled.
+def _in_short_rows(x: jax.Array) -> jax.Array:
+    """`x [..., V]` as `[rows V / width, width]`, the same memory."""
+    return x.reshape(-1, _short_row(x.shape[-1]))
 
-    LLVM interleaves neither the polynomial's loop nor one that corrects `exp` at once. Where the
-    processor does not fetch far ahead, such a loop waits for memory.
+
+def _in_long_rows(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """`x` in that shape again, for whatever comes next.
+
+    XLA would make the reshape part of that, which could then not be done in place. So something is
+    written first, out of bounds: once would be seen through, twice is not.
     """
-    stored, chunk = logits.stored, _chunk_size(logits.stored)
-    assert chunk is not None
-    own, apart = _chunk_apart(stored, index, chunk)
-    largest = logits.read(_largest_other(stored, own, apart, index, chunk))
-    near = finite_shift(largest)
-    distance = logits.values() - near[..., None]
-    # The label's logit may be far above the others'. (A minimum would halve the derivative of the
-    # largest.)
-    terms = jnp.exp(jnp.where(distance > 0, 0, distance))
-    terms = _without_label(terms, index)
-
-    def corrected(shift: jax.Array) -> jax.Array:
-        z = lax.optimization_barrier(logits.values())
-        _, error = compensated.difference(z, near[..., None])
-        return terms * (1 + error) * compensated.shifted_exp(near, shift)[..., None]
-
-    return largest, row_sum(terms), corrected
+    x = x.reshape(-1, shape[-1])
+    outside = np.full(2, shape[-1])
+    at = x.at[np.arange(2), outside]
+    done = at.set(0, mode="drop", unique_indices=True, indices_are_sorted=True)
+    return done.reshape(shape)
 
 
-def _without_label(terms: jax.Array, index: jax.Array) -> jax.Array:
-    # Written once, for the sum and for the gradient.
-    zero = jnp.zeros(index.shape, terms.dtype)
-    written: jax.Array = lax.optimization_barrier(_put(terms, index, zero))
-    return written
+def _of_short_rows(x: jax.Array, rows: int) -> jax.Array:
+    """`x [...]`, one number a row, as one for each of so many short rows."""
+    x = x.reshape(-1, 1)
+    return jnp.broadcast_to(x, (len(x), rows // max(1, len(x)))).reshape(rows)
 
 
-def _put(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
-    """`put_at_label`, which selects where there are few classes."""
-    backend = XLA if x.shape[-1] <= _FEW else CPU
-    return backend.put_at_label(x, index, value, final=True)
+def _written(x: jax.Array, index: jax.Array, value: jax.Array, classes: int) -> jax.Array:
+    """`x [rows V / width, width]` with `value [...]` at each row's class `index [...]`."""
+    width = x.shape[-1]
+    index, value = index.reshape(-1), value.reshape(-1)
+    inside = (index >= 0) & (index < classes)
+    index = jnp.where(inside, index, 0)
+    row = lax.iota(jnp.int32, len(index)) * (classes // width) + index // width
+    at = x.at[row, jnp.where(inside, index % width, width)]
+    # Each row occurs once, in order.
+    return at.set(value, mode="drop", unique_indices=True, indices_are_sorted=True)
+
+
+def _selected(x: jax.Array, index: jax.Array, value: jax.Array, classes: int) -> jax.Array:
+    """The same by a select, which fuses."""
+    width = x.shape[-1]
+    first = lax.iota(jnp.float32, classes // width)[None] * width
+    within = (index.reshape(-1, 1).astype(jnp.float32) - first).reshape(-1, 1)
+    # Floats, and not an iota: LLVM compares integers in twice the width.
+    at_label = within == np.arange(width, dtype=np.float32)[None]
+    return jnp.where(at_label, _of_short_rows(value, len(x))[:, None], x)
 
 
 def writes_over(x: jax.Array, *others: jax.Array) -> bool:
     """Whether `put_at_label` of a final result differs from plain XLA's."""
     large = all(isinstance(size, int) for size in x.shape) and x.size >= _LARGE
     return large and on_one_device(x, *others)
-
-
-def worth_keeping(logits: jax.Array, index: jax.Array) -> bool:
-    """Whether a forward pass should keep the exponentials for its gradient.
-
-    Not in half precision, where they would be as large as two results. Where classes are few, the
-    arithmetic on short rows costs more than memory does. Otherwise it depends on the machine.
-    """
-    if logits.dtype != jnp.float32 or not writes_over(logits, index):
-        return False
-    return logits.shape[-1] <= _FEW // 4 or _is_intel()
-
-
-@functools.cache
-def _is_intel() -> bool:
-    """Whether this is known to be one of Intel's processors."""
-    try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
-    except OSError:  # no such file
-        return False
 
 
 def _is_small(x: jax.Array) -> bool:
