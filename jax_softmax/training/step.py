@@ -222,15 +222,51 @@ def run_epochs(
         order = orders[i]
         whole = examples // size * size
 
-        def on_rows(state: TrainState, rows: jax.Array) -> tuple[TrainState, jax.Array]:
+        def take(rows: jax.Array) -> Batches:
             # Row numbers of a permutation are in bounds; saying so saves a select over the batch.
-            features = data.features.at[rows].get(mode="promise_in_bounds")
-            labels = data.labels.at[rows].get(mode="promise_in_bounds")
-            state, loss = step(state, Batches(features, labels, data.scale))
-            return state, loss * rows.size
+            features, labels = (
+                x.at[rows].get(mode="promise_in_bounds") for x in (data.features, data.labels)
+            )
+            return Batches(features, labels, data.scale)
 
-        batches = order[:whole].reshape(-1, size)
-        state, losses = lax.scan(on_rows, state, batches, unroll=layout.unroll)
+        def on_batch(state: TrainState, batch: Batches) -> tuple[TrainState, jax.Array]:
+            state, loss = step(state, batch)
+            return state, loss * batch.labels.size
+
+        def on_rows(state: TrainState, rows: jax.Array) -> tuple[TrainState, jax.Array]:
+            return on_batch(state, take(rows))
+
+        def on_group(
+            state: TrainState, given: tuple[jax.Array, jax.Array]
+        ) -> tuple[TrainState, jax.Array]:
+            rows, steps = given
+            group = take(rows)
+
+            def on_part(
+                i: jax.Array, carry: tuple[TrainState, jax.Array]
+            ) -> tuple[TrainState, jax.Array]:
+                state, total = carry
+                features, labels = (
+                    lax.dynamic_slice_in_dim(x, i * size, size)
+                    for x in (group.features, group.labels)
+                )
+                state, loss = on_batch(state, Batches(features, labels, data.scale))
+                return state, total + loss
+
+            return lax.fori_loop(0, steps, on_part, (state, zero))
+
+        zero = jnp.zeros((), state.params["bias"].dtype)
+        steps = whole // size
+        together = min(steps, layout.gathered // (size * data.features.shape[1]))
+        if together > 1 and data.features.size > layout.gathered:
+            # The last group is filled up with rows that no step takes.
+            steps_of = np.minimum(together, steps - np.arange(0, steps, together))
+            rows = jnp.pad(order[:whole], (0, len(steps_of) * together * size - whole))
+            groups = rows.reshape(len(steps_of), -1), jnp.asarray(steps_of)
+            state, losses = lax.scan(on_group, state, groups)
+        else:
+            batches = order[:whole].reshape(-1, size)
+            state, losses = lax.scan(on_rows, state, batches, unroll=layout.unroll)
         total = jnp.sum(losses)
         if whole < examples:
             # By itself, for a mask over every batch would cost each step (docs/performance.md).

@@ -130,3 +130,15 @@ def test_a_full_batch_in_one_piece_up_to_a_gigabyte():
 def test_data_on_this_machine_take_the_layout_of_a_cpu():
     on_cpu = jax.device_put(np.zeros(2), jax.devices("cpu")[0])
     assert layout_for(on_cpu) is CPU
+
+
+@pytest.mark.parametrize("gathered", [40, 50, 79, 109])  # of 115: 4, 5, 7 and 10 of 11 batches
+def test_batches_gathered_together_train_alike(gathered, lay_out, x64, rng):
+    labels = np.arange(23) % 3
+    split = Split(rng.normal(size=(23, 5)) + labels[:, None], labels)
+    expected = fit(split, SMALL)
+    lay_out(gathered=gathered)
+    got = fit(split, SMALL)
+    assert_params_close(got.params, expected.params, rtol=1e-11, atol=1e-12)
+    losses, right = ([r["train_loss"] for r in result.history] for result in (got, expected))
+    np.testing.assert_allclose(losses, right, rtol=1e-11)

@@ -2,8 +2,8 @@
 
 Four habits of that compiler matter. It does not fuse a compare-and-select into a row's reduction:
 it first writes out the masked terms, an array as large as the logits. It also writes out in full
-whatever two reductions share. It widens all half-precision logits before it reduces them. And its
-loop over a long row, if it computes much, waits for memory; a loop over a short one is unrolled, and
+whatever two reductions share. It widens all half-precision logits before it reduces them. And a
+loop over a long row that computes much waits for memory, where one over a short row is unrolled and
 loads ahead. `docs/performance.md` says what each workaround costs and saves.
 
 So rows are taken in blocks that stay in the cache, where writing out is cheap. With too few rows
