@@ -23,6 +23,9 @@ _FLAG = "--xla_force_host_platform_device_count"
 # A test of more classes is slow, and runs with `-m slow`. So are those that start other programs,
 # which bear the mark themselves.
 _MOST_CLASSES = 20_000
+# A process may have 65,530 memory maps, and JAX crashes at that; a program that it keeps has many.
+_MAPS = Path("/proc/self/maps")
+_MANY_MAPS = 30_000
 _PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 
 # --doctest-modules would import every conftest.py once more, under one name.
@@ -55,3 +58,12 @@ def pytest_collection_modifyitems(items):
         classes = getattr(item, "callspec", None) and item.callspec.params.get("classes")
         if isinstance(classes, int) and classes > _MOST_CLASSES:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs():
+    yield
+    if _MAPS.exists() and len(_MAPS.read_bytes().splitlines()) > _MANY_MAPS:
+        import jax
+
+        jax.clear_caches()
