@@ -46,14 +46,14 @@ def work_folder(parent: Path) -> Iterator[Path]:
     """A folder in `parent` to write in, locked while this process lives; then removed.
 
     Yields:
-      The path where what is made should be put before it is moved: nothing is there yet.
+      The path of the folder to make: nothing is there yet.
     """
     sweep(parent)
     work, lock = _locked_folder(parent)
     try:
         yield work / NEW
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _remove(work)
         os.close(lock)
 
 
@@ -97,7 +97,8 @@ def replace(new: Path, target: Path, check: Callable[[Path], None]) -> None:
     """
     while True:
         with contextlib.suppress(FileExistsError):
-            return put_new(new, target)
+            put_new(new, target)
+            return
         try:
             _exchange(new, target)
         except FileNotFoundError:  # gone meanwhile
@@ -107,7 +108,8 @@ def replace(new: Path, target: Path, check: Callable[[Path], None]) -> None:
         except BaseException:
             _exchange(new, target)
             raise
-        return _sync_names(new, target)
+        _sync_names(new, target)
+        return
 
 
 def sync(path: Path) -> None:
@@ -160,9 +162,19 @@ def _sweep(work: Path, wait_for: str | None) -> None:
             if name is not None and (work / NEW).is_dir():
                 with contextlib.suppress(FileExistsError):
                     put_new(work / NEW, work.parent / name)
-            shutil.rmtree(work, ignore_errors=True)
+            _remove(work)
     finally:
         os.close(lock)
+
+
+def _remove(work: Path) -> None:
+    """Removes a work folder, its lock last: without one what is left would never be removed."""
+    for name in (NEW, _OLD):
+        shutil.rmtree(work / name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        for name in (_JOURNAL, _LOCK):
+            (work / name).unlink(missing_ok=True)
+        work.rmdir()
 
 
 def _name_being_replaced(work: Path) -> str | None:
@@ -209,7 +221,8 @@ def _take(lock: int, *, otherwise: bool, wait: bool = False) -> bool:
 def _exchange(new: Path, target: Path) -> None:
     """Swaps two folders in one step, or, where the system cannot, in steps `sweep` completes."""
     try:
-        return _rename(new, target, _EXCHANGE)
+        _rename(new, target, _EXCHANGE)
+        return
     except OSError as error:
         if error.errno not in _NOT_ABLE:
             raise
@@ -222,8 +235,8 @@ def _exchange(new: Path, target: Path) -> None:
     except BaseException:
         old.rename(target)
         raise
-    old.rename(new)
     journal.unlink()
+    old.rename(new)
 
 
 def _claim_and_rename(new: Path, target: Path) -> None:

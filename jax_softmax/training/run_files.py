@@ -143,17 +143,16 @@ def _about(data: bytes, name: object) -> dict[str, Any]:
     return about
 
 
-def _model(data: bytes, about: Mapping[str, Any], name: object) -> dict[str, Any]:
+def _model(data: bytes, about: dict[str, Any], name: object) -> dict[str, Any]:
     """The fields of a `SoftmaxModel`."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    shape, scale, classes = (
-        about.get(key) for key in ("feature_shape", "feature_scale", "class_names")
-    )
+    keys = ("feature_shape", "feature_scale", "class_names")
+    shape, scale, classes = map(about.get, keys)
     if not (isinstance(shape, list) and all(_is_integer(n) and n >= 1 for n in shape)):
         raise _damaged(name, f"feature_shape: expected integers of at least 1, got {shape!r}")
-    if not (_is_finite(scale) and scale > 0):
+    if scale is None or not (_is_finite(scale) and scale > 0):
         raise _damaged(name, f"feature_scale: expected a finite number above 0, got {scale!r}")
     if not (isinstance(classes, list) and all(isinstance(text, str) for text in classes)):
         raise _damaged(name, f"class_names: expected strings, got {classes!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -30,6 +31,17 @@ def result_of(seed: int, *, width: int = 5, epochs: int = 4) -> FitResult:
     history = tuple({"epoch": i + 1, "train_loss": (seed + 1.0) / (i + 1)} for i in range(epochs))
     config = TrainConfig(learning_rate=0.1 + seed, epochs=epochs)
     return FitResult(params, (width,), 0.5, names, config, history, 0.5, 0.25, "cpu")
+
+
+@pytest.fixture
+def tell(capsys):
+    """Prints a figure, whether the test passes or not."""
+
+    def tell(words: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{words}\n")
+
+    return tell
 
 
 @pytest.fixture(scope="session")

@@ -333,7 +333,10 @@ DAMAGE = {
         _another_programs(format="jax_softmax.classifier.1"),
         "was saved by an older version .jax_softmax.classifier.1., without the digest .* train it",
     ),
-    "a later version's": (_forge(format="jax_softmax.classifier.3"), "got jax_softmax.classifier.3"),
+    "a later version's": (
+        _forge(format="jax_softmax.classifier.3"),
+        "got jax_softmax.classifier.3",
+    ),
     "other arrays": (_forge({"w": KERNEL}), "expected arrays of shapes .*got .*'w'"),
     "other shapes": (_forge(feature_shape=[4]), r"\(4, 3\).*got .*\(5, 3\)"),
     "shape a string": (_forge(feature_shape="5"), "feature_shape: expected integers .*got '5'"),

@@ -40,7 +40,9 @@ def system(request, monkeypatch):
     return request.param
 
 
-def test_a_link_stays_and_what_it_leads_to_is_replaced(system, table_result, image_result, tmp_path):
+def test_a_link_stays_and_what_it_leads_to_is_replaced(
+    system, table_result, image_result, tmp_path
+):
     real = save_run(table_result, tmp_path / "elsewhere" / "real")
     link = tmp_path / "latest"
     link.symlink_to(real)
