@@ -182,7 +182,7 @@ def _name_being_replaced(work: Path) -> str | None:
         name = os.fsdecode((work / _JOURNAL).read_bytes())
     except FileNotFoundError:
         return None
-    return name if name == os.path.basename(name) else None
+    return name if name == os.path.basename(name) and name not in ("", ".", "..") else None
 
 
 def _is_old(work: Path) -> bool:
