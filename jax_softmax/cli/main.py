@@ -151,6 +151,7 @@ def _parse(arguments: Sequence[str]) -> _Runs:
 def entry() -> NoReturn:
     """Runs `main` as a process."""
     code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: nothing is left to interrupt
     if code > 128 and signals.received:
         # At once: the interpreter's own way out crashes where XLA was interrupted compiling.
         with contextlib.suppress(OSError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -43,7 +44,7 @@ class Signals:
             return
         before: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
         mine = [n for n, handler in before.items() if handler not in (signal.SIG_IGN, None)]
-        with _watched(mine):
+        with _watched(mine), _swallowed_quietly():
             for number in mine:
                 signal.signal(number, self._receive)
             try:
@@ -96,6 +97,22 @@ def _watched(numbers: list[int]) -> Iterator[None]:
         watcher.join()
         os.close(writes)
         os.close(reads)
+
+
+@contextlib.contextmanager
+def _swallowed_quietly() -> Iterator[None]:
+    """Says nothing of a StoppedError that is dropped, in a callback or a `__del__`: it is kept."""
+    hook = sys.unraisablehook
+
+    def quiet(unraisable: sys.UnraisableHookArgs) -> None:
+        if not isinstance(unraisable.exc_value, StoppedError):
+            hook(unraisable)
+
+    sys.unraisablehook = quiet
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def _watch(reads: int, numbers: list[int]) -> None:
