@@ -47,6 +47,7 @@ def encode(result: FitResult, metrics: Mapping[str, Any]) -> Contents:
     Raises:
       InputError: if what they would say could not be read back.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save
 
     try:
@@ -72,7 +73,7 @@ def encode(result: FitResult, metrics: Mapping[str, Any]) -> Contents:
             HISTORY: history,
             METRICS: sealed(_json(own | {k: v for k, v in said.items() if k not in own})),
         }
-    except (TypeError, ValueError, RecursionError) as error:  # of json and of safetensors
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"the result cannot be written ({error}).") from error
     decode(contents, lambda name: f"the result cannot be written: its {name}")
     return contents

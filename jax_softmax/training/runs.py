@@ -62,6 +62,8 @@ def save_run(
         be written, or the result has values that cannot be read back (numbers that are not finite,
         class names that are not distinct strings), or the extra `[train]` is not installed.
     """
+    import safetensors  # noqa: F401 - before anything is said of the folder
+
     place = check_run_dir(run_dir, overwrite=overwrite)
     return write_run(place, result, metrics=metrics, evaluation=evaluation)
 
@@ -74,6 +76,8 @@ def load_run(run_dir: str | os.PathLike[str]) -> FitResult:
       InputError: if the folder or one of its files is missing, damaged, or another program's, or
         the extra `[train]` is not installed.
     """
+    import safetensors  # noqa: F401 - before anything is said of the folder
+
     return read_run(run_dir)[0]
 
 

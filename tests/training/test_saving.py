@@ -281,6 +281,8 @@ def _result(**changes):
     return FitResult(**(fields | changes))
 
 
+COMPLEX = {"kernel": np.ones((2, 2), complex), "bias": np.zeros(2, np.float32)}
+OBJECTS = {"kernel": np.full((2, 2), None), "bias": np.zeros(2, np.float32)}
 NAN = {"kernel": np.full((2, 2), np.nan, np.float32), "bias": np.zeros(2, np.float32)}
 
 
@@ -288,6 +290,8 @@ NAN = {"kernel": np.full((2, 2), np.nan, np.float32), "bias": np.zeros(2, np.flo
     ("changes", "words"),
     [
         ({"params": NAN}, "kernel: expected finite numbers"),
+        ({"params": COMPLEX}, "complex128"),
+        ({"params": OBJECTS}, "object"),
         ({"feature_scale": 0.0}, "feature_scale: expected a finite number above 0, got 0.0"),
         ({"class_names": ("a", "a")}, "expected distinct names, got 'a' twice"),
         ({"class_names": (10, 20)}, r"class_names: expected strings, got \[10, 20\]"),
