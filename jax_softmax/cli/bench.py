@@ -11,6 +11,7 @@ import tyro
 
 from jax_softmax.cli.bench_report import print_report
 from jax_softmax.cli.options import OutputOptions, note
+from jax_softmax.cli.stopping import signals
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Bench(OutputOptions):
                 bar.total = steps
                 bar.set_description(name)
                 bar.update(done - bar.n)
+                signals.check()
 
             return run_suites(
                 names, quick=self.quick, raw_dir=self.raw_dir, on_progress=on_progress

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from jax_softmax.cli.measured import agreement, split_digest
 from jax_softmax.cli.options import DataOptions, note
 from jax_softmax.cli.report import evaluation_lines, named_lines
 from jax_softmax.errors import InputError
@@ -31,12 +32,11 @@ class Evaluate(DataOptions):
     def run(self) -> None:
         """Loads the run and the dataset and prints loss, accuracy and the table of classes."""
         from jax_softmax.datasets import load_dataset
-        from jax_softmax.training import evaluate, load_run
-        from jax_softmax.training.runs import read_metrics
+        from jax_softmax.training import evaluate
+        from jax_softmax.training.runs import read_run
 
         self.check_json()
-        model = load_run(self.run_dir)
-        trained = read_metrics(self.run_dir)
+        model, trained = read_run(self.run_dir)
         name = self.dataset or trained.get("dataset")
         if name is None:
             raise InputError(
@@ -59,6 +59,7 @@ class Evaluate(DataOptions):
                     f"if it is elsewhere now."
                 ) from error
         test = evaluate(model, dataset.test)
+        compared, sentence = agreement(test, split_digest(dataset.test), trained)
         self.write_json(
             [
                 {
@@ -68,6 +69,7 @@ class Evaluate(DataOptions):
                     "test_examples": len(test.labels),
                     "test_loss": test.loss,
                     "test_accuracy": test.accuracy,
+                    "compared_with_training": compared,
                 }
             ]
         )
@@ -79,4 +81,5 @@ class Evaluate(DataOptions):
             lines += named_lines(
                 "", "(the run does not say its split: it may have been trained on these)"
             )
+        lines += named_lines("result", sentence)
         print("\n".join([*lines, *evaluation_lines(test=test)]))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Annotated, NoReturn, Protocol
 
 from jax_softmax._extras import needs_train_extra
 from jax_softmax.cli.compilation_cache import use_compilation_cache, use_no_compilation_cache
+from jax_softmax.cli.stopping import signals
 from jax_softmax.errors import InputError
 
 
@@ -36,10 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       0, or what the command gives (1: a check failed), or 2 for a mistake that the user can mend
-      (said in one message on standard error; with `--debug` the exception passes), or 130 when
-      interrupted.
+      (said in one message on standard error; with `--debug` the exception passes), or 128 and the
+      signal's number when SIGINT, SIGTERM or SIGHUP stopped it (130, 143, 129).
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    with signals.handled(), _printed_whatever_the_encoding():
+        return _run(given, own_process=arguments is None)
+
+
+def _run(given: Sequence[str], *, own_process: bool) -> int:
     debug = False
     try:
         if given[:1] == ["--version"]:
@@ -48,13 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with needs_train_extra():
             command = _parse(given)
             debug = command.debug
-            if arguments is None:  # as a process of its own
-                _print_whatever_the_encoding()
+            if own_process:
                 if command.no_compilation_cache:
                     use_no_compilation_cache()
                 else:
                     use_compilation_cache()
             code = command.run() or 0
+        signals.check()  # JAX may have swallowed what was raised
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader, `head` say, has seen enough
@@ -71,15 +79,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"jax-softmax: {failure}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("jax-softmax: interrupted.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        signals.end()
+        with contextlib.suppress(OSError):  # SIGHUP: the terminal is gone
+            print(f"jax-softmax: {str(stopped) or 'interrupted.'}", file=sys.stderr)
+        return 128 + (signals.received or signal.SIGINT)
 
 
-def _print_whatever_the_encoding() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+@contextlib.contextmanager
+def _printed_whatever_the_encoding() -> Iterator[None]:
+    """Prints a letter that standard output or error lacks as its number."""
+    streams = [s for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper)]
+    errors = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, before in zip(streams, errors, strict=True):
+            stream.reconfigure(errors=before)
 
 
 def _backend_failure() -> str:
@@ -133,9 +151,11 @@ def _parse(arguments: Sequence[str]) -> _Runs:
 def entry() -> NoReturn:
     """Runs `main` as a process."""
     code = main()
-    if code == 130:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: nothing is left to interrupt
+    if code > 128 and signals.received:
         # At once: the interpreter's own way out crashes where XLA was interrupted compiling.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,14 @@ from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+# Fields by which the records of each command are known.
+_RECORDS = (
+    {"dataset", "source", "run_dir", "test_loss"},  # train, evaluate
+    {"row", "class_index", "class_name", "probability"},  # predict
+    {"op", "rule", "regime", "error_eps"},  # verify
+    {"suite", "case", "contender", "jax_softmax_version"},  # bench
+)
 
 _File = tyro.conf.arg(metavar="FILE", help_behavior_hint="")
 
@@ -37,35 +44,42 @@ class OutputOptions:
         """Raises InputError if `--json` cannot be written, before any work is lost to it."""
         if self.json is None:
             return
-        if self.json.is_dir() or not self.json.absolute().parent.is_dir():
-            raise InputError(
-                f"--json {self.json}: expected a file's path in a folder that is there."
-            )
-        if self.json.is_file() and not _is_json_list(self.json):
-            raise InputError(
-                f"--json {self.json}: holds something else than such results, which would be lost; "
-                f"give another path."
-            )
+        folder = self.json.absolute().parent
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self.json.lstat()  # a name that is too long is so, be it there or not
+            if self.json.is_dir() or not folder.is_dir():
+                raise InputError(
+                    f"--json {self.json}: expected a file's path in a folder that is there."
+                )
+            if self.json.is_file() and not _is_ours(self.json):
+                raise InputError(
+                    f"--json {self.json}: holds something else than such results, which would be "
+                    f"lost; give another path."
+                )
+        except OSError as error:
+            raise InputError(f"--json {self.json}: cannot be written ({error}).") from error
+        written = Path(os.path.realpath(self.json)) if _is_written_to(self.json) else folder
+        if not os.access(written if written.exists() else written.parent, os.W_OK):
+            raise InputError(f"--json {self.json}: cannot be written, for {written} cannot.")
 
     def write_json(self, records: Sequence[dict[str, Any]]) -> None:
         """Writes the records to `--json`, whole or not at all."""
         if self.json is None:
             return
+        from jax_softmax.training import atomic
+
         target = self.json.absolute()
         try:
-            if target.is_symlink() or (target.exists() and not target.is_file()):
-                # A link or a device (/dev/stdout): written to, never replaced.
+            if _is_written_to(target):
                 target.write_text(_as_text(records))
                 return
-            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-            try:
-                with os.fdopen(handle, "w") as file:
-                    file.write(_as_text(records))
-                os.chmod(name, 0o644)  # mkstemp's files are private; a result is not
-                os.replace(name, target)
-            except BaseException:
-                os.unlink(name)
-                raise
+            with atomic.work_folder(target.parent) as work:
+                work.mkdir()
+                (work / "results").write_text(_as_text(records))
+                atomic.sync_folder(work)
+                os.replace(work / "results", target)
+                atomic.sync(target.parent)
         except OSError as error:
             raise InputError(f"--json {self.json}: cannot be written ({error}).") from error
 
@@ -85,9 +99,21 @@ class DataOptions(OutputOptions):
     """Folder of prepared TFDS datasets."""
 
 
-def _is_json_list(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(1) in (b"", b"[")
+def _is_written_to(path: Path) -> bool:
+    """Whether it is a link or a device (/dev/stdout): written to, never replaced."""
+    return path.is_symlink() or (path.exists() and not path.is_file())
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file holds what `write_json` writes, or nothing."""
+    try:
+        records = json.loads(path.read_bytes() or b"[]")
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(records, list) and all(
+        isinstance(record, dict) and any(names <= record.keys() for names in _RECORDS)
+        for record in records
+    )
 
 
 def _as_text(records: Sequence[dict[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,12 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from jax_softmax.cli.arguments import number, one_of, whole_number, whole_number_or_none
+from jax_softmax.cli.measured import split_digest
 from jax_softmax.cli.options import DataOptions, note, progress_bar
 from jax_softmax.cli.report import evaluation_lines, train_report
+from jax_softmax.cli.stopping import signals
+from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
     from jax_softmax.datasets import Dataset
     from jax_softmax.training import Evaluation, FitResult, TrainConfig
+    from jax_softmax.training.runs import Place
 
 # What suits a dataset where a flag says nothing. iris is the tutorial's own setting.
 _SETTINGS: dict[str, dict[str, Any]] = {
@@ -24,6 +29,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "mnist": {"learning_rate": 0.5, "batch_size": 128, "epochs": 20, "schedule": "cosine"},
     "digits": {"learning_rate": 0.5, "batch_size": 32, "epochs": 100, "schedule": "cosine"},
 }
+_NOTHING = "nothing was saved"
 
 
 def _suits(metavar: str, setting: str, otherwise: str = "") -> Any:
@@ -70,27 +76,49 @@ class Train(DataOptions):
     def run(self) -> None:
         """Loads, trains, measures, writes the run folder and prints the report."""
         from jax_softmax.datasets import load_dataset
-        from jax_softmax.training import evaluate, save_run
+        from jax_softmax.training import evaluate
         from jax_softmax.training.runs import check_run_dir
 
         self.check_json()
         config = self._config()
-        run_dir = self.run_dir or _new_run_dir(self.dataset)
-        check_run_dir(run_dir, overwrite=self.overwrite)
+        place = check_run_dir(self.run_dir or _new_run_dir(self.dataset), overwrite=self.overwrite)
         with note(f"loading {self.dataset}"):
             dataset = load_dataset(
                 self.dataset, raw_dir=self.raw_dir, data_dir=self.data_dir, seed=self.seed
             )
-        result = _fit_with_progress(dataset, config)
-        train, test = evaluate(result, dataset.train), evaluate(result, dataset.test)
-        metrics = _metrics(dataset, train, test) | self._where_data_were()
-        save_run(result, run_dir, metrics=metrics, evaluation=test, overwrite=self.overwrite)
-        times = {"compile_seconds": result.compile_seconds, "train_seconds": result.train_seconds}
-        self.write_json([metrics | times | {"device": result.device, "run_dir": str(run_dir)}])
+        with signals.deferred():
+            result = _fit_with_progress(dataset, config)
+            train, test = evaluate(result, dataset.train), evaluate(result, dataset.test)
+            metrics = _metrics(dataset, train, test) | self._where_data_were()
+            signals.check(f"after {_epochs(config.epochs, config)}; {_NOTHING}")
+            run_dir = self._write(place, result, metrics, test)
+            signals.check(f"when the run had been saved; it is in {run_dir}")
         print("\n".join(train_report(dataset, result)))
         _warn_of_divergence(result)
         print("\n".join(evaluation_lines(train=train, test=test)))
         print(f"\nrun folder  {run_dir}")
+
+    def _write(
+        self, place: Place, result: FitResult, metrics: dict[str, Any], test: Evaluation
+    ) -> Path:
+        """Writes the run folder and `--json`; the folder's path."""
+        from jax_softmax.training.runs import RunExistsError, check_run_dir, write_run
+
+        while True:
+            try:
+                run_dir = write_run(place, result, metrics=metrics, evaluation=test)
+                break
+            except RunExistsError:
+                if self.run_dir is not None:
+                    raise
+                # Another training of the same second: no name was asked for, so there are others.
+                place = check_run_dir(_new_run_dir(self.dataset), overwrite=False)
+        times = {"compile_seconds": result.compile_seconds, "train_seconds": result.train_seconds}
+        try:
+            self.write_json([metrics | times | {"device": result.device, "run_dir": str(run_dir)}])
+        except InputError as error:
+            raise InputError(f"{error} The run is saved, in {run_dir}.") from error
+        return run_dir
 
     def _where_data_were(self) -> dict[str, Any]:
         """What the split came of, so that the run can be evaluated on the same."""
@@ -122,7 +150,7 @@ def _warn_of_divergence(result: FitResult) -> None:
 def _new_run_dir(dataset: str) -> Path:
     stem = f"{dataset.lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, i = Path("runs") / stem, 2
-    while path.exists():
+    while os.path.lexists(path):
         path, i = Path("runs") / f"{stem}-{i}", i + 1
     return path
 
@@ -135,8 +163,13 @@ def _fit_with_progress(dataset: Dataset, config: TrainConfig) -> FitResult:
         def on_progress(record: dict[str, float]) -> None:
             bar.update(int(record["epoch"]) - bar.n)
             bar.set_postfix(loss=f"{record['train_loss']:.4f}")
+            signals.check(lambda: f"after {_epochs(int(record['epoch']), config)}; {_NOTHING}")
 
         return fit(dataset.train, config, validation=dataset.test, on_progress=on_progress)
+
+
+def _epochs(done: int, config: TrainConfig) -> str:
+    return f"epoch {done:,} of {config.epochs:,}"
 
 
 def _metrics(dataset: Dataset, train: Evaluation, test: Evaluation) -> dict[str, Any]:
@@ -145,6 +178,7 @@ def _metrics(dataset: Dataset, train: Evaluation, test: Evaluation) -> dict[str,
         "source": dataset.source,
         "train_examples": len(train.labels),
         "test_examples": len(test.labels),
+        "test_sha256": split_digest(dataset.test),
         "train_loss": train.loss,
         "train_accuracy": train.accuracy,
         "test_loss": test.loss,

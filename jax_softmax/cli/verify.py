@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from jax_softmax.cli.options import OutputOptions, note, progress_bar
+from jax_softmax.cli.stopping import signals
 from jax_softmax.cli.verify_report import (
     closing_line,
     failure_lines,
@@ -95,5 +96,6 @@ def _verify_with_progress(selection: Selection) -> list[CheckResult]:
 
         def on_progress(done: int, _groups: int) -> None:
             bar.update(done - bar.n)
+            signals.check()
 
         return verify(selection, on_progress=on_progress)

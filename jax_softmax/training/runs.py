@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
-import json
-import math
 import os
-import platform
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jax_softmax._extras import needs_train_extra
 from jax_softmax.errors import InputError
-from jax_softmax.training.config import TrainConfig
+from jax_softmax.training import atomic, run_files
 from jax_softmax.training.metrics import Evaluation
 from jax_softmax.training.model import FitResult
 
-_MODEL = "model.safetensors"
-_CONFIG = "config.json"
-_METRICS = "metrics.json"
-_HISTORY = "history.jsonl"
+_READ = (run_files.MODEL, run_files.CONFIG, run_files.HISTORY, run_files.METRICS)
 _CURVE, _CONFUSION, _WEIGHTS = "learning_curve.png", "confusion_matrix.png", "class_weights.png"
-_FILES = (_MODEL, _CONFIG, _METRICS, _HISTORY, _CURVE, _CONFUSION, _WEIGHTS)
-_MEASURED = ("compile_seconds", "train_seconds", "device")
-_FORMAT = "jax_softmax.classifier.1"
+_FILES = (*_READ, _CURVE, _CONFUSION, _WEIGHTS)
+# How often a folder is read again that is replaced while it is read.
+_READINGS = 100
+
+
+class RunExistsError(InputError):
+    """A run is there already, or a folder that another made meanwhile, and is not replaced."""
 
 
 @needs_train_extra()
@@ -46,7 +39,13 @@ def save_run(
 
     It holds `config.json`, `metrics.json`, `history.jsonl` (a line an epoch), `model.safetensors`
     (`kernel [D, V]`, `bias [V]` and, as metadata, the preprocessing), `learning_curve.png`, for
-    images `class_weights.png`, and with an evaluation `confusion_matrix.png`. No pickle.
+    images `class_weights.png`, and with an evaluation `confusion_matrix.png`. No pickle. SHA-256
+    digests in the files show damage to them. But for the times in `metrics.json`, the same training
+    gives the same bytes.
+
+    The folder gets its name in one step, once the disk holds it; a run that is replaced is there
+    until then. Of several that write one folder at once, one does, and the others raise. A link
+    stays a link: what it leads to is written.
 
     Args:
       result: what `fit` returned.
@@ -60,19 +59,13 @@ def save_run(
 
     Raises:
       InputError: if the folder is there and `overwrite` is False, or it is not a run, or it cannot
-        be written, or the extra `[train]` is not installed.
+        be written, or the result has values that cannot be read back (numbers that are not finite,
+        class names that are not distinct strings), or the extra `[train]` is not installed.
     """
-    target = Path(run_dir)
-    check_run_dir(target, overwrite=overwrite)
-    try:
-        with _parents_of(target), _work_folder(target) as work:
-            written = work / "run"
-            written.mkdir()
-            _write(written, result, metrics or {}, evaluation)
-            _put_in_place(written, target, aside=work / "replaced")
-    except OSError as error:
-        raise InputError(f"run folder {target}: cannot be written ({error}).") from error
-    return target
+    import safetensors  # noqa: F401 - before anything is said of the folder
+
+    place = check_run_dir(run_dir, overwrite=overwrite)
+    return write_run(place, result, metrics=metrics, evaluation=evaluation)
 
 
 @needs_train_extra()
@@ -83,101 +76,121 @@ def load_run(run_dir: str | os.PathLike[str]) -> FitResult:
       InputError: if the folder or one of its files is missing, damaged, or another program's, or
         the extra `[train]` is not installed.
     """
-    from safetensors import SafetensorError, safe_open
+    import safetensors  # noqa: F401 - before anything is said of the folder
 
+    return read_run(run_dir)[0]
+
+
+def read_run(run_dir: str | os.PathLike[str]) -> tuple[FitResult, dict[str, Any]]:
+    """What `load_run` gives, and what `metrics.json` says."""
     folder = Path(run_dir)
-    path = _file(folder, _MODEL)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = file.metadata() or {}
-            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as a safetensors file ({error}).") from error
-    if about.get("format") != _FORMAT:
-        raise InputError(
-            f"{path}: expected a model that `jax-softmax train` saved ({_FORMAT}), got "
-            f"{about.get('format', 'a file without that mark')}; give another run folder."
-        )
-    try:
-        class_names = tuple(json.loads(about["class_names"]))
-        feature_shape = tuple(json.loads(about["feature_shape"]))
-        feature_scale = float(about["feature_scale"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: its metadata are damaged ({error!r}).") from error
-    expected = {
-        "kernel": (math.prod(feature_shape), len(class_names)),
-        "bias": (len(class_names),),
-    }
-    shapes = {name: value.shape for name, value in params.items()}
-    if shapes != expected:
-        raise InputError(f"{path}: expected arrays of shapes {expected}, got {shapes}.")
-    metrics = read_metrics(folder)
-    settings, lines = _file(folder, _CONFIG), _file(folder, _HISTORY)
-    try:
-        config = TrainConfig(**json.loads(settings.read_text()))
-        history = tuple(map(json.loads, lines.read_text().splitlines()))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{folder}: {_CONFIG} or {_HISTORY} is damaged ({error}).") from error
-    return FitResult(
-        params=params,
-        feature_shape=feature_shape,
-        feature_scale=feature_scale,
-        class_names=class_names,
-        config=config,
-        history=history,
-        **{name: metrics[name] for name in _MEASURED},
-    )
+    return run_files.decode(_contents(folder), lambda name: folder / name)
 
 
-def read_metrics(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `metrics.json` of a run folder says.
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a run is to be, as `check_run_dir` found it.
+
+    Attributes:
+      given: the path that was asked for.
+      path: the same, or what it leads to where it is a link.
+      empty: an empty folder was there.
+      overwrite: whether a run there is replaced.
+    """
+
+    given: Path
+    path: Path
+    empty: bool
+    overwrite: bool
+
+
+def check_run_dir(run_dir: str | os.PathLike[str], *, overwrite: bool) -> Place:
+    """Where a run is to be: asked before a training, none is lost to a folder that cannot be made.
+
+    Removes what processes that were killed left beside it.
 
     Raises:
-      InputError: if it is missing or damaged.
+      InputError: if a run cannot be written there.
     """
-    path = _file(Path(run_dir), _METRICS)
+    given = Path(run_dir)
     try:
-        metrics = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: is damaged ({error}).") from error
-    if not isinstance(metrics, dict) or not metrics.keys() >= {*_MEASURED}:
-        raise InputError(f"{path}: is damaged (expected {', '.join(_MEASURED)} in it).")
-    return metrics
+        path = Path(os.path.realpath(given)) if given.is_symlink() else given
+        atomic.sweep(path.parent)
+        if path.name in ("", ".."):
+            raise InputError(f"run folder {given}: expected the path of a folder that can be made.")
+        _check_that_it_can_be_made(path, given)
+        empty = os.path.lexists(path) and _check_what_is_there(path, given, overwrite)
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise InputError(f"run folder {given}: cannot be made ({error}).") from error
+    return Place(given, path, empty, overwrite)
 
 
-def check_run_dir(run_dir: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Raises InputError if `save_run` would refuse the folder: asked first, no training is lost."""
-    target = Path(run_dir)
-    if target.name in ("", ".."):
-        raise InputError(f"run folder {target}: expected the path of a folder that can be made.")
-    if not os.path.lexists(target):
-        above = next(path for path in target.absolute().parents if os.path.lexists(path))
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            raise InputError(
-                f"run folder {target}: cannot be made, for {above} is no folder that can be "
-                f"written to."
-            )
-        return
-    if not target.is_dir():
-        raise InputError(f"run folder {target}: expected a folder or nothing, got a file.")
-    if not any(target.iterdir()):
-        return
-    if not (target / _MODEL).is_file():
+def write_run(
+    place: Place,
+    result: FitResult,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    evaluation: Evaluation | None = None,
+) -> Path:
+    """Writes a run folder where `check_run_dir` found that it can be; else as `save_run`."""
+    contents = run_files.encode(result, metrics or {})
+    try:
+        with _parents_of(place.path), atomic.work_folder(place.path.parent) as written:
+            written.mkdir()
+            for name, data in contents.items():
+                (written / name).write_bytes(data)
+            _draw(written, result, evaluation)
+            atomic.sync_folder(written)
+            _put_in_place(written, place)
+    except OSError as error:
+        raise InputError(f"run folder {place.given}: cannot be written ({error}).") from error
+    return place.given
+
+
+def _check_that_it_can_be_made(path: Path, given: Path) -> None:
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise InputError(
-            f"run folder {target}: holds files but no {_MODEL}, so it is no run and will not be "
-            f"replaced; give another folder."
+            f"run folder {given}: cannot be made, for {above} is no folder that can be written to."
         )
-    others = sorted(path.name for path in target.iterdir() if path.name not in _FILES)
+    names = path.absolute().relative_to(above).parts
+    longest = atomic.longest_work_path(path.parent, max(_FILES, key=len))
+    for probe in (path, longest, *(above / name for name in names)):
+        # The system says of each name whether it is too long, be it there or not.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            probe.lstat()
+    if os.path.ismount(path):
+        raise InputError(
+            f"run folder {given}: is a mount point, which cannot be replaced; give a folder in it."
+        )
+
+
+def _check_what_is_there(path: Path, given: Path, overwrite: bool) -> bool:
+    """Whether it is an empty folder; raises if it may not become the run's."""
+    if not path.is_dir():
+        raise InputError(f"run folder {given}: expected a folder or nothing, got a file.")
+    names = {entry.name for entry in path.iterdir()}
+    if not names:
+        return True
+    if run_files.MODEL not in names:
+        raise InputError(
+            f"run folder {given}: holds files but no {run_files.MODEL}, so it is no run and will "
+            f"not be replaced; give another folder."
+        )
+    others = sorted(names - {*_FILES})
     if others:
         raise InputError(
-            f"run folder {target}: holds files of others ({', '.join(others[:5])}), which would be "
+            f"run folder {given}: holds files of others ({', '.join(others[:5])}), which would be "
             f"lost; give another folder."
         )
     if not overwrite:
-        raise InputError(
-            f"run folder {target}: a run is there already; give another folder, or --overwrite "
+        raise RunExistsError(
+            f"run folder {given}: a run is there already; give another folder, or --overwrite "
             f"(overwrite=True)."
         )
+    return False
 
 
 @contextlib.contextmanager
@@ -192,49 +205,34 @@ def _parents_of(target: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):  # not empty: another's
                 folder.rmdir()
         raise
+    for folder in made:
+        atomic.sync(folder.parent)
 
 
-@contextlib.contextmanager
-def _work_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target`, so that what is made there can be renamed to it; then removed."""
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+def _put_in_place(written: Path, place: Place) -> None:
+    def check(replaced: Path) -> None:
+        _check_what_is_there(replaced, place.given, overwrite=True)
+
+    if place.overwrite:
+        atomic.replace(written, place.path, check)
+        return
     try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if place.empty:
+            atomic.put_in_empty(written, place.path)
+        else:
+            atomic.put_new(written, place.path)
+    except OSError as error:
+        if not os.path.lexists(place.path):
+            raise
+        raise RunExistsError(
+            f"run folder {place.given}: another has made it meanwhile, and it is not replaced; "
+            f"give another folder, or --overwrite (overwrite=True)."
+        ) from error
 
 
-def _put_in_place(written: Path, target: Path, aside: Path) -> None:
-    try:
-        if os.path.lexists(target):
-            target.rename(aside)
-        written.rename(target)
-    finally:
-        if os.path.lexists(aside) and not os.path.lexists(target):
-            aside.rename(target)
-
-
-def _write(
-    folder: Path, result: FitResult, metrics: Mapping[str, Any], evaluation: Evaluation | None
-) -> None:
-    from safetensors.numpy import save_file
-
+def _draw(folder: Path, result: FitResult, evaluation: Evaluation | None) -> None:
     from jax_softmax.training import pictures
 
-    about = {
-        "format": _FORMAT,
-        "feature_shape": json.dumps(result.feature_shape),
-        "feature_scale": repr(result.feature_scale),
-        "class_names": json.dumps(result.class_names),
-    }
-    params = {name: np.ascontiguousarray(value) for name, value in result.params.items()}
-    save_file(params, folder / _MODEL, metadata=about)
-    (folder / _MODEL).chmod(0o644)  # safetensors makes private files; the others are not
-    _write_json(folder / _CONFIG, dataclasses.asdict(result.config))
-    own = {name: getattr(result, name) for name in _MEASURED} | {"versions": versions()}
-    _write_json(folder / _METRICS, own | dict(metrics))
-    lines = "".join(json.dumps(record) + "\n" for record in result.history)
-    (folder / _HISTORY).write_text(lines)
     pictures.learning_curve(result.history).savefig(folder / _CURVE)
     if evaluation is not None:
         pictures.confusion_matrix(evaluation).savefig(folder / _CONFUSION)
@@ -242,16 +240,39 @@ def _write(
         pictures.class_weights(result).savefig(folder / _WEIGHTS)
 
 
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that decide a result."""
-    names = ("jax-softmax", "jax", "jaxlib", "optax", "numpy")
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in names
-    }
+def _contents(folder: Path) -> run_files.Contents:
+    """The files of a run, all of one: it is read again where it is replaced meanwhile."""
+    try:
+        for _ in range(_READINGS):
+            before = _identity(folder) or _identity_once_replaced(folder)
+            try:
+                contents = {name: _file(folder, name).read_bytes() for name in _READ}
+            except (OSError, InputError):
+                if _identity(folder) == before:
+                    raise
+            else:
+                if _identity(folder) == before:
+                    return contents
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise InputError(f"run folder {folder}: cannot be read ({error}).") from error
+    raise InputError(f"run folder {folder}: cannot be read, for it is replaced all the time.")
 
 
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _identity_once_replaced(folder: Path) -> tuple[int, int] | None:
+    """Where nothing is there because it is being replaced, and the system cannot swap folders."""
+    path = Path(os.path.realpath(folder))
+    atomic.sweep(path.parent, wait_for=path.name)
+    return _identity(folder)
 
 
 def _file(folder: Path, name: str) -> Path:

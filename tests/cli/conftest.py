@@ -16,6 +16,7 @@ from jax_softmax import load_dataset
 from jax_softmax.cli import main
 from jax_softmax.datasets import network
 from jax_softmax.training import pictures
+from jax_softmax.training.run_files import BLANK, sealed
 
 # Read before `surroundings` hides it from the code under test.
 _CONFIGURED = os.environ.get("JAX_SOFTMAX_RAW_DIR")
@@ -85,6 +86,19 @@ def tree():
         }
 
     return of
+
+
+@pytest.fixture
+def with_metrics():
+    """Changes what a run's `metrics.json` says, its digest too; a None takes an entry out."""
+
+    def change(run: Path, **changes: object) -> None:
+        path = Path(run) / "metrics.json"
+        said = json.loads(path.read_text()) | changes | {"sha256": BLANK.decode()}
+        kept = {name: value for name, value in said.items() if value is not None}
+        path.write_bytes(sealed(json.dumps(kept).encode()))
+
+    return change
 
 
 @pytest.fixture

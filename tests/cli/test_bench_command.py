@@ -9,6 +9,7 @@ import pytest
 import jax_softmax.benchmark as benchmark
 from jax_softmax.benchmark import Record, Report, suites
 from jax_softmax.benchmark.jit_suite import gradient_case
+from jax_softmax.cli.options import OutputOptions
 from tests.benchmark.shared import MACHINE
 
 BASE = Record(
@@ -82,6 +83,7 @@ def test_the_report(command, records_are, cwd):
     assert "  PyTorch: skipped: PyTorch is not installed" in lines
     assert lines[-1] == "2 timed, 1 DIFFER and were not timed, 1 skipped, in 12.3 s"
     found = json.loads((cwd / "b.json").read_text())
+    OutputOptions(json=cwd / "b.json").check_json()  # may be replaced
     assert [r["contender"] for r in found] == ["copy (z * c)", "jax_softmax", "optax", "PyTorch"]
     assert all(record["jax_version"] == "0.10.2" for record in found)
     assert not any(isinstance(value, dict | list) for r in found for value in r.values())

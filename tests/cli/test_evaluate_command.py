@@ -41,14 +41,48 @@ def test_another_source_is_said_to_be_another(iris, real_data, command):
     assert "trained on another: scikit-learn's bundled copy" in outcome.out
 
 
-def test_data_that_have_moved_are_said_to_be_where_the_run_was_trained(iris, command):
+def test_data_that_have_moved_are_said_to_be_where_the_run_was_trained(iris, command, with_metrics):
     shutil.copytree(iris.run, "run")
-    metrics = json.loads(Path("run/metrics.json").read_text())
-    Path("run/metrics.json").write_text(json.dumps(metrics | {"raw_dir": "/moved/away"}))
+    with_metrics("run", raw_dir="/moved/away")
     outcome = command("evaluate", "run")
     assert outcome.code == 2
     assert "/moved/away" in outcome.err
     assert "The run was trained on what was there; give --raw-dir" in outcome.err
+
+
+def _compared(outcome):
+    (record,) = json.loads(Path("seen.json").read_text())
+    return record["compared_with_training"], " ".join(outcome.out.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "word", "words"),
+    [
+        ({}, "same", "result the same as training measured"),
+        ({"test_loss": 1 + 1e-7}, "rounding", "same as training measured, but for rounding"),
+        ({"test_loss": 1.01}, "differs", "DIFFERS from what training measured on the same examp"),
+        ({"test_accuracy": 0.5}, "differs", "accuracy 0.5000"),
+        ({"test_sha256": "0" * 64}, "other data", "not the examples that training measured on"),
+        ({"test_sha256": None}, "other data", "not the examples that training measured on"),
+    ],
+)
+def test_the_result_is_compared_with_what_training_measured(
+    changes, word, words, iris, command, with_metrics
+):
+    shutil.copytree(iris.run, "run")
+    if "test_loss" in changes:
+        changes = {"test_loss": changes["test_loss"] * iris.metrics["test_loss"]}
+    with_metrics("run", **changes)
+    outcome = command("evaluate", "run", "--json", "seen.json")
+    assert (outcome.code, outcome.err) == (0, "")
+    compared, said = _compared(outcome)
+    assert compared == word
+    assert words in said
+
+
+def test_another_dataset_is_not_compared(iris, real_data, command):
+    outcome = command("evaluate", iris.run, "--raw-dir", real_data, "--json", "seen.json")
+    assert _compared(outcome)[0] in ("same", "other data")
 
 
 def test_the_report_and_the_record(iris, command):
@@ -73,11 +107,9 @@ def test_evaluation_writes_nothing_of_its_own(iris, command, tree, cwd):
     assert tree(cwd) == {}
 
 
-def test_a_run_that_does_not_say_its_dataset_asks_for_it(iris, command, cwd):
+def test_a_run_that_does_not_say_its_dataset_asks_for_it(iris, command, cwd, with_metrics):
     shutil.copytree(iris.run, cwd / "run")
-    metrics = iris.metrics
-    del metrics["dataset"]
-    (cwd / "run" / "metrics.json").write_text(json.dumps(metrics))
+    with_metrics("run", dataset=None)
     outcome = command("evaluate", "run")
     assert outcome.code == 2
     assert "does not say its dataset; name one after it" in outcome.err
@@ -90,9 +122,7 @@ def test_the_name_in_another_case_is_the_same_dataset(mnist, command):
     assert "trained on another" not in outcome.out
 
 
-def test_a_run_that_does_not_say_its_split_is_said_to(iris, command):
+def test_a_run_that_does_not_say_its_split_is_said_to(iris, command, with_metrics):
     shutil.copytree(iris.run, "copy")
-    metrics = Path("copy/metrics.json")
-    kept = {k: v for k, v in json.loads(metrics.read_text()).items() if k != "split_seed"}
-    metrics.write_text(json.dumps(kept))
+    with_metrics("copy", split_seed=None)
     assert "it may have been trained on these" in command("evaluate", Path("copy")).out

@@ -12,6 +12,7 @@ import pytest
 
 from jax_softmax import load_run
 from jax_softmax.cli import main
+from jax_softmax.cli.options import OutputOptions
 
 FILES = {
     "config.json",
@@ -27,6 +28,7 @@ METRICS = {
     "split_seed",
     "train_examples",
     "test_examples",
+    "test_sha256",
     "train_loss",
     "train_accuracy",
     "test_loss",
@@ -35,7 +37,10 @@ METRICS = {
     "train_seconds",
     "device",
     "versions",
+    "sha256",
+    "model_sha256",
 }
+OF_THE_FOLDER = {"versions", "sha256", "model_sha256"}
 QUICK = ("--epochs", 2)
 
 pytestmark = pytest.mark.usefixtures("no_pictures")  # not in the shared runs, which come before
@@ -95,7 +100,7 @@ def test_the_report_says_data_device_scores_and_folder(iris):
 def test_json_is_a_list_of_flat_records(iris):
     (record,) = json.loads((iris.run.parent / "train.json").read_text())
     assert all(isinstance(value, str | int | float) for value in record.values())
-    assert record.keys() == METRICS - {"versions"} | {"run_dir"}
+    assert record.keys() == METRICS - OF_THE_FOLDER | {"run_dir"}
     assert record["test_accuracy"] == iris.metrics["test_accuracy"]
 
 
@@ -164,18 +169,41 @@ def test_json_through_a_link_goes_to_what_it_leads_to(command, cwd):
     assert json.loads((cwd / "real.json").read_text())[0]["dataset"] == "iris"
 
 
-def test_json_replaces_an_older_file(command, cwd):
-    (cwd / "out.json").write_text("[" + "1, " * 10_000)
+def test_json_replaces_an_older_file(command, cwd, iris):
+    assert command("evaluate", iris.run, "--json", "out.json").code == 0
+    older = json.loads((cwd / "out.json").read_text())
+    (cwd / "out.json").write_text(json.dumps(10_000 * older))
     assert command("train", "iris", *QUICK, "--run-dir", "run", "--json", "out.json").code == 0
     assert len(json.loads((cwd / "out.json").read_text())) == 1
     assert {path.name for path in cwd.iterdir()} == {"run", "out.json"}
 
 
-def test_json_does_not_replace_what_is_no_result(command, cwd):
-    (cwd / "notes.md").write_text("years")
+OTHERS = {
+    "words": "years",
+    "numbers": "[1, 2, 3]",
+    "lists": "[[1], [2]]",
+    "records": '[{"name": "Ada", "born": 1815}]',
+    "an object": '{"dataset": "mine", "source": "", "run_dir": "", "test_loss": 0}',
+    "cut": '[{"dataset": "iris", "source": "", "run_dir": "", "test_loss": 0}',
+    "nested": "[" * 200_000,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_json_does_not_replace_what_is_no_result(name, command, cwd):
+    (cwd / "notes.md").write_text(OTHERS[name])
     done = command("train", "iris", *QUICK, "--json", "notes.md")
     assert done.code == 2 and "--json notes.md: holds something else" in done.err
-    assert (cwd / "notes.md").read_text() == "years"
+    assert (cwd / "notes.md").read_text() == OTHERS[name]
+
+
+@pytest.mark.parametrize("words", ["evaluate {run}", "predict {run} row.csv"])
+def test_json_of_other_commands_may_be_replaced(words, command, cwd, iris):
+    (cwd / "row.csv").write_text("1,2,3,4\n")
+    words += " --json out.json"
+    assert command(*words.format(run=iris.run).split()).code == 0
+    assert len(json.loads((cwd / "out.json").read_text())) > 0
+    OutputOptions(json=Path("out.json")).check_json()
 
 
 def test_a_loss_that_went_up_is_pointed_out(command, cwd):

@@ -13,6 +13,7 @@ import pytest
 
 import jax_softmax.verification as verification
 from jax_softmax.cli import main
+from jax_softmax.cli.options import OutputOptions
 from jax_softmax.verification import CheckResult, pictures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +65,7 @@ def test_a_true_run_passes(command, cwd):
     table = r"^softmax, rule vjp\n  float32 +value +\d.*\n(   .*\n)*  float32 +gradient +\d"
     assert re.search(table, done.out, re.MULTILINE)
     records = json.loads((cwd / "v.json").read_text())
+    OutputOptions(json=cwd / "v.json").check_json()  # may be replaced
     assert done.out.splitlines()[-1].startswith(f"all {len(records)} checks passed in ")
     assert all(record["passed"] and record["platform"] == "cpu" for record in records)
 

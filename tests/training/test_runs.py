@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from plain_loops import assert_params_equal
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save, save_file
 
 from jax_softmax import InputError, TrainConfig, evaluate, fit, load_run, predict_proba, save_run
-from jax_softmax.training import pictures
+from jax_softmax.training import atomic, pictures
+from jax_softmax.training.run_files import BLANK, sealed, sha256
 
 FILES = {
     "config.json",
@@ -118,7 +121,7 @@ def test_images_with_more_axes_are_drawn(shape, tmp_path):
 
 def test_metrics_say_what_was_measured_where_and_with_what(runs, table_result):
     metrics = json.loads((runs / "table" / "metrics.json").read_text())
-    own = {"compile_seconds", "train_seconds", "device", "versions"}
+    own = {"compile_seconds", "train_seconds", "device", "versions", "sha256", "model_sha256"}
     assert metrics.keys() == own | {"dataset", "test_accuracy"}
     assert metrics["train_seconds"] == table_result.train_seconds
     assert metrics["versions"].keys() == {
@@ -236,21 +239,28 @@ def test_a_failure_midway_leaves_the_old_run(run, image_result, monkeypatch):
     assert _tree(run.parent) == before
 
 
+@pytest.mark.parametrize("swaps", [True, False])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("full")])
-def test_a_failure_between_old_and_new_leaves_the_old_run(run, image_result, error, monkeypatch):
+def test_a_failure_between_old_and_new_leaves_the_old_run(
+    run, image_result, error, swaps, monkeypatch
+):
+    """Where the system swaps folders, and where it takes one away and puts another there."""
     before = _tree(run.parent)
 
+    def swap(*_arguments):
+        raise error if swaps else OSError(errno.ENOSYS, "not here")
+
     def rename(self, target):
-        if self.name == "run" and target == run:  # the new one, to its place
+        if self.name == "new" and target == run:  # the new one, to its place
             raise error
         return original(self, target)
 
     original = Path.rename
+    monkeypatch.setattr(atomic, "_rename", swap)
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises((KeyboardInterrupt, InputError)):
         save_run(image_result, run, overwrite=True)
     monkeypatch.undo()
-    # What was set aside is back: the folder made to work in has its name, `run`, inside.
     assert _tree(run.parent) == before
 
 
@@ -267,50 +277,113 @@ def _truncate_model(run):
     path.write_bytes(path.read_bytes()[:-7])
 
 
-def _rewrite_model(params=None, **changes):
-    """Saves the model anew with other arrays or metadata; a None takes an entry out."""
+def _forge(params=None, config=None, history=None, measured=None, **about):
+    """Writes the run anew with something else in it and digests to match; a None drops an entry."""
 
     def damage(run):
-        about = {
-            "format": "jax_softmax.classifier.1",
-            "feature_shape": "[5]",
-            "feature_scale": "1.0",
-            "class_names": '["cat", "dog", "eel"]',
-        } | changes
-        about = {name: value for name, value in about.items() if value is not None}
-        path = run / "model.safetensors"
-        save_file(params or load_file(path), path, metadata=about)
+        model = run / "model.safetensors"
+        with safe_open(model, framework="numpy") as file:
+            said = json.loads(file.metadata()["jax_softmax"])
+        for name, lines in (("config.json", config), ("history.jsonl", history)):
+            if lines is not None:
+                (run / name).write_text(lines)
+        digests = {
+            "sha256": BLANK.decode(),
+            "config_sha256": sha256((run / "config.json").read_bytes()),
+            "history_sha256": sha256((run / "history.jsonl").read_bytes()),
+        }
+        said = _without_none(said | digests | about)
+        arrays = load_file(model) | (params or {})
+        model.write_bytes(sealed(save(arrays, metadata={"jax_softmax": json.dumps(said)})))
+        said = json.loads((run / "metrics.json").read_text()) | (measured or {})
+        said |= {"sha256": BLANK.decode(), "model_sha256": sha256(model.read_bytes())}
+        (run / "metrics.json").write_bytes(sealed(json.dumps(_without_none(said)).encode()))
 
     return damage
 
+
+def _without_none(said):
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _another_programs(**metadata):
+    return lambda run: save_file({"w": np.zeros(3)}, run / "model.safetensors", metadata)
+
+
+KERNEL = np.zeros((5, 3), np.float32)
 
 DAMAGE = {
     "no model": (_drop("model.safetensors"), "no model.safetensors in it; give the folder"),
     "no config": (_drop("config.json"), "no config.json in it"),
     "no history": (_drop("history.jsonl"), "no history.jsonl in it"),
     "no metrics": (_drop("metrics.json"), "no metrics.json in it"),
-    "truncated model": (_truncate_model, "cannot be read as a safetensors file"),
+    "truncated model": (_truncate_model, "model.safetensors: is damaged .its SHA-256 is not the"),
     "empty model": (_write("model.safetensors", b""), "cannot be read as a safetensors file"),
     "words for a model": (_write("model.safetensors", b"hello there" * 9), "cannot be read as a"),
-    "another program's": (
-        _rewrite_model({"w": np.zeros(3)}, format="pt"),
-        r"expected a model that `jax-softmax train` saved \(jax_softmax.classifier.1\), got pt",
+    "nested model": (
+        _write("model.safetensors", b"\0\0\1\0\0\0\0\0" + b"[" * 65536),
+        "cannot be read as a safetensors file .*recursion",
     ),
-    "no mark": (_rewrite_model(format=None), "got a file without that mark"),
-    "other arrays": (_rewrite_model({"w": np.zeros(3)}), "expected arrays of shapes .*got .*'w'"),
-    "other shapes": (_rewrite_model(feature_shape="[4]"), r"\(4, 3\).*got .*\(5, 3\)"),
-    "no names": (_rewrite_model(class_names=None), "metadata are damaged .*class_names"),
-    "no scale": (_rewrite_model(feature_scale="wide"), "metadata are damaged .*wide"),
-    "config no json": (_write("config.json", b"{"), "config.json or history.jsonl is damaged"),
-    "config no text": (_write("config.json", b"\xff\xfe"), "config.json or history.jsonl is dam"),
-    "config another": (_write("config.json", b'{"lr": 1}'), "config.json or .* is damaged .*lr"),
-    "config bad": (_write("config.json", b'{"epochs": 0}'), "is damaged .*epochs: expected"),
-    "history no json": (_write("history.jsonl", b"{}\n{"), "history.jsonl is damaged"),
+    "another program's": (
+        _another_programs(format="pt"),
+        r"expected a model that `jax-softmax train` saved \(jax_softmax.classifier.2\), got pt",
+    ),
+    "no mark": (_another_programs(), "got a file without that mark"),
+    "an older version's": (
+        _another_programs(format="jax_softmax.classifier.1"),
+        "was saved by an older version .jax_softmax.classifier.1., without the digest .* train it",
+    ),
+    "a later version's": (
+        _forge(format="jax_softmax.classifier.3"),
+        "got jax_softmax.classifier.3",
+    ),
+    "other arrays": (_forge({"w": KERNEL}), "expected arrays of shapes .*got .*'w'"),
+    "other shapes": (_forge(feature_shape=[4]), r"\(4, 3\).*got .*\(5, 3\)"),
+    "shape a string": (_forge(feature_shape="5"), "feature_shape: expected integers .*got '5'"),
+    "shape of strings": (_forge(feature_shape=["5"]), "feature_shape: expected integers"),
+    "shape negative": (_forge(feature_shape=[-1, -5]), "feature_shape: expected integers"),
+    "no names": (_forge(class_names=None), "class_names: expected strings, got None"),
+    "names a string": (_forge(class_names="cat"), "class_names: expected strings, got 'cat'"),
+    "names of numbers": (_forge(class_names=[1, 2, 3]), "class_names: expected strings, got .1, 2"),
+    "names null": (_forge(class_names=["a", None, "c"]), "class_names: expected strings, got"),
+    "names twice": (_forge(class_names=["a", "b", "a"]), "distinct names, got 'a' twice"),
+    "scale a word": (_forge(feature_scale="wide"), "feature_scale: expected .*got 'wide'"),
+    "scale 0": (_forge(feature_scale=0), "feature_scale: expected a finite number above 0, got 0"),
+    "scale negative": (_forge(feature_scale=-1.0), "feature_scale: .*got -1.0"),
+    "scale nan": (_forge(feature_scale=np.nan), "feature_scale: .*got nan"),
+    "scale inf": (_forge(feature_scale=np.inf), "feature_scale: .*got inf"),
+    "scale huge": (_forge(feature_scale=10**400), "feature_scale: .*got 1000"),
+    "scale true": (_forge(feature_scale=True), "feature_scale: .*got True"),
+    "kernel nan": (_forge({"kernel": KERNEL * np.nan}), "kernel: expected finite numbers, got NaN"),
+    "kernel inf": (_forge({"kernel": KERNEL + np.inf}), "kernel: expected finite numbers, got NaN"),
+    "bias nan": (_forge({"bias": KERNEL[0] * np.nan}), "bias: expected finite numbers"),
+    "integers": (_forge({"kernel": KERNEL.astype(np.int32)}), "kernel: expected floating .*int32"),
+    "config no json": (_forge(config="{"), "config.json: is damaged .*Expecting"),
+    "config nested": (_forge(config="[" * 100_000), "config.json: is damaged .*recursion"),
+    "config no text": (_write("config.json", b"\xff\xfe"), "config.json: is damaged"),
+    "config another": (_forge(config='{"lr": 1}'), "config.json: is damaged .*lr"),
+    "config a list": (_forge(config="[1]"), "config.json: is damaged"),
+    "config bad": (_forge(config='{"epochs": 0}'), "is damaged .*epochs: expected .*got 0.;"),
+    "history no json": (_forge(history="{}\n{"), "history.jsonl: is damaged"),
+    "history nested": (_forge(history="[" * 100_000), "history.jsonl: is damaged .*recursion"),
+    "history a list": (_forge(history="[1]\n"), "history.jsonl: is damaged .line 1: expected na"),
+    "history of words": (_forge(history='{"epoch": "1"}\n'), "line 1: expected names with numbers"),
+    "history cut": (_forge(history='{"epoch": 2, "train_loss": 1}\n'), "line 1: expected epoch 1"),
     "metrics no json": (_write("metrics.json", b"[1,"), "metrics.json: is damaged"),
+    "metrics nested": (_write("metrics.json", b"[" * 100_000), "metrics.json: is damaged .*recurs"),
     "metrics no text": (_write("metrics.json", b"\xff"), "metrics.json: is damaged"),
-    "metrics a list": (_write("metrics.json", b"[1]"), "metrics.json: is damaged .*expected comp"),
-    "metrics poor": (_write("metrics.json", b"{}"), "metrics.json: is damaged .*train_seconds"),
+    "metrics a list": (_write("metrics.json", b"[1]"), "metrics.json: is damaged .*expected names"),
+    "metrics poor": (_write("metrics.json", b"{}"), "metrics.json: is damaged .its SHA-256 is not"),
+    "metrics no time": (_forge(measured={"train_seconds": None}), "damaged .*train_seconds"),
+    "metrics bad time": (_forge(measured={"train_seconds": -1}), "damaged .*train_seconds"),
+    "metrics no device": (_forge(measured={"device": 3}), "damaged .*device"),
 }
+
+
+def test_a_forged_run_with_nothing_else_in_it_loads(run):
+    """So what the others say is of what is in them."""
+    _forge()(run)
+    assert load_run(run).class_names == ("cat", "dog", "eel")
 
 
 @pytest.mark.parametrize("name", DAMAGE)
