@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from jax_softmax.errors import InputError
+from jax_softmax.errors import InputError, TrainingWarning
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -118,3 +119,18 @@ def note(words: str) -> Iterator[None]:
     finally:
         if shown:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def training_warnings_said() -> Iterator[None]:
+    """Says warnings of training as commands say things, once it is done; a failure says its own."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TrainingWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, TrainingWarning):
+            print(f"jax-softmax: {warning.message}", file=sys.stderr)
+        else:
+            warnings.showwarning(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )

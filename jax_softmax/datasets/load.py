@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import overload
 
+from jax_softmax._checks import is_integer, shown
 from jax_softmax._extras import needs_train_extra
 from jax_softmax.datasets import bundled, network, prepared, raw
 from jax_softmax.datasets.assemble import assemble
@@ -49,10 +51,12 @@ def load_dataset(
       InputError: The name is unknown, or no source has the dataset intact; the message says what
         to place, and where. Or the extra `[train]` is not installed.
     """
+    if not isinstance(name, str):
+        raise InputError(f"name: expected a dataset's name such as 'iris', got {shown(name)}.")
     entry = find_entry(name)
-    if not 0 <= seed < 2**32:
-        raise InputError(f"expected a seed from 0 to 2**32 - 1, got {seed}; choose another.")
-    tables, source = _read(entry, _path(raw_dir), _path(data_dir))
+    if not (is_integer(seed) and 0 <= seed < 2**32):
+        raise InputError(f"expected a seed from 0 to 2**32 - 1, got {shown(seed)}; choose another.")
+    tables, source = _read(entry, _path("raw_dir", raw_dir), _path("data_dir", data_dir))
     return assemble(entry, tables, source, seed)
 
 
@@ -72,10 +76,12 @@ def _read(entry: Entry, raw_dir: Path | None, data_dir: Path | None) -> tuple[Ta
 
 
 def _read_from_surroundings(entry: Entry) -> tuple[Tables, str]:
-    raw_dir = _path(os.environ.get(RAW_DIR_VARIABLE) or None)
+    raw_dir = _path(RAW_DIR_VARIABLE, os.environ.get(RAW_DIR_VARIABLE) or None)
     if raw_dir and raw.has_any(entry, raw_dir):
         return raw.read(entry, raw_dir)
-    data_dir = Path(os.environ.get(DATA_DIR_VARIABLE) or "~/tensorflow_datasets").expanduser()
+    data_dir = _path(
+        DATA_DIR_VARIABLE, os.environ.get(DATA_DIR_VARIABLE) or "~/tensorflow_datasets"
+    )
     folder = prepared.find(entry, data_dir)
     if folder:
         return prepared.read(entry, folder)
@@ -105,5 +111,16 @@ def _nowhere(entry: Entry, raw_dir: Path | None, data_dir: Path, failure: str) -
     )
 
 
-def _path(folder: str | os.PathLike[str] | None) -> Path | None:
-    return None if folder is None else Path(folder).expanduser()
+@overload
+def _path(name: str, folder: None) -> None: ...
+@overload
+def _path(name: str, folder: str | os.PathLike[str]) -> Path: ...
+def _path(name: str, folder: str | os.PathLike[str] | None) -> Path | None:
+    if folder is None:
+        return None
+    try:
+        return Path(folder).expanduser()
+    except (TypeError, RuntimeError) as error:  # RuntimeError: a home that is not known
+        raise InputError(
+            f"{name}: expected the path of a folder, got {shown(folder)} ({error})."
+        ) from error

@@ -11,15 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_softmax._checks import shown
 from jax_softmax._extras import needs_train_extra
+from jax_softmax.errors import InputError
 from jax_softmax.ops import softmax, softmax_cross_entropy_with_integer_labels
-from jax_softmax.training.examples import (
-    Examples,
-    check_examples,
-    check_features,
-    check_labels,
-    fit_dtype,
-)
+from jax_softmax.training.examples import Examples, check_examples, check_features, fit_dtype
+from jax_softmax.training.labels import check_labels
 from jax_softmax.training.model import SoftmaxModel
 from jax_softmax.training.step import Params
 
@@ -83,7 +80,8 @@ def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
 
     Args:
       model: what `fit` or `load_run` returned.
-      examples: `features [N, ...]` as stored (the model scales them) and `labels [N]` or one-hot.
+      examples: `features [N, ...]` as stored (the model scales them) and `labels [N]`, integers
+        or names of the model's classes, or one-hot.
 
     Raises:
       InputError: if the features are not finite or not the model's width, or a label is none of its
@@ -95,9 +93,10 @@ def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
     >>> evaluate(fit(split, TrainConfig(learning_rate=1.0)), split).accuracy
     1.0
     """
+    _check_model(model)
     check_examples("examples", examples, ("features", "labels"))
     features = check_features(examples.features, model.feature_shape)
-    labels, _ = check_labels(examples.labels, len(features), len(model.class_names))
+    labels, _ = check_labels(examples.labels, len(features), model.class_names)
     losses, predictions = _in_blocks(_losses_and_predictions, model, features, labels)
     return Evaluation(
         loss=float(losses.mean(dtype=np.float64)),
@@ -118,16 +117,26 @@ def predict(model: SoftmaxModel, features: Any) -> np.ndarray:
     Raises:
       InputError: if they are not finite or not the model's width.
     """
+    _check_model(model)
     (classes,) = _in_blocks(_likeliest, model, check_features(features, model.feature_shape))
     return classes
 
 
 def predict_proba(model: SoftmaxModel, features: Any) -> np.ndarray:
     """Class probabilities, `[N, V]`, rows summing to 1; arguments as for `predict`."""
+    _check_model(model)
     (probabilities,) = _in_blocks(
         _probabilities, model, check_features(features, model.feature_shape)
     )
     return probabilities
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, SoftmaxModel):
+        raise InputError(
+            f"model: expected what fit or load_run returned, got {shown(model)}; "
+            f"load_run reads a run folder."
+        )
 
 
 @jax.jit
