@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import optax
 
@@ -25,10 +25,12 @@ from jax_softmax.training.step import (
     Params,
     TrainState,
     epoch_orders,
+    initial_state,
     is_full_batch,
     run_epochs,
     sgd,
     steps_per_epoch,
+    transposed,
 )
 
 # Row numbers of shuffled examples handed to one call: 64 MB.
@@ -166,18 +168,23 @@ class _Run:
         self.about = about
         self.learning_rate = config.learning_rate if optimizer is None else 1.0
         self.optimizer = _sgd(config, len(labels)) if optimizer is None else optimizer
-        self.state = TrainState(params, self.optimizer.init(params))
+        self.state = TrainState(params, self._initial_state(optimizer is not None, params))
         self.full_batch = is_full_batch(config.batch_size, len(labels))
         self.rng = np.random.default_rng(config.seed)
         self.orders: np.ndarray | None = None
         features = fit_dtype(features, self.dtype)
-        if np.issubdtype(features.dtype, np.floating):
-            features = features.astype(self.dtype)
+        floating = np.issubdtype(features.dtype, np.floating)
+        # Copies, for the caller may write to the examples meanwhile, and jax.device_put may take an
+        # array's memory as it is. (Not of JAX: its copies are two more programs to compile.)
+        features = np.array(features, self.dtype if floating else None)
         scale = np.asarray(about["feature_scale"], self.dtype)
-        # Copies, for the caller may write to the examples meanwhile. (Not jax.device_put, which may
-        # take an array's memory as it is, whether may_alias is False or not.)
-        self.data = Batches(jnp.array(features), jnp.array(labels), scale)
+        self.data = Batches(jax.device_put(features), jax.device_put(np.array(labels)), scale)
         self.layout = layout_for(self.data.features)
+
+    def _initial_state(self, own_optimizer: bool, params: Params) -> Any:
+        if own_optimizer or self.config.momentum:
+            return initial_state(params, optimizer=self.optimizer)
+        return self.optimizer.init(params)  # no arrays of these shapes: no program
 
     def advance(self, count: int, calls_epochs: int, *, upcoming: int) -> tuple[float, np.ndarray]:
         """Runs the next `count` epochs; seconds and their `[count]` losses.
@@ -188,7 +195,7 @@ class _Run:
         started = time.perf_counter()
         # With room for one only, XLA:CPU lays the epoch out otherwise and rounds otherwise.
         calls_epochs = max(2, calls_epochs)
-        self.state, losses = run_epochs(
+        self.state, all_losses = run_epochs(
             self.state,
             self.data,
             self.orders if count else self._shuffled(0, calls_epochs),
@@ -201,7 +208,7 @@ class _Run:
             layout=self.layout,
         )
         self.orders = self._shuffled(upcoming, calls_epochs) if upcoming else None
-        losses = np.asarray(losses)[:count]
+        losses = np.asarray(all_losses)[:count]
         return time.perf_counter() - started, losses
 
     def _shuffled(self, count: int, calls_epochs: int) -> np.ndarray | None:
@@ -217,7 +224,7 @@ class _Run:
         """The parameters as they stand, in their public layout."""
         params = self.state.params
         return SoftmaxModel(
-            params={"kernel": params["kernel"].T, "bias": params["bias"]},
+            params={"kernel": transposed(params["kernel"]), "bias": params["bias"]},
             **self.about,
         )
 

@@ -18,6 +18,7 @@ from jax_softmax.ops import softmax, softmax_cross_entropy_with_integer_labels
 from jax_softmax.training.examples import Examples, check_examples, check_features, fit_dtype
 from jax_softmax.training.labels import check_labels
 from jax_softmax.training.model import SoftmaxModel
+from jax_softmax.training.programs import latest_programs
 from jax_softmax.training.step import Params
 
 # Features or logits in a block of examples: 32 MB once they are float32.
@@ -139,21 +140,21 @@ def _check_model(model: object) -> None:
         )
 
 
-@jax.jit
+@latest_programs()
 def _losses_and_predictions(
     params: Params, scale: jax.Array, features: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     logits = _logits(params, features, scale)
     losses = softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses, jnp.argmax(logits, -1).astype(jnp.int32)
+    return losses, _first_largest(logits)
 
 
-@jax.jit
+@latest_programs()
 def _likeliest(params: Params, scale: jax.Array, features: jax.Array) -> tuple[jax.Array]:
-    return (jnp.argmax(_logits(params, features, scale), -1).astype(jnp.int32),)
+    return (_first_largest(_logits(params, features, scale)),)
 
 
-@jax.jit
+@latest_programs()
 def _probabilities(params: Params, scale: jax.Array, features: jax.Array) -> tuple[jax.Array]:
     return (softmax(_logits(params, features, scale)),)
 
@@ -163,6 +164,13 @@ def _logits(params: Params, features: jax.Array, scale: jax.Array) -> jax.Array:
     kernel = params["kernel"]
     scaled = features.astype(kernel.dtype) * scale.astype(kernel.dtype)
     return scaled @ kernel + params["bias"][None, :]
+
+
+def _first_largest(logits: jax.Array) -> jax.Array:
+    """`jnp.argmax(logits, -1)`, of which JAX would keep something each time that it is compiled."""
+    largest = (logits == jnp.max(logits, -1, keepdims=True)) | jnp.isnan(logits)
+    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    return jnp.min(jnp.where(largest, classes, logits.shape[1]), -1)
 
 
 def _in_blocks(

@@ -77,8 +77,11 @@ def starting_params(params: Any, features: np.ndarray, classes: int) -> Params:
             raise InputError(f"params, {name}: expected real numbers, got dtype {array.dtype}.")
         if not np.isfinite(array).all():
             raise InputError(f"params, {name}: expected finite numbers, got NaN or infinite ones.")
-    dtype = jnp.promote_types(jnp.asarray(params["kernel"]).dtype, jnp.float32)
-    return {
-        "kernel": jnp.asarray(params["kernel"], dtype).T,
-        "bias": jnp.asarray(params["bias"], dtype),
+    # Copied and turned over by NumPy: each would be a program of JAX to compile.
+    dtype = jnp.promote_types(arrays["kernel"].dtype, jnp.float32)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    copies = {
+        "kernel": np.array(arrays["kernel"], dtype).T,
+        "bias": np.array(arrays["bias"], dtype),
     }
+    return jax.device_put(copies)
