@@ -25,6 +25,7 @@ ALLOWED = {
     "errors": set(),
     "_extras": {"errors"},
     "_checks": {"errors"},
+    "_fetch": set(),  # a process of its own, which starts the sooner
     "ops": set(),
     "datasets": {"_checks", "_extras", "errors"},
     "training": {"", "_checks", "_extras", "errors", "ops"},

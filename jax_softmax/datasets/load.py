@@ -31,7 +31,8 @@ def load_dataset(
     1. Raw files placed by hand, in `raw_dir` or `JAX_SOFTMAX_RAW_DIR`, checked against the
        SHA-256 that TFDS registers.
     2. A folder that TFDS has prepared, in `data_dir`, `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
-    3. The network, through TFDS, into the `downloads` folder of the latter two.
+    3. The network, at the addresses that TFDS registers, into the `downloads` folder of the latter
+       two.
     4. For iris and digits, the copy bundled with scikit-learn.
 
     An argument beats an environment variable of either kind, and is binding: where it does not
@@ -88,9 +89,11 @@ def _read_from_surroundings(entry: Entry) -> tuple[Tables, str]:
     if network.is_cached(entry, data_dir):
         return network.read(entry, data_dir)
     probe = network.Probe(entry.base_url + entry.file_sets[0][0])
-    # Import scikit-learn, or read its copy, while the host is thinking.
-    fallback = bundled.read(entry) if entry.bundled else None
-    failure = probe.failure()
+    try:
+        # Import scikit-learn, or read its copy, while the host is thinking.
+        fallback = bundled.read(entry) if entry.bundled else None
+    finally:
+        failure = probe.failure()
     if not failure:
         return network.read(entry, data_dir)
     if fallback:
