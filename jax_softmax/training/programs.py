@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import collections
 import functools
+import gc
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -20,6 +22,8 @@ R = TypeVar("R")
 # Shapes and settings whose programs are kept, for each function: more than people go back and forth
 # between, and few enough for the memory that they take.
 MOST = 32
+_DROPPED_TO_A_COLLECTION = 16
+_dropped = itertools.count(1)
 
 
 class LatestPrograms(Generic[P, R]):
@@ -53,9 +57,14 @@ class LatestPrograms(Generic[P, R]):
                 self._kept[key] = self.fresh()
             self._kept.move_to_end(key)
             while len(self._kept) > MOST:
-                # JAX holds on to a program until it is told, or collects what is in a circle.
-                self._kept.popitem(last=False)[1].clear_cache()
+                self._drop_the_oldest()
             return self._kept[key]
+
+    def _drop_the_oldest(self) -> None:
+        self._kept.popitem(last=False)[1].clear_cache()
+        # What was traced is in circles, and Python looks at old ones too seldom for its size.
+        if next(_dropped) % _DROPPED_TO_A_COLLECTION == 0:
+            gc.collect()
 
     def fresh(self) -> Any:
         """A `jax.jit` of its own: that of one function would share the programs of all."""
