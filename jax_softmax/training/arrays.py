@@ -43,6 +43,8 @@ def as_array(name: str, value: Any, dtype: Any = None) -> np.ndarray:
             f"{name}: expected an array, or rows of one length, got {type(value).__name__} "
             f"({str(error).partition(chr(10))[0]})."
         ) from error
+    if array.dtype == object and array.ndim == 0:
+        raise InputError(f"{name}: expected an array, got {type(value).__name__}.")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 

@@ -19,7 +19,7 @@ from jax_softmax.training.labels import check_labels, check_several_classes
 from jax_softmax.training.layout import layout_for
 from jax_softmax.training.metrics import evaluate
 from jax_softmax.training.model import FitResult, SoftmaxModel
-from jax_softmax.training.start import check_optimizer, check_types, starting_params
+from jax_softmax.training.start import check_held, check_optimizer, check_types, starting_params
 from jax_softmax.training.step import (
     Batches,
     Params,
@@ -94,6 +94,12 @@ def fit(
     labels, class_names = check_labels(train.labels, len(features), class_names)
     check_several_classes(labels, class_names)
     start = starting_params(params, features, len(class_names))
+    check_held(
+        start["bias"].dtype,
+        feature_scale=feature_scale,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+    )
     if optimizer is not None:
         check_optimizer(optimizer, start)
     about = {

@@ -54,6 +54,14 @@ def check_optimizer(optimizer: Any, params: Params) -> None:
         )
 
 
+def check_held(dtype: Any, **settings: float) -> None:
+    """Raises InputError if a setting is too large for the dtype that is computed in."""
+    for name, value in settings.items():
+        if value > float(np.finfo(dtype).max):
+            words = name.replace("_", " ") if name != "feature_scale" else name
+            raise InputError(f"{words}: expected a number that {dtype} holds, got {value!r}.")
+
+
 def starting_params(params: Any, features: np.ndarray, classes: int) -> Params:
     """The parameters to start from, checked, with the kernel as `[V, D]`."""
     width = features.shape[1]
@@ -75,13 +83,12 @@ def starting_params(params: Any, features: np.ndarray, classes: int) -> Params:
     for name, array in arrays.items():
         if array.dtype.kind in "cOSUTmMb":
             raise InputError(f"params, {name}: expected real numbers, got dtype {array.dtype}.")
-        if not np.isfinite(array).all():
-            raise InputError(f"params, {name}: expected finite numbers, got NaN or infinite ones.")
     # Copied and turned over by NumPy: each would be a program of JAX to compile.
     dtype = jnp.promote_types(arrays["kernel"].dtype, jnp.float32)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
-    copies = {
-        "kernel": np.array(arrays["kernel"], dtype).T,
-        "bias": np.array(arrays["bias"], dtype),
-    }
-    return jax.device_put(copies)
+    with np.errstate(over="ignore"):
+        copies = {name: np.array(array, dtype) for name, array in arrays.items()}
+    for name, copy in copies.items():
+        if not np.isfinite(copy).all():
+            raise InputError(f"params, {name}: expected finite numbers that {dtype} holds.")
+    return jax.device_put({"kernel": copies["kernel"].T, "bias": copies["bias"]})

@@ -82,6 +82,7 @@ NO_FEATURES = {
     "dates": (np.full((3, 2), "2020-01-01", "datetime64[D]"), "features.*datetime64"),
     "times": (np.ones((3, 2), "timedelta64[s]"), "features.*timedelta64"),
     "records": (np.zeros(3, [("a", float), ("b", float)]), "features.*numbers"),
+    "generator": ((row for row in FEATURES), "features.*generator"),
     "scalar": (1.0, r"features.*shape \[examples, width\]"),
     "complex": (FEATURES + 1j, "features.*complex128"),
     "one row": (FEATURES[0], r"features\[None\]"),
@@ -114,6 +115,7 @@ NO_PARAMS = {
     "words": ({"kernel": np.full((2, 2), "a"), "bias": np.zeros(2)}, "params.*kernel.*<U1"),
     "None": ({"kernel": None, "bias": np.zeros(2)}, "params"),
     "complex": ({"kernel": np.zeros((2, 2)) + 1j, "bias": np.zeros(2)}, "params.*complex128"),
+    "huge": ({"kernel": np.full((2, 2), 1e300), "bias": np.zeros(2)}, "params.*kernel.*float32"),
     "nan": ({"kernel": np.full((2, 2), NAN), "bias": np.zeros(2)}, "params.*finite"),
     "inf": ({"kernel": np.zeros((2, 2)), "bias": np.array([0.0, INF])}, "params.*bias.*finite"),
     "masked": ({"kernel": np.ma.zeros((2, 2)), "bias": np.zeros(2)}, "params.*kernel.*mask"),
@@ -190,6 +192,19 @@ CASES = [
         for v in (0.1, "fast", {"epochs": 3}, TrainConfig, [])
     ],
     *[
+        (
+            f"fit with {name}=1e300",
+            lambda _, name=name: fit(SPLIT, TrainConfig(**{name: 1e300})),
+            f"^{name.replace('_', ' ')}: expected a number that float32 holds",
+        )
+        for name in ("learning_rate", "weight_decay")
+    ],
+    (
+        "fit with feature_scale=1e300",
+        lambda _: fit(Split(FEATURES, LABELS, feature_scale=1e300), ONE_EPOCH),
+        "^feature_scale: expected a number that float32 holds",
+    ),
+    *[
         (f"fit params {name}", lambda _, v=v: fit(SPLIT, ONE_EPOCH, params=v), words)
         for name, (v, words) in NO_PARAMS.items()
     ],
@@ -265,6 +280,12 @@ def test_an_argument_of_the_wrong_kind(call, words, model):
 
 def test_the_table_is_long():
     assert len(CASES) >= 130 and len({name for name, *_ in CASES}) == len(CASES)
+
+
+def test_a_weight_decay_beyond_int32_is_a_number_as_any():
+    config = TrainConfig(weight_decay=2**31, learning_rate=1e-12, epochs=1)
+    assert type(config.weight_decay) is float
+    assert len(fit(SPLIT, config).history) == 1
 
 
 def test_an_unknown_keyword_is_pythons_own_error():
