@@ -1,4 +1,4 @@
-"""The one error type for things a person handed over that cannot be used."""
+"""The error of things a person handed over that cannot be used, and the warning of training."""
 
 from __future__ import annotations
 
@@ -8,4 +8,11 @@ class InputError(ValueError):
 
     The message says what was expected, what came and what to do about it. The commands print it
     and leave with exit code 2; from Python it is a `ValueError` like any other.
+    """
+
+
+class TrainingWarning(UserWarning):
+    """Training went on, but hardly well: features far from unit scale, or a loss that rose.
+
+    `warnings.simplefilter("error", TrainingWarning)` makes an error of it.
     """

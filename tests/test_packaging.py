@@ -278,7 +278,7 @@ def test_the_rest_names_the_extra(core):
         "load_run": "safetensors",
         "confusion": "scikit-learn",
         "per_class": "scikit-learn",
-        "iris": "requests",
+        "iris": "scikit-learn",
         "digits": "scikit-learn",
         "mnist": "tensorflow-datasets",
     }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import tempfile
 from pathlib import Path
 
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"
@@ -25,7 +27,34 @@ def use_compilation_cache() -> None:
         folder = Path(base).expanduser() / "jax_softmax" / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
+            _drop_exchanged(folder)
             os.environ[_FOLDER] = str(folder)
+
+
+def _drop_exchanged(folder: Path) -> None:
+    """Removes programs that lie under another's name, copied or moved there.
+
+    JAX runs what it finds under a name: at best it fails. What a name stood for when it was first
+    seen is kept in a file beside the folder.
+    """
+    index = folder.with_name(f"{folder.name}.json")
+    try:
+        known = dict(json.loads(index.read_text()))
+    except (OSError, ValueError, TypeError):  # not there, or damaged: nothing is known
+        known = {}
+    seen = {}
+    for path in folder.glob("*-cache"):
+        with contextlib.suppress(FileNotFoundError):  # removed by another process meanwhile
+            stat = path.stat()
+            seen[path.name] = [stat.st_ino, stat.st_size, stat.st_mtime_ns]
+            if known.get(path.name, seen[path.name]) != seen[path.name]:
+                path.unlink()
+                del seen[path.name]
+    if seen != known:
+        handle, name = tempfile.mkstemp(dir=index.parent)
+        with os.fdopen(handle, "w") as file:
+            json.dump(seen, file)
+        os.replace(name, index)
 
 
 def use_no_compilation_cache() -> None:

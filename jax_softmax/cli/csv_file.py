@@ -22,7 +22,8 @@ _MOST_EXTRA_COLUMNS = 1000
 def read_csv(path: Path, width: int) -> np.ndarray:
     """The rows of a CSV file, `[N, width]` finite numbers.
 
-    The first line is a header if any of its cells is not a number. Blank lines do not count.
+    The first line is a header if any of its cells is not a number, unless most of them are: that is
+    a row with something wrong. Blank lines do not count.
 
     Args:
       path: a text file in UTF-8 with commas between its cells.
@@ -94,11 +95,12 @@ def _header(places: Sequence[str], cells: pl.DataFrame, numbers: pl.DataFrame, w
     if cells.is_empty():
         return ""
     first = _used(cells.row(0))
-    for column, number in enumerate(numbers.row(0)[: len(first)], start=1):
-        if number is None:
-            _check_separator(places[0], first, width)
-            return f"{places[0]}: taken as a header (column {column} {_shown(first[column - 1])})."
-    return ""
+    words = [i for i, number in enumerate(numbers.row(0)[: len(first)]) if number is None]
+    if 2 * len(words) < len(first) or not words:
+        return ""
+    _check_separator(places[0], first, width)
+    column = words[0]
+    return f"{places[0]}: taken as a header (column {column + 1} {_shown(first[column])})."
 
 
 def _check_separator(place: str, cells: Sequence[str | None], width: int) -> None:
@@ -114,10 +116,18 @@ def _problem(cells: Sequence[str | None], numbers: Sequence[float | None], width
     """What is wrong with a row, to follow the name of its place."""
     given = len(_used(cells))
     if given != width:
-        hint = " Leave out the column of labels." if given == width + 1 else ""
+        hint = _column_too_many(cells, numbers[:given]) if given == width + 1 else ""
         return f": expected {width} numbers, as the model was trained on (got {given}).{hint}"
     column = next(i for i in range(width) if not _is_finite(numbers[i]))
     return f", column {column + 1}: expected a finite number, but it {_shown(cells[column])}."
+
+
+def _column_too_many(cells: Sequence[str | None], numbers: Sequence[float | None]) -> str:
+    """What to do where there is one cell more than there should be."""
+    word = next((i for i, number in enumerate(numbers) if number is None), len(numbers) - 1)
+    if word == len(numbers) - 1 or not cells[word]:
+        return " Leave out the column of labels."
+    return f" Leave out column {word + 1}, which {_shown(cells[word])}, or encode it."
 
 
 def _used(cells: Sequence[str | None]) -> Sequence[str | None]:

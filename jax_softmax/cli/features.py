@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +45,9 @@ def read_features(path: Path, model: SoftmaxModel) -> np.ndarray:
 def _read_npy(path: Path, model: SoftmaxModel) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:  # as np.load has them
+    except OSError:
+        raise
+    except Exception as error:  # a header may have np.load raise a dozen unrelated types
         # NumPy takes what it does not know for pickled objects, and says how to run them.
         why = "of numbers" if "pickle" in str(error) else str(error)
         raise InputError(f"{path}: expected a NumPy array file ({why}).") from error

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from jax_softmax.errors import InputError
+from jax_softmax.errors import InputError, TrainingWarning
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -144,3 +145,18 @@ def note(words: str) -> Iterator[None]:
     finally:
         if shown:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def training_warnings_said() -> Iterator[None]:
+    """Says warnings of training as commands say things, once it is done; a failure says its own."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TrainingWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, TrainingWarning):
+            print(f"jax-softmax: {warning.message}", file=sys.stderr)
+        else:
+            warnings.showwarning(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )

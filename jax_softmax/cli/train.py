@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,7 +12,7 @@ import tyro
 
 from jax_softmax.cli.arguments import number, one_of, whole_number, whole_number_or_none
 from jax_softmax.cli.measured import split_digest
-from jax_softmax.cli.options import DataOptions, note, progress_bar
+from jax_softmax.cli.options import DataOptions, note, progress_bar, training_warnings_said
 from jax_softmax.cli.report import evaluation_lines, train_report
 from jax_softmax.cli.stopping import signals
 from jax_softmax.errors import InputError
@@ -94,7 +93,6 @@ class Train(DataOptions):
             run_dir = self._write(place, result, metrics, test)
             signals.check(f"when the run had been saved; it is in {run_dir}")
         print("\n".join(train_report(dataset, result)))
-        _warn_of_divergence(result)
         print("\n".join(evaluation_lines(train=train, test=test)))
         print(f"\nrun folder  {run_dir}")
 
@@ -137,16 +135,6 @@ class Train(DataOptions):
         return TrainConfig(**settings)
 
 
-def _warn_of_divergence(result: FitResult) -> None:
-    first, last = (result.history[i]["train_loss"] for i in (0, -1))
-    if last > first:
-        print(
-            f"jax-softmax: the training loss went up, from {first:.4g} to {last:.4g}; try a "
-            f"smaller --learning-rate.",
-            file=sys.stderr,
-        )
-
-
 def _new_run_dir(dataset: str) -> Path:
     stem = f"{dataset.lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, i = Path("runs") / stem, 2
@@ -158,7 +146,7 @@ def _new_run_dir(dataset: str) -> Path:
 def _fit_with_progress(dataset: Dataset, config: TrainConfig) -> FitResult:
     from jax_softmax.training import fit
 
-    with progress_bar("training", config.epochs, "epochs") as bar:
+    with training_warnings_said(), progress_bar("training", config.epochs, "epochs") as bar:
 
         def on_progress(record: dict[str, float]) -> None:
             bar.update(int(record["epoch"]) - bar.n)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import overload
 
+from jax_softmax._checks import is_integer, shown
 from jax_softmax._extras import needs_train_extra
 from jax_softmax.datasets import bundled, network, prepared, raw
 from jax_softmax.datasets.assemble import assemble
@@ -29,7 +31,8 @@ def load_dataset(
     1. Raw files placed by hand, in `raw_dir` or `JAX_SOFTMAX_RAW_DIR`, checked against the
        SHA-256 that TFDS registers.
     2. A folder that TFDS has prepared, in `data_dir`, `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
-    3. The network, through TFDS, into the `downloads` folder of the latter two.
+    3. The network, at the addresses that TFDS registers, into the `downloads` folder of the latter
+       two.
     4. For iris and digits, the copy bundled with scikit-learn.
 
     An argument beats an environment variable of either kind, and is binding: where it does not
@@ -49,10 +52,12 @@ def load_dataset(
       InputError: The name is unknown, or no source has the dataset intact; the message says what
         to place, and where. Or the extra `[train]` is not installed.
     """
+    if not isinstance(name, str):
+        raise InputError(f"name: expected a dataset's name such as 'iris', got {shown(name)}.")
     entry = find_entry(name)
-    if not 0 <= seed < 2**32:
-        raise InputError(f"expected a seed from 0 to 2**32 - 1, got {seed}; choose another.")
-    tables, source = _read(entry, _path(raw_dir), _path(data_dir))
+    if not (is_integer(seed) and 0 <= seed < 2**32):
+        raise InputError(f"expected a seed from 0 to 2**32 - 1, got {shown(seed)}; choose another.")
+    tables, source = _read(entry, _path("raw_dir", raw_dir), _path("data_dir", data_dir))
     return assemble(entry, tables, source, seed)
 
 
@@ -72,19 +77,23 @@ def _read(entry: Entry, raw_dir: Path | None, data_dir: Path | None) -> tuple[Ta
 
 
 def _read_from_surroundings(entry: Entry) -> tuple[Tables, str]:
-    raw_dir = _path(os.environ.get(RAW_DIR_VARIABLE) or None)
+    raw_dir = _path(RAW_DIR_VARIABLE, os.environ.get(RAW_DIR_VARIABLE) or None)
     if raw_dir and raw.has_any(entry, raw_dir):
         return raw.read(entry, raw_dir)
-    data_dir = Path(os.environ.get(DATA_DIR_VARIABLE) or "~/tensorflow_datasets").expanduser()
+    data_dir = _path(
+        DATA_DIR_VARIABLE, os.environ.get(DATA_DIR_VARIABLE) or "~/tensorflow_datasets"
+    )
     folder = prepared.find(entry, data_dir)
     if folder:
         return prepared.read(entry, folder)
     if network.is_cached(entry, data_dir):
         return network.read(entry, data_dir)
     probe = network.Probe(entry.base_url + entry.file_sets[0][0])
-    # Import scikit-learn, or read its copy, while the host is thinking.
-    fallback = bundled.read(entry) if entry.bundled else None
-    failure = probe.failure()
+    try:
+        # Import scikit-learn, or read its copy, while the host is thinking.
+        fallback = bundled.read(entry) if entry.bundled else None
+    finally:
+        failure = probe.failure()
     if not failure:
         return network.read(entry, data_dir)
     if fallback:
@@ -105,5 +114,16 @@ def _nowhere(entry: Entry, raw_dir: Path | None, data_dir: Path, failure: str) -
     )
 
 
-def _path(folder: str | os.PathLike[str] | None) -> Path | None:
-    return None if folder is None else Path(folder).expanduser()
+@overload
+def _path(name: str, folder: None) -> None: ...
+@overload
+def _path(name: str, folder: str | os.PathLike[str]) -> Path: ...
+def _path(name: str, folder: str | os.PathLike[str] | None) -> Path | None:
+    if folder is None:
+        return None
+    try:
+        return Path(folder).expanduser()
+    except (TypeError, RuntimeError) as error:  # RuntimeError: a home that is not known
+        raise InputError(
+            f"{name}: expected the path of a folder, got {shown(folder)} ({error})."
+        ) from error

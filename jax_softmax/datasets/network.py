@@ -1,68 +1,73 @@
-"""The network, through TFDS's download manager, once the host is known to answer."""
+"""The network: whether a host answers, and files from it, each question in a process with an end.
+
+Not TFDS's download manager: it waits for a stalled or dripping answer for ever, takes an endless
+one, and repeats a question for minutes (docs/performance.md).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import queue
-import shutil
+import subprocess
+import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jax_softmax.datasets.catalog import Entry
-from jax_softmax.datasets.registry import (
-    RegisteredFile,
-    builder_class,
-    describe_difference,
-    import_tfds,
-    quiet_tfds,
-    registered_files,
-)
+from jax_softmax.datasets.registry import RegisteredFile, describe_difference, registered_files
 from jax_softmax.datasets.types import Tables
 from jax_softmax.errors import InputError
 
-PROBE_SECONDS = 1.8
+PROBE_SECONDS = 3.0
+_REASON_LONGEST = 500
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a download of one file may take, all tries together.
+
+    Attributes:
+      seconds: with nothing received.
+      bytes_per_second: each such many bytes received allow a second more.
+      tries: questions to the host; those after the first go on where the last one ended.
+      pause: seconds between tries.
+    """
+
+    seconds: float = 15.0
+    bytes_per_second: float = 10_000.0
+    tries: int = 3
+    pause: float = 0.5
+
+
+LIMITS = Limits()
 
 
 class Probe:
     """One bounded question to a host, asked in the background: whether it answers.
 
-    TFDS retries for minutes before it gives up. The question goes through `requests`, as TFDS's do,
-    so proxies count; and from a daemon thread, because name resolution has no timeout of its own
-    and a thread that hangs in it must delay neither the caller nor the interpreter's exit.
+    It goes through `requests`, so proxies count.
     """
 
     def __init__(self, url: str, seconds: float = PROBE_SECONDS) -> None:
         """Ask for `url`, which has `seconds` in all to answer."""
-        import requests  # here and not in the thread, so that the host has all the time
-
         self._seconds = seconds
         self._deadline = time.monotonic() + seconds
-        self._reply: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=self._ask, args=(requests.get, url), daemon=True).start()
+        self._process = _ask(url, seconds)
 
     def failure(self) -> str:
         """Wait for the answer; return why there is none, or `""` if there is one."""
-        try:
-            return self._reply.get(timeout=max(0.0, self._deadline - time.monotonic()))
-        except queue.Empty:
-            return f"no answer within {self._seconds} s"
-
-    def _ask(self, get: Callable[..., Any], url: str) -> None:
-        try:
-            with get(url, stream=True, timeout=self._seconds) as response:
-                self._reply.put("" if response.ok else f"HTTP status {response.status_code}")
-        except (OSError, ValueError) as error:  # all that requests raises is one of the two
-            cause = getattr(next(iter(error.args), None), "reason", None) or error
-            self._reply.put(f"{type(cause).__name__}: {cause}")
+        left = max(0.0, self._deadline - time.monotonic())
+        with _ended(self._process), contextlib.suppress(subprocess.TimeoutExpired):
+            said, _ = self._process.communicate(timeout=left)
+            return _reason(self._process, said)
+        return f"no answer within {self._seconds} s"
 
 
 def is_cached(entry: Entry, data_dir: Path) -> bool:
-    """Return whether TFDS has downloaded every file before, so that no host is needed."""
+    """Return whether every file was downloaded before, so that no host is needed."""
     folder = _cache_folder(entry, data_dir)
     if not folder.is_dir():  # before TFDS is imported for nothing
         return False
@@ -72,8 +77,7 @@ def is_cached(entry: Entry, data_dir: Path) -> bool:
 def read(entry: Entry, data_dir: Path) -> tuple[Tables, str]:
     """Download a dataset into `data_dir/downloads/<dataset>`, or read it from there.
 
-    A file that is there but damaged is downloaded anew. TFDS's progress bars are off meanwhile and
-    on afterwards, as they are by default: TFDS does not tell whether they were.
+    A file that is there but damaged is downloaded anew.
 
     Args:
       entry: The dataset.
@@ -85,36 +89,22 @@ def read(entry: Entry, data_dir: Path) -> tuple[Tables, str]:
     Raises:
       InputError: A download failed, or what came is not the registered file.
     """
-    tfds = import_tfds()
     folder = _cache_folder(entry, data_dir)
     contents = {}
     try:
-        with (
-            quiet_tfds(),
-            _no_progress_bars(tfds),
-            tempfile.TemporaryDirectory() as scratch,
-            _no_leftovers(folder),
-        ):
-            manager = tfds.download.DownloadManager(
-                download_dir=folder,
-                extract_dir=scratch,
-                url_infos=builder_class(entry).url_infos,
-                force_checksums_validation=True,
-                force_download=True,  # it would trust a damaged file by its name
-            )
-            for file in _files_to_fetch(entry):
-                path = _find_intact(folder, file) or os.fspath(manager.download(file.url))
-                contents[file.name] = Path(path).read_bytes()
-    except Exception as error:  # TFDS's errors have no common base, and its checksum error no name
+        for file in _files_to_fetch(entry):
+            path = _find_intact(folder, file) or _download(file, folder)
+            contents[file.name] = path.read_bytes()
+    except OSError as error:
         raise InputError(
             f"downloading {entry.name} to {folder} failed: {type(error).__name__}: {error}\n"
             "Try again, or place the files by hand and pass --raw-dir:\n" + describe_files(entry)
         ) from error
-    return entry.parse(contents), f"downloaded by TFDS to {folder} (SHA-256 verified)"
+    return entry.parse(contents), f"downloaded to {folder} (SHA-256 verified)"
 
 
 def describe_files(entry: Entry) -> str:
-    """Return a line for each file that TFDS downloads: name, SHA-256, size and address."""
+    """Return a line for each file that is downloaded: name, SHA-256, size and address."""
     return "\n".join(f"  {file}\n    {file.url}" for file in _files_to_fetch(entry))
 
 
@@ -129,7 +119,7 @@ def _files_to_fetch(entry: Entry) -> list[RegisteredFile]:
 
 
 def _find_intact(folder: Path, file: RegisteredFile) -> Path | None:
-    """Return the file in `folder` that has this content; how TFDS names it is TFDS's own affair."""
+    """Return the file in `folder` that has this content, whatever its name: TFDS has others."""
     with contextlib.suppress(OSError):  # unreadable: as good as not there
         for path in folder.iterdir():
             if path.stat().st_size == file.size and not describe_difference(path, file):
@@ -137,21 +127,112 @@ def _find_intact(folder: Path, file: RegisteredFile) -> Path | None:
     return None
 
 
-@contextlib.contextmanager
-def _no_progress_bars(tfds: Any) -> Iterator[None]:
-    tfds.disable_progress_bar()
+def _download(file: RegisteredFile, folder: Path) -> Path:
+    """Download a file, whole and verified or not at all.
+
+    Raises:
+      OSError: It did not come within the limits, or is another file, or cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / file.name
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".part", dir=folder)
+    os.close(handle)
+    part = Path(name)
     try:
-        yield
+        _fetch(file, part)
+        part.chmod(0o644)  # mkstemp's files are private
+        part.replace(target)
     finally:
-        tfds.enable_progress_bar()
+        part.unlink(missing_ok=True)
+    return target
+
+
+def _fetch(file: RegisteredFile, part: Path) -> None:
+    clock, why = _Clock(LIMITS), ""
+    for left in reversed(range(LIMITS.tries)):
+        why = _try(file, part, clock) or describe_difference(part, file)
+        if not why:
+            return
+        if part.stat().st_size >= file.size:
+            os.truncate(part, 0)  # another file: nothing to go on from
+        if clock.left() <= 0 or why.startswith("HTTP status 4"):
+            break
+        if left:
+            time.sleep(LIMITS.pause)
+    raise OSError(f"{file.url}: {why}")
+
+
+def _try(file: RegisteredFile, part: Path, clock: _Clock) -> str:
+    """Ask once, and wait as long as the clock allows; return why there is no answer, or `""`."""
+    process = _ask(file.url, LIMITS.seconds, part, file.size)
+    with _ended(process):
+        clock.see(part.stat().st_size, a_new_try=True)
+        while clock.left() > 0:
+            try:
+                said, _ = process.communicate(timeout=min(0.1, clock.left()))
+            except subprocess.TimeoutExpired:
+                clock.see(part.stat().st_size)
+            else:
+                clock.see(part.stat().st_size)
+                return _reason(process, said)
+    return (
+        f"too slow: {clock.received:,} bytes in {clock.passed():.0f} s, of {file.size:,}; "
+        f"the connection stalls"
+    )
+
+
+class _Clock:
+    """The time that a download has, which grows with what is received."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._started = time.monotonic()
+        self._size = 0
+        self.received = 0
+
+    def see(self, size: int, *, a_new_try: bool = False) -> None:
+        """Take note of the size of what is there; a server may have begun anew."""
+        if not a_new_try:
+            self.received += size - self._size if size >= self._size else size
+        self._size = size
+
+    def passed(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._started
+
+    def left(self) -> float:
+        """Seconds that are left."""
+        allowed = self._limits.seconds + self.received / self._limits.bytes_per_second
+        return allowed - self.passed()
+
+
+def _ask(url: str, seconds: float, path: Path | None = None, most: int = 0) -> subprocess.Popen:
+    """Start `jax_softmax._fetch`, with the modules that this process has."""
+    target = [] if path is None else [os.fspath(path), str(most)]
+    modules = [*filter(None, sys.path), os.fspath(Path(__file__).parents[2])]
+    return subprocess.Popen(
+        # -P: not what lies in the current folder under a module's name.
+        [sys.executable, "-P", "-m", "jax_softmax._fetch", url, str(seconds), *target],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(modules)},
+    )
 
 
 @contextlib.contextmanager
-def _no_leftovers(folder: Path) -> Iterator[None]:
-    """Remove the temporary folders that TFDS leaves where a download fails."""
-    before = set(folder.glob("*.tmp.*"))
-    try:
-        yield
-    finally:
-        for leftover in set(folder.glob("*.tmp.*")) - before:
-            shutil.rmtree(leftover, ignore_errors=True)
+def _ended(process: subprocess.Popen) -> Iterator[None]:
+    """Leaves no process behind."""
+    with process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def _reason(process: subprocess.Popen, said: bytes) -> str:
+    """What the process wrote; one that died without a word has failed too."""
+    words = said.decode(errors="replace")[:_REASON_LONGEST]
+    if not words and process.returncode:
+        return f"the process that asked ended with code {process.returncode}"
+    return words

@@ -90,12 +90,14 @@ def _verified_contents(entry: Entry, folder: Path, names: tuple[str, ...]) -> di
 
 def _check_readable(path: Path) -> None:
     try:
+        if path.exists() and not path.is_file():
+            # Not opened: that would wait until somebody writes to a pipe.
+            raise OSError("a folder" if path.is_dir() else "no file but a pipe or a device")
         with path.open("rb"):
             return
     except OSError as error:
-        found = "a folder" if path.is_dir() else error.strerror
         raise InputError(
-            f"cannot read {path}: expected a readable file, found: {found}; "
+            f"cannot read {path}: expected a readable file, found: {error.strerror or error}; "
             "correct its permissions or replace it with an intact copy."
         ) from error
 

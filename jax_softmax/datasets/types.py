@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jax_softmax._checks import check_class_names, check_feature_scale
+from jax_softmax.errors import InputError
+
 Tables = dict[str, tuple[np.ndarray, np.ndarray]]
 """Split name to `(features [N, ...], labels [N])`, as a source delivers them."""
 
@@ -15,17 +18,30 @@ class Split:
     """Examples and their labels.
 
     Attributes:
-      features: `[N, ...]` as stored: uint8 pixels, or float32 measurements.
+      features: `[N, ...]` as stored: uint8 pixels, or float32 measurements. One's own may be a data
+        frame of numbers.
       labels: `[N]` int32 from `load_dataset`, each in `[0, number of classes)`; one's own may be of
-        any integer dtype, or one-hot `[N, V]`.
-      class_names: The name of each class, in the order of the labels; may be empty.
+        any integer dtype, one-hot `[N, V]`, or names: strings, booleans, categories.
+      class_names: The name of each class, in the order of the labels; may be empty. Integers among
+        them are turned into strings.
       feature_scale: What to multiply the stored features by: 1/255 for 8-bit pixels.
+
+    Raises:
+      InputError: The class names are no sequence of different names, or the scale is no finite
+        number above 0. `fit` and `evaluate` check features and labels.
+
+    >>> Split(np.zeros((2, 3)), np.array(["no", "yes"]), class_names=["no", "yes"]).class_names
+    ('no', 'yes')
     """
 
     features: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...] = ()
     feature_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", check_class_names(self.class_names))
+        object.__setattr__(self, "feature_scale", check_feature_scale(self.feature_scale))
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +53,23 @@ class Dataset:
       train: The examples to train on.
       test: The examples to test on.
       source: One line for people: `"raw files in /data/mnist (SHA-256 verified)"`.
+
+    Raises:
+      InputError: One of them is of another type.
     """
 
     name: str
     train: Split
     test: Split
     source: str
+
+    def __post_init__(self) -> None:
+        for field, kind in (("name", str), ("train", Split), ("test", Split), ("source", str)):
+            value = getattr(self, field)
+            if not isinstance(value, kind):
+                raise InputError(
+                    f"{field}: expected a {kind.__name__}, got {type(value).__name__}."
+                )
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 from typing import Literal, get_args
 
 import numpy as np
 
-from jax_softmax.errors import InputError
+from jax_softmax._checks import is_finite, is_integer, require
 
 Schedule = Literal["constant", "cosine", "warmup-cosine"]
 
@@ -47,62 +45,54 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(
-            _is_number(self.learning_rate)
-            and math.isfinite(self.learning_rate)
-            and self.learning_rate > 0,
+        require(
+            is_finite(self.learning_rate) and self.learning_rate > 0,
             "learning rate: expected a positive, finite number",
             self.learning_rate,
         )
-        _require(
-            self.batch_size is None or (_is_integer(self.batch_size) and self.batch_size >= 1),
+        require(
+            self.batch_size is None or (is_integer(self.batch_size) and self.batch_size >= 1),
             "batch size: expected an integer of at least 1, or None for the full batch",
             self.batch_size,
         )
-        _require(
-            _is_integer(self.epochs) and self.epochs >= 1,
+        require(
+            is_integer(self.epochs) and self.epochs >= 1,
             "epochs: expected an integer of at least 1",
             self.epochs,
         )
-        _require(
-            _is_number(self.momentum) and 0 <= self.momentum < 1,
+        require(self.epochs < 2**31, "epochs: expected fewer than 2**31", self.epochs)
+        require(
+            is_finite(self.momentum) and 0 <= self.momentum < 1,
             "momentum: expected a number in [0, 1)",
             self.momentum,
         )
-        _require(
+        require(
+            isinstance(self.nesterov, (bool, np.bool_)),
+            "nesterov: expected True or False",
+            self.nesterov,
+        )
+        require(
             self.momentum > 0 or not self.nesterov,
             "nesterov: expected a momentum above 0 to go with it",
             self.momentum,
         )
-        _require(
-            _is_number(self.weight_decay)
-            and math.isfinite(self.weight_decay)
-            and self.weight_decay >= 0,
+        require(
+            is_finite(self.weight_decay) and self.weight_decay >= 0,
             "weight decay: expected a finite number of at least 0",
             self.weight_decay,
         )
         schedules = get_args(Schedule)
-        _require(
-            self.schedule in schedules, f"schedule: expected one of {schedules}", self.schedule
+        require(
+            isinstance(self.schedule, str) and self.schedule in schedules,
+            f"schedule: expected one of {schedules}",
+            self.schedule,
         )
-        _require(
-            _is_integer(self.seed) and 0 <= self.seed < 2**32,
+        require(
+            is_integer(self.seed) and 0 <= self.seed < 2**32,
             "seed: expected an integer in [0, 2**32)",
             self.seed,
         )
+        # As Python's own: JSON does not know NumPy's numbers, JAX no integers beyond 32 bits.
         for name, value in vars(self).items():
-            if isinstance(value, np.generic):  # a NumPy number, which JSON does not know
-                object.__setattr__(self, name, value.item())
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _require(holds: bool, expected: str, got: object) -> None:
-    if not holds:
-        raise InputError(f"{expected}, got {got!r}.")
+            if value is not None:
+                object.__setattr__(self, name, type(getattr(TrainConfig, name))(value))

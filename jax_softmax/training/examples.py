@@ -1,4 +1,4 @@
-"""Checks and shapes the examples that `fit`, `evaluate` and `predict` are given."""
+"""Checks and shapes the features that `fit`, `evaluate` and `predict` are given."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jax_softmax.errors import InputError
+from jax_softmax.training.arrays import column_name, table_of_numbers
 
 
 class Examples(Protocol):
@@ -16,11 +17,11 @@ class Examples(Protocol):
 
     @property
     def features(self) -> np.ndarray:
-        """`[N, ...]` numbers."""
+        """`[N, ...]` numbers, or a data frame."""
 
     @property
     def labels(self) -> np.ndarray:
-        """`[N]` integers, or `[N, V]` one-hot."""
+        """`[N]` integers or names of classes, or `[N, V]` one-hot."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -33,10 +34,11 @@ class Examples(Protocol):
 
 def check_examples(name: str, value: object, attributes: tuple[str, ...]) -> None:
     """Raises InputError if `value` has not all of the attributes of examples that are read."""
-    if not all(hasattr(value, attribute) for attribute in attributes):
+    if isinstance(value, type) or not all(hasattr(value, attribute) for attribute in attributes):
+        got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
         raise InputError(
             f"{name}: expected examples such as Split(features, labels) or a dataset's .train, got "
-            f"{type(value).__name__}."
+            f"{got}."
         )
 
 
@@ -44,16 +46,14 @@ def check_features(features: Any, shape: tuple[int, ...] | None = None) -> np.nd
     """The features as a `[N, D]` array of their own dtype (float16 and wider, or integers).
 
     Args:
-      features: `[N, ...]` numbers.
+      features: `[N, ...]` numbers or booleans (0 and 1), or a data frame of such columns.
       shape: the shape of one example that the model expects; None takes what comes.
 
     Raises:
       InputError: if they are not numeric, empty, not finite (the message names the row) or of
         another width than `shape`.
     """
-    array = np.asarray(features)
-    if array.dtype == bool or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-        raise InputError(f"features: expected real numbers, got dtype {array.dtype}.")
+    array = table_of_numbers(features)
     if array.ndim < 2:
         raise InputError(
             f"features: expected shape [examples, width], got {array.shape}; "
@@ -74,7 +74,7 @@ def check_features(features: Any, shape: tuple[int, ...] | None = None) -> np.nd
         row, column = _first_not_finite(array)
         raise InputError(
             f"features: expected finite numbers, got {array[row, column]} in row {row}, "
-            f"column {column}; drop or fill such rows first."
+            f"{column_name(features, column)}; drop or fill such rows first."
         )
     return array
 
@@ -114,81 +114,3 @@ def fit_dtype(features: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def _first_not_finite(array: np.ndarray) -> tuple[int, int]:
     row = int(np.argmin(np.isfinite(array).all(axis=1)))
     return row, int(np.argmin(np.isfinite(array[row])))
-
-
-def check_labels(labels: Any, examples: int, classes: int | None = None) -> tuple[np.ndarray, int]:
-    """The labels as `[N]` int32 and the number of classes.
-
-    Args:
-      labels: `[N]` integers in `[0, V)`, or `[N, V]` one-hot rows of any numeric dtype.
-      examples: N, the number of feature rows they must match.
-      classes: V, or None to take it from the labels (their width, or the largest one plus 1).
-
-    Raises:
-      InputError: if the lengths differ, or a label is no integer or out of range, or a row is not
-        one-hot; the message names the row.
-    """
-    array = np.asarray(labels)
-    if array.ndim not in (1, 2):
-        raise InputError(f"labels: expected shape [N] or [N, classes], got {array.shape}.")
-    if len(array) != examples:
-        raise InputError(
-            f"labels: expected one for each of {examples} feature rows, got {len(array)}."
-        )
-    if array.shape[1:] == (1,):
-        raise InputError(
-            f"labels: expected shape [N] or [N, classes], got {array.shape}; pass labels[:, 0]."
-        )
-    if array.ndim == 2:
-        classes = array.shape[1] if classes is None else classes
-        array = _from_one_hot(array, classes)
-    array = _as_integers(array)
-    if classes is None:
-        classes = int(array.max()) + 1
-    outside = (array < 0) | (array >= classes)
-    if outside.any():
-        row = int(np.argmax(outside))
-        raise InputError(
-            f"labels: expected integers in [0, {classes}), got {array[row]} in row {row}."
-        )
-    return array.astype(np.int32), classes
-
-
-def check_several_classes(labels: np.ndarray) -> None:
-    """Raises InputError unless at least two classes occur, without which nothing can be learnt."""
-    if len(np.unique(labels)) < 2:
-        raise InputError(
-            f"labels: expected examples of at least two classes, got only class {labels[0]}; "
-            f"a classifier cannot be trained on one."
-        )
-
-
-def _as_integers(array: np.ndarray) -> np.ndarray:
-    if np.issubdtype(array.dtype, np.integer):
-        return array
-    if array.dtype == bool:
-        return array.astype(np.int32)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise InputError(f"labels: expected integers, got dtype {array.dtype}.")
-    whole = (np.abs(array) < 2**53) & (array == np.round(array))
-    if not whole.all():
-        row = int(np.argmin(whole))
-        raise InputError(f"labels: expected integers, got {array[row]} in row {row}.")
-    return array.astype(np.int64)
-
-
-def _from_one_hot(array: np.ndarray, classes: int) -> np.ndarray:
-    if array.shape[1] != classes:
-        raise InputError(
-            f"labels: expected one-hot rows of {classes} classes, got {array.shape[1]} columns."
-        )
-    if array.dtype != bool and not np.issubdtype(array.dtype, np.number):
-        raise InputError(f"labels: expected one-hot rows of numbers, got dtype {array.dtype}.")
-    one_hot = ((array == 0) | (array == 1)).all(axis=1) & (array.sum(axis=1) == 1)
-    if not one_hot.all():
-        row = int(np.argmin(one_hot))
-        raise InputError(
-            f"labels: expected one-hot rows (a single 1, else 0), got {array[row].tolist()} in "
-            f"row {row}."
-        )
-    return array.argmax(axis=1)

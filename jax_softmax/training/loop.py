@@ -7,32 +7,30 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jax_softmax._checks import check_class_names, check_feature_scale
 from jax_softmax.errors import InputError
+from jax_softmax.training.advice import warn_of_rise, warn_of_scale
 from jax_softmax.training.config import TrainConfig
-from jax_softmax.training.examples import (
-    Examples,
-    check_examples,
-    check_features,
-    check_labels,
-    check_several_classes,
-    fit_dtype,
-)
+from jax_softmax.training.examples import Examples, check_features, fit_dtype
+from jax_softmax.training.labels import check_labels, check_several_classes
 from jax_softmax.training.layout import layout_for
 from jax_softmax.training.metrics import evaluate
 from jax_softmax.training.model import FitResult, SoftmaxModel
+from jax_softmax.training.start import check_held, check_optimizer, check_types, starting_params
 from jax_softmax.training.step import (
     Batches,
     Params,
     TrainState,
     epoch_orders,
+    initial_state,
     is_full_batch,
     run_epochs,
     sgd,
     steps_per_epoch,
+    transposed,
 )
 
 # Row numbers of shuffled examples handed to one call: 64 MB.
@@ -60,7 +58,8 @@ def fit(
 
     Args:
       train: examples with `features [N, ...]`, `labels [N]` (or one-hot `[N, V]`), `class_names`
-        and `feature_scale`: a `Split` of `load_dataset`, or one of your own.
+        and `feature_scale`: a `Split` of `load_dataset`, or one of your own. Labels that are
+        strings, booleans or categories become the result's class names.
       config: settings; `TrainConfig()` if None.
       params: `{"kernel": [D, V], "bias": [V]}` to start from, whose dtype is computed in; None
         starts from zeros in float32 (float64 for float64 features where JAX has x64 enabled).
@@ -74,8 +73,11 @@ def fit(
       The trained parameters with their history.
 
     Raises:
-      InputError: if the examples or parameters cannot be used, or the loss is not finite (the
-        message names epoch and learning rate).
+      InputError: if an argument cannot be used, or the loss is not finite (the message names epoch
+        and learning rate).
+
+    Warns:
+      TrainingWarning: if the features are far from unit scale, or the loss rose over the run.
 
     >>> import numpy as np
     >>> from jax_softmax import Split
@@ -85,13 +87,28 @@ def fit(
     ((1, 2), True)
     """
     config = TrainConfig() if config is None else config
-    _check_types(train, config, optimizer)
+    check_types(train, config, validation, optimizer, on_progress)
+    class_names = check_class_names(train.class_names)
+    feature_scale = check_feature_scale(train.feature_scale)
     features = check_features(train.features)
-    labels, classes = check_labels(train.labels, len(features), len(train.class_names) or None)
-    check_several_classes(labels)
-    run = _Run(
-        config, optimizer, _starting_params(params, features, classes), features, labels, train
+    labels, class_names = check_labels(train.labels, len(features), class_names)
+    check_several_classes(labels, class_names)
+    start = starting_params(params, features, len(class_names))
+    check_held(
+        start["bias"].dtype,
+        feature_scale=feature_scale,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
     )
+    if optimizer is not None:
+        check_optimizer(optimizer, start)
+    about = {
+        "feature_shape": np.shape(train.features)[1:],
+        "feature_scale": feature_scale,
+        "class_names": class_names,
+    }
+    run = _Run(config, optimizer, start, features, labels, about)
+    warn_of_scale(features, feature_scale, train.features)
 
     history: list[dict[str, float]] = []
     watched = validation is not None
@@ -129,6 +146,7 @@ def fit(
     if not all(np.isfinite(np.asarray(value)).all() for value in model.params.values()):
         # By the last step, which comes after the last loss.
         raise _diverged("parameters became infinite or NaN", config.epochs, config, optimizer)
+    warn_of_rise(history, optimizer is not None)
     return FitResult(
         **vars(model),
         config=config,
@@ -137,16 +155,6 @@ def fit(
         train_seconds=train_seconds,
         device=run.device(),
     )
-
-
-def _check_types(train: object, config: object, optimizer: object) -> None:
-    check_examples("train", train, ("features", "labels", "class_names", "feature_scale"))
-    if not isinstance(config, TrainConfig):
-        raise InputError(f"config: expected a TrainConfig, got {type(config).__name__}.")
-    if not (optimizer is None or hasattr(optimizer, "update")):
-        raise InputError(
-            f"optimizer: expected an optax optimiser such as optax.adam(1e-3), got {optimizer!r}."
-        )
 
 
 class _Run:
@@ -159,28 +167,30 @@ class _Run:
         params: Params,
         features: np.ndarray,
         labels: np.ndarray,
-        train: Examples,
+        about: dict[str, Any],
     ) -> None:
         self.config = config
         self.dtype = params["kernel"].dtype
-        self.feature_shape = np.shape(train.features)[1:]
-        self.feature_scale = float(train.feature_scale)
-        classes = params["bias"].size
-        self.class_names = tuple(train.class_names) or tuple(str(i) for i in range(classes))
+        self.about = about
         self.learning_rate = config.learning_rate if optimizer is None else 1.0
         self.optimizer = _sgd(config, len(labels)) if optimizer is None else optimizer
-        self.state = TrainState(params, self.optimizer.init(params))
+        self.state = TrainState(params, self._initial_state(optimizer is not None, params))
         self.full_batch = is_full_batch(config.batch_size, len(labels))
         self.rng = np.random.default_rng(config.seed)
         self.orders: np.ndarray | None = None
         features = fit_dtype(features, self.dtype)
-        if np.issubdtype(features.dtype, np.floating):
-            features = features.astype(self.dtype)
-        scale = np.asarray(self.feature_scale, self.dtype)
-        # Copies, for the caller may write to the examples meanwhile. (Not jax.device_put, which may
-        # take an array's memory as it is, whether may_alias is False or not.)
-        self.data = Batches(jnp.array(features), jnp.array(labels), scale)
+        floating = np.issubdtype(features.dtype, np.floating)
+        # Copies, for the caller may write to the examples meanwhile, and jax.device_put may take an
+        # array's memory as it is. (Not of JAX: its copies are two more programs to compile.)
+        features = np.array(features, self.dtype if floating else None)
+        scale = np.asarray(about["feature_scale"], self.dtype)
+        self.data = Batches(jax.device_put(features), jax.device_put(np.array(labels)), scale)
         self.layout = layout_for(self.data.features)
+
+    def _initial_state(self, own_optimizer: bool, params: Params) -> Any:
+        if own_optimizer or self.config.momentum:
+            return initial_state(params, optimizer=self.optimizer)
+        return self.optimizer.init(params)  # no arrays of these shapes: no program
 
     def advance(self, count: int, calls_epochs: int, *, upcoming: int) -> tuple[float, np.ndarray]:
         """Runs the next `count` epochs; seconds and their `[count]` losses.
@@ -191,7 +201,7 @@ class _Run:
         started = time.perf_counter()
         # With room for one only, XLA:CPU lays the epoch out otherwise and rounds otherwise.
         calls_epochs = max(2, calls_epochs)
-        self.state, losses = run_epochs(
+        self.state, all_losses = run_epochs(
             self.state,
             self.data,
             self.orders if count else self._shuffled(0, calls_epochs),
@@ -204,7 +214,7 @@ class _Run:
             layout=self.layout,
         )
         self.orders = self._shuffled(upcoming, calls_epochs) if upcoming else None
-        losses = np.asarray(losses)[:count]
+        losses = np.asarray(all_losses)[:count]
         return time.perf_counter() - started, losses
 
     def _shuffled(self, count: int, calls_epochs: int) -> np.ndarray | None:
@@ -220,10 +230,8 @@ class _Run:
         """The parameters as they stand, in their public layout."""
         params = self.state.params
         return SoftmaxModel(
-            params={"kernel": params["kernel"].T, "bias": params["bias"]},
-            feature_shape=self.feature_shape,
-            feature_scale=self.feature_scale,
-            class_names=self.class_names,
+            params={"kernel": transposed(params["kernel"]), "bias": params["bias"]},
+            **self.about,
         )
 
 
@@ -231,29 +239,8 @@ def _sgd(config: TrainConfig, examples: int) -> optax.GradientTransformation:
     # A schedule's length is part of the program; a constant rate has none: one program serves all.
     constant = config.schedule == "constant"
     steps = 0 if constant else steps_per_epoch(examples, config) * config.epochs
+    steps = min(steps, 2**31 - 1)  # of which optax makes an int32
     return sgd(config.momentum, config.nesterov, config.weight_decay, config.schedule, steps)
-
-
-def _starting_params(
-    params: Mapping[str, Any] | None, features: np.ndarray, classes: int
-) -> Params:
-    """The parameters to start from, checked, with the kernel as `[V, D]`."""
-    width = features.shape[1]
-    if params is None:
-        wide = features.dtype == np.float64
-        dtype = jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
-        # Of NumPy: zeros of JAX are two more programs to compile.
-        zeros = {"kernel": np.zeros((classes, width), dtype), "bias": np.zeros(classes, dtype)}
-        return jax.device_put(zeros)
-    expected = {"kernel": (width, classes), "bias": (classes,)}
-    got = {name: np.shape(value) for name, value in params.items()}
-    if got != expected:
-        raise InputError(f"params: expected arrays of shapes {expected}, got {got}.")
-    dtype = jnp.promote_types(jnp.asarray(params["kernel"]).dtype, jnp.float32)
-    return {
-        "kernel": jnp.asarray(params["kernel"], dtype).T,
-        "bias": jnp.asarray(params["bias"], dtype),
-    }
 
 
 def _diverged(

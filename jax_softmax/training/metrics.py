@@ -11,16 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_softmax._checks import shown
 from jax_softmax._extras import needs_train_extra
+from jax_softmax.errors import InputError
 from jax_softmax.ops import softmax, softmax_cross_entropy_with_integer_labels
-from jax_softmax.training.examples import (
-    Examples,
-    check_examples,
-    check_features,
-    check_labels,
-    fit_dtype,
-)
+from jax_softmax.training.examples import Examples, check_examples, check_features, fit_dtype
+from jax_softmax.training.labels import check_labels
 from jax_softmax.training.model import SoftmaxModel
+from jax_softmax.training.programs import latest_programs
 from jax_softmax.training.step import Params
 
 # Features or logits in a block of examples: 32 MB once they are float32.
@@ -83,7 +81,8 @@ def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
 
     Args:
       model: what `fit` or `load_run` returned.
-      examples: `features [N, ...]` as stored (the model scales them) and `labels [N]` or one-hot.
+      examples: `features [N, ...]` as stored (the model scales them) and `labels [N]`, integers
+        or names of the model's classes, or one-hot.
 
     Raises:
       InputError: if the features are not finite or not the model's width, or a label is none of its
@@ -95,9 +94,10 @@ def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
     >>> evaluate(fit(split, TrainConfig(learning_rate=1.0)), split).accuracy
     1.0
     """
+    _check_model(model)
     check_examples("examples", examples, ("features", "labels"))
     features = check_features(examples.features, model.feature_shape)
-    labels, _ = check_labels(examples.labels, len(features), len(model.class_names))
+    labels, _ = check_labels(examples.labels, len(features), model.class_names)
     losses, predictions = _in_blocks(_losses_and_predictions, model, features, labels)
     return Evaluation(
         loss=float(losses.mean(dtype=np.float64)),
@@ -118,33 +118,43 @@ def predict(model: SoftmaxModel, features: Any) -> np.ndarray:
     Raises:
       InputError: if they are not finite or not the model's width.
     """
+    _check_model(model)
     (classes,) = _in_blocks(_likeliest, model, check_features(features, model.feature_shape))
     return classes
 
 
 def predict_proba(model: SoftmaxModel, features: Any) -> np.ndarray:
     """Class probabilities, `[N, V]`, rows summing to 1; arguments as for `predict`."""
+    _check_model(model)
     (probabilities,) = _in_blocks(
         _probabilities, model, check_features(features, model.feature_shape)
     )
     return probabilities
 
 
-@jax.jit
+def _check_model(model: object) -> None:
+    if not isinstance(model, SoftmaxModel):
+        raise InputError(
+            f"model: expected what fit or load_run returned, got {shown(model)}; "
+            f"load_run reads a run folder."
+        )
+
+
+@latest_programs()
 def _losses_and_predictions(
     params: Params, scale: jax.Array, features: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     logits = _logits(params, features, scale)
     losses = softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses, jnp.argmax(logits, -1).astype(jnp.int32)
+    return losses, _first_largest(logits)
 
 
-@jax.jit
+@latest_programs()
 def _likeliest(params: Params, scale: jax.Array, features: jax.Array) -> tuple[jax.Array]:
-    return (jnp.argmax(_logits(params, features, scale), -1).astype(jnp.int32),)
+    return (_first_largest(_logits(params, features, scale)),)
 
 
-@jax.jit
+@latest_programs()
 def _probabilities(params: Params, scale: jax.Array, features: jax.Array) -> tuple[jax.Array]:
     return (softmax(_logits(params, features, scale)),)
 
@@ -154,6 +164,13 @@ def _logits(params: Params, features: jax.Array, scale: jax.Array) -> jax.Array:
     kernel = params["kernel"]
     scaled = features.astype(kernel.dtype) * scale.astype(kernel.dtype)
     return scaled @ kernel + params["bias"][None, :]
+
+
+def _first_largest(logits: jax.Array) -> jax.Array:
+    """`jnp.argmax(logits, -1)`, of which JAX would keep something each time that it is compiled."""
+    largest = (logits == jnp.max(logits, -1, keepdims=True)) | jnp.isnan(logits)
+    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    return jnp.min(jnp.where(largest, classes, logits.shape[1]), -1)
 
 
 def _in_blocks(

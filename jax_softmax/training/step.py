@@ -14,6 +14,7 @@ from jax import lax
 from jax_softmax.ops import softmax_cross_entropy_with_integer_labels
 from jax_softmax.training.config import TrainConfig
 from jax_softmax.training.layout import Layout
+from jax_softmax.training.programs import latest_programs
 
 # Numbers in a kernel up to which a matrix product costs a CPU more than its arithmetic: 3 x 4 of
 # iris is, 4 x 16 is not (docs/performance.md).
@@ -172,16 +173,25 @@ def epoch_orders(
     return orders
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("optimizer", "batch_size", "calls_epochs", "layout"),
-)
+@latest_programs("optimizer")
+def initial_state(params: Params, *, optimizer: optax.GradientTransformation) -> Any:
+    """The optimiser's own state, its arrays made by one program."""
+    return optimizer.init(params)
+
+
+@latest_programs()
+def transposed(kernel: jax.Array) -> jax.Array:
+    """The kernel in its public layout."""
+    return kernel.T
+
+
+@latest_programs("optimizer", "batch_size", "calls_epochs", "layout")
 def run_epochs(
     state: TrainState,
     data: Batches,
     orders: np.ndarray | jax.Array | None,
-    count: jax.Array,
-    learning_rate: jax.Array,
+    count: jax.Array | np.int32,
+    learning_rate: jax.Array | np.ndarray,
     *,
     optimizer: optax.GradientTransformation,
     batch_size: int | None,

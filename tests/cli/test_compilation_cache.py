@@ -50,6 +50,72 @@ def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
     assert FOLDER not in os.environ
 
 
+def exchange(first, second):
+    third = first.with_name("third")
+    first.rename(third)
+    second.rename(first)
+    third.rename(second)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Two programs of the cache, seen once."""
+    use_compilation_cache()
+    folder = tmp_path / "cache" / "jax_softmax" / "compiled"
+    paths = [folder / f"jit_{name}-cache" for name in ("a", "b")]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    os.environ.pop(FOLDER)
+    use_compilation_cache()
+    os.environ.pop(FOLDER)
+    return paths
+
+
+def test_programs_stay(kept):
+    use_compilation_cache()
+    assert all(path.read_bytes() == path.name.encode() for path in kept)
+
+
+def test_programs_exchanged_with_each_other_are_dropped(kept):
+    exchange(*kept)
+    use_compilation_cache()
+    assert not any(path.exists() for path in kept)
+    assert os.environ[FOLDER] == str(kept[0].parent)
+
+
+def test_a_program_copied_over_another_is_dropped(kept):
+    kept[0].write_bytes(kept[1].read_bytes() + b"longer")
+    use_compilation_cache()
+    assert [path.exists() for path in kept] == [False, True]
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", '"a"', "{", "null"])
+def test_an_index_that_cannot_be_read_is_made_anew(text, kept):
+    kept[0].parent.with_name("compiled.json").write_text(text)
+    use_compilation_cache()
+    os.environ.pop(FOLDER)
+    exchange(*kept)
+    use_compilation_cache()
+    assert not any(path.exists() for path in kept)
+
+
+@pytest.mark.slow
+def test_a_command_trains_though_its_programs_were_exchanged(tmp_path):
+    command = [sys.executable, "-m", "jax_softmax", "train", "iris", "--epochs", "2", "--overwrite"]
+
+    def train():
+        done = subprocess.run(
+            [*command, "--run-dir", "run"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+    train()
+    train()
+    programs = sorted((tmp_path / "cache" / "jax_softmax" / "compiled").glob("jit_*-cache"))
+    exchange(programs[0], programs[-1])
+    train()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("flag", "kept"), [((), True), (("--no-compilation-cache",), False)])
 def test_a_command_keeps_its_programs_unless_told_not_to(flag, kept, tmp_path):

@@ -61,9 +61,32 @@ def test_a_single_column(read):
     np.testing.assert_array_equal(read("sepal length\n1\n\n2\n", width=1), [[1.0], [2.0]])
 
 
-def test_a_header_that_holds_a_number_is_said_to_be_one(read, capsys):
-    assert read("1,2,3,O.4\n5,6,7,8\n").tolist() == [[5, 6, 7, 8]]
-    assert "table.csv, line 1: taken as a header (column 4 is 'O.4')." in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("header", "column"), [("1,b,c,d", "column 2 is 'b'"), ("1,,c,4", "column 2 is empty")]
+)
+def test_a_header_that_holds_a_number_is_said_to_be_one(header, column, read, capsys):
+    assert read(f"{header}\n5,6,7,8\n").tolist() == [[5, 6, 7, 8]]
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        f"jax-softmax: .*table.csv, line 1: taken as a header .{column}.\\.\n", said
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "problem"),
+    [
+        ("1,2,3,O.4", ", column 4: expected a finite number, but it is 'O.4'."),
+        ("1,,3,4", ", column 2: expected a finite number, but it is empty."),
+        (",2,3,4", ", column 1: expected a finite number, but it is empty."),
+        ("1,2,3,4,setosa", ": expected 4 numbers, .*got 5.. Leave out the column of labels."),
+        ("1,2,3", ": expected 4 numbers, .*got 3.."),
+    ],
+)
+def test_a_first_line_that_is_mostly_numbers_is_no_header(first, problem, read, capsys):
+    with pytest.raises(InputError) as caught:
+        read(f"{first}\n5,6,7,8\n")
+    assert re.fullmatch(f".*table.csv, line 1{problem}", str(caught.value))
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -72,7 +95,7 @@ def test_a_header_that_holds_a_number_is_said_to_be_one(read, capsys):
         ("", ": expected at least one row of numbers, got none."),
         ("\n \n", ": expected at least one row of numbers, got none."),
         ("a,b,c,d\n", ": .*got none. .*line 1: taken as a header .column 1 is 'a'.."),
-        ("1,2,3,O.4\n", ": .*got none. .*line 1: taken as a header .column 4 is 'O.4'.."),
+        ("1,b,3,d\n", ": .*got none. .*line 1: taken as a header .column 2 is 'b'.."),
         (b"caf\xe9,b,c,d\n1,2,3,4\n", ": expected a text table in UTF-8 .*"),
         ("1,2,3,4\n".encode("utf-16"), ": expected a text table in UTF-8 .*"),
         ("1;2;3;4\n", ", line 1: expected commas between the cells, found semicolons."),
@@ -83,6 +106,14 @@ def test_a_header_that_holds_a_number_is_said_to_be_one(read, capsys):
         ("1,2,3,4,5\n", ", line 1: .*got 5.. Leave out the column of labels."),
         ("1,2,3,4\n1,2,3,4,5,6,7\n", ", line 2: expected 4 numbers, .*got 7.."),
         ("a,b,c,d\n1,2,3,4,x\n", ", line 2: .*got 5.. Leave out the column of labels."),
+        (
+            "1,2,3,4\n1,2,Paris,4,5\n",
+            ", line 2: .*got 5.. Leave out column 3, which is 'Paris', or encode it.",
+        ),
+        (
+            "1,2,3,4\n1,Rome,Paris,4,5\n",
+            ", line 2: .*got 5.. Leave out column 2, which is 'Rome', or encode it.",
+        ),
         ("1,2,3,4\n,,,\n", ", line 2: expected 4 numbers, .*got 0.."),
         ("1,2,3,4\n1,,3,4\n", ", line 2, column 2: expected a finite number, but it is empty."),
         ('1,2,3,4\n"",2,3,4\n', ", line 2, column 1: .*, but it is empty."),

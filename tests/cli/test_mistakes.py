@@ -26,6 +26,18 @@ def files(cwd, iris, digits, iris_rows):
     header = (cwd / "good.npy").read_bytes()
     (cwd / "cut.npy").write_bytes(header[:-9])
     (cwd / "bad-header.npy").write_bytes(header.replace(b"(3, 4)", b"(3, 4("))
+    shapes = {
+        "huge": "(1000000000000, 4)",
+        "sum": "(10**12, 4)",
+        "true": "(True, 4)",
+        "minus": "(-1, 4)",
+        "deep": "(" * 60 + "3" + ",)" * 60,
+    }
+    for name, shape in shapes.items():
+        stated = b"{'descr': '<f8', 'fortran_order': False, 'shape': %s, }" % shape.encode()
+        stated = stated.ljust(245) + b"\n"
+        size = len(stated).to_bytes(2, "little")
+        (cwd / f"{name}.npy").write_bytes(b"\x93NUMPY\x01\x00" + size + stated + bytes(96))
     (cwd / "none.npy").touch()
     (cwd / "semicolons.csv").write_text("1;2;3;4\n")
     (cwd / "labelled.csv").write_text("1,2,3,4,0\n")
@@ -98,6 +110,11 @@ PREDICT = {
     "archive": ("predict {iris} archive.npy", "expected a NumPy array file, found an archive"),
     "cut array": ("predict {iris} cut.npy", "cut.npy: expected a NumPy array file"),
     "bad header": ("predict {iris} bad-header.npy", "bad-header.npy: expected a NumPy array"),
+    "a billion rows": ("predict {iris} huge.npy", "huge.npy: expected a NumPy array file"),
+    "a sum for rows": ("predict {iris} sum.npy", "sum.npy: expected a NumPy array file"),
+    "True rows": ("predict {iris} true.npy", "true.npy: expected a NumPy array file"),
+    "fewer than no rows": ("predict {iris} minus.npy", "minus.npy: expected a NumPy array file"),
+    "deep header": ("predict {iris} deep.npy", "deep.npy: expected a NumPy array file"),
     "empty array": ("predict {iris} none.npy", "none.npy: expected a NumPy array file"),
     "short row": ("predict {iris} short.csv", "short.csv, line 2: expected 4 numbers.*got 3"),
     "a label": ("predict {iris} labelled.csv", "4 numbers.*got 5.. Leave out the column of labels"),

@@ -118,6 +118,26 @@ def test_a_folder_in_the_place_of_a_file(placed, surroundings):
     assert tree(surroundings) == before
 
 
+@pytest.mark.parametrize("dataset", ["mnist", "iris"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(dataset, placed, monkeypatch):
+    path = placed / dataset / (LABELS if dataset == "mnist" else "iris.zip")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=f"cannot read {path}: .*readable file, found: no file"):
+        load_dataset(dataset, raw_dir=placed)
+    monkeypatch.setenv("JAX_SOFTMAX_RAW_DIR", str(placed))
+    with pytest.raises(InputError, match=f"cannot read {path}"):
+        load_dataset(dataset)
+
+
+def test_a_pipe_among_downloads_is_not_waited_for(tmp_path, monkeypatch):
+    folder = tmp_path / "tfds" / "downloads" / "iris"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "iris.zip")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    assert load_dataset("iris").source.startswith("scikit-learn's bundled copy")
+
+
 def test_a_dangling_link(placed):
     path = placed / "mnist" / LABELS
     path.unlink()

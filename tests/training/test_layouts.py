@@ -87,7 +87,7 @@ def _for_cuda(layout, batch_size):
     params = {"kernel": jnp.zeros((3, 30)), "bias": jnp.zeros(3)}
     state = step.TrainState(params, optimizer.init(params))
     data = step.Batches(jnp.zeros((24, 30), jnp.uint8), jnp.zeros(24, jnp.int32), np.float32(1))
-    traced = step.run_epochs.trace(
+    traced = step.run_epochs.fresh().trace(
         state,
         data,
         None if batch_size is None else jnp.zeros((32, 24), jnp.int32),
