@@ -24,6 +24,7 @@ class Options(NamedTuple):
       implementation: the name of the backend, or None for each platform's own.
       classes: how many classes there are, if an array holds a slice of them; None if an array holds
         them all.
+      moved: whether the classes were moved to the last axis, so that they lie apart in memory.
     """
 
     label_smoothing: float = 0.0
@@ -32,6 +33,7 @@ class Options(NamedTuple):
     stats: bool = False
     implementation: Implementation | None = None
     classes: int | None = None
+    moved: bool = False
 
 
 def check_options(

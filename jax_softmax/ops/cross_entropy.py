@@ -302,6 +302,9 @@ def softmax_cross_entropy_with_integer_labels(
         ignore_index,
     )
     rows = _check_rows(call, logits, axis, where, class_weights, sample_weight)
+    rank = jnp.ndim(logits)
+    moved = canonical_axes(axis, rank) != (rank - 1,)
+    call = call._replace(options=call.options._replace(moved=moved))
     index = label_array(labels, ignore_index)
     check_integer_labels(
         index,

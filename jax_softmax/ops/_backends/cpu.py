@@ -63,9 +63,10 @@ _PART = 2**20
 # logit, and on a confident row they would underflow long before their sum's share does. The sum of
 # any number of classes stays far from overflow.
 _DOUBLINGS = 60
-# Up to this many classes, a select costs less than a number written into each row.
+# Up to this many classes, a select costs less than a number written into each row, unless short
+# rows must be kept by such a write.
 _FEW = 128
-# Class indices up to this are exact as float32.
+# Class indices up to this are exact as float32, which `_selected` compares.
 _EXACT_IN_FLOAT32 = 2**24
 # Classes to a short row: the most that LLVM unrolls, in whole vectors.
 _SHORT_ROWS = range(64, 8, -8)
@@ -164,12 +165,14 @@ class Cpu(Xla):
     def reads_once(self, logits: Logits, index: jax.Array, to_do: Pass) -> bool:
         """For large float32 logits, where nothing else is to be summed.
 
-        Half-precision exponentials would be as large as two results.
+        Half-precision exponentials would be as large as two results. Few classes that lie apart
+        would be written one by one.
         """
-        stored = logits.stored
+        stored, classes = logits.stored, logits.stored.shape[-1]
         wanted = logits.plain and stored.dtype == to_do.dtype == jnp.float32
         wanted = wanted and not to_do.below and to_do.classes is None
-        return wanted and writes_over(stored, index) and stored.shape[-1] <= _EXACT_IN_FLOAT32
+        wanted = wanted and writes_over(stored, index) and classes <= _EXACT_IN_FLOAT32
+        return wanted and not (to_do.moved and classes <= _FEW)
 
     def share_and_gradient(
         self,
@@ -183,6 +186,7 @@ class Cpu(Xla):
         if not self.reads_once(logits, index, to_do):
             return super().share_and_gradient(logits, index, of_share, given, to_do)
         z = logits.values()
+        # Of all classes: these exponentials are exact at any distance.
         largest = logits.read(jnp.max(lax.stop_gradient(logits.stored), -1))
         # In short rows throughout: were the gradient's first shape the logits', it would be a copy.
         short = _in_short_rows(z)
@@ -331,7 +335,7 @@ def _in_long_rows(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def _of_short_rows(x: jax.Array, rows: int) -> jax.Array:
     """`x [...]`, one number a row, as one for each of so many short rows."""
     x = x.reshape(-1, 1)
-    return jnp.broadcast_to(x, (len(x), rows // max(1, len(x)))).reshape(rows)
+    return jnp.broadcast_to(x, (len(x), rows // len(x))).reshape(rows)
 
 
 def _written(x: jax.Array, index: jax.Array, value: jax.Array, classes: int) -> jax.Array:
@@ -347,7 +351,7 @@ def _written(x: jax.Array, index: jax.Array, value: jax.Array, classes: int) -> 
 
 
 def _selected(x: jax.Array, index: jax.Array, value: jax.Array, classes: int) -> jax.Array:
-    """The same by a select, which fuses."""
+    """`_written` by a select, which fuses with what was computed before."""
     width = x.shape[-1]
     first = lax.iota(jnp.float32, classes // width)[None] * width
     within = (index.reshape(-1, 1).astype(jnp.float32) - first).reshape(-1, 1)

@@ -17,8 +17,8 @@ class RowShare(NamedTuple):
     """What some or all classes of a row contribute to its statistics, `[...]` each.
 
     Attributes:
-      largest_other: the largest logit except the label's, `-inf` if there is none; a constant for
-        differentiation.
+      largest_other: the largest logit except the label's (or of all, where `others` is exact
+        relative to that too), `-inf` if there is none; a constant for differentiation.
       label_logit: 0 if the label is not among these classes.
       others: `sum exp(z_j - largest_other)` over all classes but the label.
       below: None, or `sum (largest_other - z_j)` over all classes but the label, with 0 in place of
@@ -39,11 +39,13 @@ class Pass(NamedTuple):
       below: whether the share has `below`.
       classes: None, or how many of the first columns are classes: the rest are padding, have a
         gradient of 0, and may hold anything.
+      moved: whether the classes lie apart in memory.
     """
 
     dtype: Any
     below: bool = False
     classes: int | None = None
+    moved: bool = False
 
 
 class Coefficients(NamedTuple):

@@ -293,7 +293,8 @@ def _reads_once(
 
 
 def _pass(options: Options, dtype: Any) -> Pass:
-    return Pass(dtype, below=bool(options.label_smoothing), classes=options.classes)
+    smoothing = bool(options.label_smoothing)
+    return Pass(dtype, below=smoothing, classes=options.classes, moved=options.moved)
 
 
 def _at_once(

@@ -20,9 +20,9 @@ from tests.tolerances import assert_close
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="kept on CPUs")
 integer = ops.softmax_cross_entropy_with_integer_labels
-# In short rows of their own number, of themselves (no divisor), of 64 and of 40. Each has its own
-# number of rows, since a trace is reused for another array of the same shape.
-every_way = pytest.mark.parametrize("classes", [10, 100, 128, 1000, 1024])
+# Rows that are not divided, of few classes and of many; that are short; that are divided. Each has
+# its own number of rows, since a trace is reused for another array of the same shape.
+every_way = pytest.mark.parametrize("classes", [10, 131, 24, 128, 1000, 1024])
 
 
 def total(z, y, w):
@@ -106,3 +106,16 @@ def test_exponentials_are_written_in_short_rows(reduction):
     large = {(int(n), int(v)) for name, n, v in found if "scatter" not in name and int(n) > 512}
     assert large == {(512 * 64, 64)}
     assert not [name for name, n, v in found if (n, v) == ("512", "4096") and "scatter" not in name]
+
+
+@pytest.mark.parametrize(("classes", "axis", "kept"), [(10, -1, 1), (10, 0, 0), (1024, 0, 1)])
+def test_few_classes_that_lie_apart_are_computed_again(classes, axis, kept):
+    """They would be written one by one."""
+    rows = 2**20 // classes + 107
+    z = jax.ShapeDtypeStruct((rows, classes) if axis else (classes, rows), jnp.float32)
+    y = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    _, residuals = jax.eval_shape(
+        lambda z, y: jax.vjp(lambda z: integer(z, y, axis, reduction="sum"), z), z, y
+    )
+    large = [x for x in jax.tree.leaves(residuals) if x.shape in ((rows, classes), z.shape)]
+    assert len(large) == 1 + kept
