@@ -94,8 +94,17 @@ flags = st.lists(
     st.one_of(
         st.tuples(
             st.sampled_from(
-                "--epochs --batch-size --learning-rate --momentum --seed --weight-decay "
-                "--schedule --op --dtype".split()
+                [
+                    "--epochs",
+                    "--batch-size",
+                    "--learning-rate",
+                    "--momentum",
+                    "--seed",
+                    "--weight-decay",
+                    "--schedule",
+                    "--op",
+                    "--dtype",
+                ]
             ),
             numbers,
         ),
