@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,9 @@ class Verify(OutputOptions):
             raise InputError(
                 f"--figure {self.figure}: expected a file's path in a folder that is there."
             )
+        there = self.figure if self.figure.exists() else self.figure.absolute().parent
+        if not os.access(there, os.W_OK):
+            raise InputError(f"--figure {self.figure}: {there} may not be written to.")
 
     def _draw(self) -> None:
         if self.figure is None:

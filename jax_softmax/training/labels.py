@@ -68,6 +68,26 @@ def check_labels(
     return array.astype(np.int32), class_names
 
 
+def labels_in(
+    labels: Any, examples: int, own_names: tuple[str, ...], class_names: tuple[str, ...]
+) -> np.ndarray:
+    """`[N]` int32 numbers into `class_names`, of labels that may be numbers into `own_names`.
+
+    Args:
+      labels: as for `check_labels`.
+      examples: N.
+      own_names: of the labels; none given: those of `class_names`.
+      class_names: V names of a model's classes.
+
+    Raises:
+      InputError: as `check_labels` does, or if a label's class is none of the model's.
+    """
+    if own_names in ((), class_names):
+        return check_labels(labels, examples, class_names)[0]
+    codes, own_names = check_labels(labels, examples, own_names)
+    return _look_up(_Named(own_names, codes, labels), class_names)[0]
+
+
 def check_several_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
     """Raises InputError unless at least two classes occur, without which nothing can be learnt."""
     if (labels == labels[0]).all():
@@ -206,7 +226,11 @@ def _numbered(classes: int) -> tuple[str, ...]:
 
 def _refuse(array: np.ndarray, outside: np.ndarray, classes: int) -> None:
     row = int(np.argmax(outside))
-    raise InputError(f"labels: expected integers in [0, {classes}), got {array[row]} in row {row}.")
+    from_one = array.min() == 1 and array.max() == classes
+    remedy = "; pass labels - 1, for classes count from 0" if from_one else ""
+    raise InputError(
+        f"labels: expected integers in [0, {classes}), got {array[row]} in row {row}{remedy}."
+    )
 
 
 def _from_one_hot(array: np.ndarray, classes: int) -> np.ndarray:

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_softmax._checks import shown
+from jax_softmax._checks import check_class_names, shown
 from jax_softmax._extras import needs_train_extra
 from jax_softmax.errors import InputError
 from jax_softmax.ops import softmax, softmax_cross_entropy_with_integer_labels
 from jax_softmax.training.examples import Examples, check_examples, check_features, fit_dtype
-from jax_softmax.training.labels import check_labels
+from jax_softmax.training.labels import labels_in
 from jax_softmax.training.model import SoftmaxModel
 from jax_softmax.training.programs import latest_programs
 from jax_softmax.training.step import Params
@@ -82,7 +82,8 @@ def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
     Args:
       model: what `fit` or `load_run` returned.
       examples: `features [N, ...]` as stored (the model scales them) and `labels [N]`, integers
-        or names of the model's classes, or one-hot.
+        or names of the model's classes, or one-hot. Where they have `class_names` in another order,
+        labels count in that.
 
     Raises:
       InputError: if the features are not finite or not the model's width, or a label is none of its
@@ -97,7 +98,8 @@ def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
     _check_model(model)
     check_examples("examples", examples, ("features", "labels"))
     features = check_features(examples.features, model.feature_shape)
-    labels, _ = check_labels(examples.labels, len(features), model.class_names)
+    own_names = check_class_names(getattr(examples, "class_names", ()))
+    labels = labels_in(examples.labels, len(features), own_names, model.class_names)
     losses, predictions = _in_blocks(_losses_and_predictions, model, features, labels)
     return Evaluation(
         loss=float(losses.mean(dtype=np.float64)),

@@ -88,10 +88,10 @@ def decode(contents: Contents, names: Names) -> tuple[FitResult, dict[str, Any]]
     about = _about(contents[MODEL], names(MODEL))
     for name, key in ((CONFIG, "config_sha256"), (HISTORY, "history_sha256")):
         if sha256(contents[name]) != about.get(key):
-            raise _damaged(names(name), f"{MODEL} has the SHA-256 of another")
+            raise _damaged(names(name), f"it is not the one that was saved with {MODEL}")
     metrics = _metrics(contents[METRICS], names(METRICS))
     if metrics["model_sha256"] != sha256(contents[MODEL]):
-        raise _damaged(names(METRICS), f"it has the SHA-256 of another {MODEL}")
+        raise _damaged(names(METRICS), f"it was not saved with this {MODEL}")
     result = FitResult(
         **_model(contents[MODEL], about, names(MODEL)),
         config=_config(contents[CONFIG], names(CONFIG)),
@@ -129,7 +129,8 @@ def _about(data: bytes, name: object) -> dict[str, Any]:
         about = json.loads(metadata[ABOUT]) if ABOUT in metadata else {}
         form = about.get("format", form)
     except (AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{name}: cannot be read as a safetensors file ({error}).") from error
+        why = f"cannot be read as a safetensors file: {error}"
+        raise _damaged(name, why) from error
     if form == _WITHOUT_DIGEST:
         raise InputError(
             f"{name}: was saved by an older version ({form}), without the digest that shows damage "

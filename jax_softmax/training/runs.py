@@ -190,6 +190,11 @@ def _check_what_is_there(path: Path, given: Path, overwrite: bool) -> bool:
             f"run folder {given}: a run is there already; give another folder, or --overwrite "
             f"(overwrite=True)."
         )
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(
+            f"run folder {given}: cannot be replaced, for it may not be written to; give another "
+            f"folder, or change its permissions."
+        )
     return False
 
 

@@ -209,3 +209,26 @@ def test_boolean_features_are_zeros_and_ones():
     got = fit(Split(features, labels), CONFIG)
     np.testing.assert_array_equal(got.params["kernel"], expected.params["kernel"])
     assert predict(got, features).tolist() == labels
+
+
+def test_integers_count_in_the_examples_own_class_names(rng):
+    features = np.eye(3)[[0, 1, 2, 2]]
+    model = fit(Split(features, ["cat", "dog", "bird", "bird"]), TrainConfig(epochs=200))
+    assert model.class_names == ("bird", "cat", "dog")
+    right = Split(features, [2, 0, 1, 1], class_names=("dog", "bird", "cat"))
+    found = evaluate(model, right)
+    assert found.accuracy == 1
+    np.testing.assert_array_equal(found.labels, [1, 2, 0, 0])
+    assert evaluate(model, Split(features, [1, 2, 0, 0])).accuracy == 1
+    other = Split(features, [0, 1, 2, 2], class_names=("bird", "cat", "cow"))
+    with pytest.raises(
+        InputError, match="expected one of 'bird', 'cat', 'dog', got 'cow' in row 2"
+    ):
+        evaluate(model, other)
+    with pytest.raises(InputError, match="'cow'"):
+        fit(right, TrainConfig(epochs=1), validation=other)
+
+
+def test_labels_from_1_get_a_hint():
+    with pytest.raises(InputError, match=r"got 3 in row 2; pass labels - 1, for"):
+        fit(Split(np.eye(3), [1, 2, 3], class_names=("a", "b", "c")))
