@@ -58,7 +58,9 @@ class OutputOptions:
                     f"--json {self.json}: holds something else than such results, which would be "
                     f"lost; give another path."
                 )
-        except OSError as error:
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: a null character
             raise InputError(f"--json {self.json}: cannot be written ({error}).") from error
         written = Path(os.path.realpath(self.json)) if _is_written_to(self.json) else folder
         if not os.access(written if written.exists() else written.parent, os.W_OK):

@@ -181,7 +181,7 @@ def test_commands(folder, watch, times, tell, capsys):
         assert "Traceback" not in err + out
         assert bool(err) or code == 0, (command, options)
         for new in set(os.listdir(folder)) - there:
-            assert new in ("runs", "new", "given"), (command, options, new)
+            assert new in ("runs", "new", "given", "~nobody"), (command, options, new)
 
     run()
     tell(f"{sum(ends.values())} commands: {dict(ends)} by exit code")
