@@ -16,3 +16,7 @@ class TrainingWarning(UserWarning):
 
     `warnings.simplefilter("error", TrainingWarning)` makes an error of it.
     """
+
+
+class CheckpointError(InputError):
+    """A checkpoint cannot be written, or used as it is; those written before stay."""

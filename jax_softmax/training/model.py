@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -51,3 +52,19 @@ class FitResult(SoftmaxModel):
     compile_seconds: float = 0.0
     train_seconds: float = 0.0
     device: str = ""
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch that the parameters are of: the last, but with patience the best."""
+        best = None if self.config.patience is None else best_record(self.history)
+        return len(self.history) if best is None else int(best["epoch"])
+
+
+def best_record(history: Sequence[dict[str, float]]) -> dict[str, float] | None:
+    """The first record of the smallest validation loss; None if none has any."""
+    best = None
+    for record in history:
+        loss = record.get("validation_loss")
+        if loss is not None and (best is None or loss < best["validation_loss"]):
+            best = record
+    return best
