@@ -18,5 +18,9 @@ class TrainingWarning(UserWarning):
     """
 
 
+class DivergedError(InputError):
+    """A training whose loss or parameters are not finite any more."""
+
+
 class CheckpointError(InputError):
     """A checkpoint cannot be written, or used as it is; those written before stay."""

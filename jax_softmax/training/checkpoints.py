@@ -193,8 +193,11 @@ def open_checkpoints(
       InputError: if the folder cannot be used, or another process uses it, or the extra
         `[checkpoint]` is not installed.
     """
-    with needs_train_extra():
-        import orbax.checkpoint  # noqa: F401 - before anything is trained
+    try:
+        with needs_train_extra():
+            import orbax.checkpoint  # noqa: F401 - before anything is trained
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
 
     path = Path(folder)
     with contextlib.ExitStack() as stack:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from jax_softmax._checks import check_class_names, check_feature_scale
-from jax_softmax.errors import InputError
+from jax_softmax.errors import DivergedError
 from jax_softmax.training.advice import warn_of_rise, warn_of_scale
 from jax_softmax.training.checkpoints import (
     Checkpoints,
@@ -371,10 +371,10 @@ def _sgd(config: TrainConfig, examples: int) -> optax.GradientTransformation:
 
 def _diverged(
     what: str, epoch: int, config: TrainConfig, optimizer: optax.GradientTransformation | None
-) -> InputError:
+) -> DivergedError:
     remedy = (
         f"at learning rate {config.learning_rate:g}; try a smaller one, or scale the features"
         if optimizer is None
         else "with the optimizer that was passed; try a smaller step"
     )
-    return InputError(f"the {what} in epoch {epoch} {remedy}.")
+    return DivergedError(f"the {what} in epoch {epoch} {remedy}.")
