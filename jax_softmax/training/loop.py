@@ -27,7 +27,7 @@ from jax_softmax.training.examples import Examples, check_features, fit_dtype
 from jax_softmax.training.labels import check_labels, check_several_classes
 from jax_softmax.training.layout import layout_for
 from jax_softmax.training.metrics import evaluate
-from jax_softmax.training.model import FitResult, SoftmaxModel, best_record
+from jax_softmax.training.model import FitResult, SoftmaxModel, best_record, is_better
 from jax_softmax.training.start import check_held, check_optimizer, check_types, starting_params
 from jax_softmax.training.step import (
     Batches,
@@ -237,7 +237,7 @@ def _train(
         if validation is not None and calls.due(calls.look_every, done):
             seen = evaluate(run.model(), validation)
             history[-1].update(validation_loss=seen.loss, validation_accuracy=seen.accuracy)
-            if config.patience and (best is None or seen.loss < best["validation_loss"]):
+            if config.patience is not None and is_better(history[-1], best):
                 best, progress.best = history[-1], run.state.params
         if kept is not None and (calls.due(calls.keep_every, done) or waited()):
             kept.save(progress)

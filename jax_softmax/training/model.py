@@ -64,7 +64,14 @@ def best_record(history: Sequence[dict[str, float]]) -> dict[str, float] | None:
     """The first record of the smallest validation loss; None if none has any."""
     best = None
     for record in history:
-        loss = record.get("validation_loss")
-        if loss is not None and (best is None or loss < best["validation_loss"]):
+        if "validation_loss" in record and is_better(record, best):
             best = record
     return best
+
+
+def is_better(record: dict[str, float], best: dict[str, float] | None) -> bool:
+    """Whether a record has a smaller validation loss; any number is better than NaN."""
+    if best is None:
+        return True
+    loss, least = record["validation_loss"], best["validation_loss"]
+    return loss < least or (math.isnan(least) and not math.isnan(loss))

@@ -13,7 +13,7 @@ import pytest
 
 from jax_softmax import InputError, Split, TrainConfig, fit
 from jax_softmax.errors import TrainingWarning
-from jax_softmax.training import checkpoints, unfinished
+from jax_softmax.training import unfinished
 from jax_softmax.training.checkpoints import Checkpoints, open_checkpoints
 from jax_softmax.training.runs import check_run_dir
 from tests.faults.test_damaged_runs import DAMAGES
@@ -117,27 +117,6 @@ def test_damage_to_both_is_said_of_both(kept, tmp_path):
     ):
         assert opened.newest(kept.like) is None
     assert len(seen) == 2
-
-
-# orbax's own threads mind the damage; that is why files are looked at before.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_files_that_pass_are_checked_by_what_they_restore(kept, monkeypatch):
-    """Where digests of files are not looked at, that of the numbers finds what orbax does not."""
-    monkeypatch.setattr(
-        checkpoints,
-        "_checked_seal",
-        lambda path: json.loads((path / "checkpoint.json").read_bytes()),
-    )
-    rng, found = np.random.default_rng(0), collections.Counter()
-    numbers = [p for p in kept.files if NEW in p.parts and "arrays" in p.parts]
-    for path in numbers:
-        good = path.read_bytes()
-        for damage in DAMAGES[:2] if good else ():
-            path.write_bytes(damage(good, rng))
-            found[kept.outcome([NEW])] += 1
-            path.write_bytes(good)
-    assert found.keys() <= {"older state with a warning", "the newest, silently"}
-    assert found["older state with a warning"] > 0
 
 
 def test_damage_to_what_a_training_says_of_itself_is_an_error(tmp_path, times, tell):
