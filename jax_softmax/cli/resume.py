@@ -30,7 +30,7 @@ def resume(command: Train, run_dir: Path) -> None:
     Raises:
       InputError: if there is nothing to go on with, or flags or data are not those of the start.
     """
-    from jax_softmax.training import unfinished
+    from jax_softmax.training import atomic, unfinished
     from jax_softmax.training.runs import check_run_dir, path_of
 
     for flag, value in (("--overwrite", command.overwrite), ("--run-dir", command.run_dir)):
@@ -40,6 +40,10 @@ def resume(command: Train, run_dir: Path) -> None:
                 f"{run_dir} as it was asked for at the start; leave it out."
             )
     run = path_of(run_dir)
+    if run.name in ("", ".."):  # beside which nothing can be
+        _finished(command, run_dir)
+        return
+    atomic.sweep(run.parent)
     with unfinished.found(run) as kept:
         if kept is None:
             _finished(command, run_dir)

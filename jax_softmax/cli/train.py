@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -91,7 +92,7 @@ class Train(DataOptions):
     def run(self) -> None:
         """Loads, trains, measures, writes the run folder and prints the report."""
         from jax_softmax.training import unfinished
-        from jax_softmax.training.runs import check_run_dir
+        from jax_softmax.training.runs import RunExistsError, check_run_dir
 
         self.check_json()
         if self.resume is not None:
@@ -105,16 +106,24 @@ class Train(DataOptions):
                 f"`{resuming(self.dataset, place.given)}`, or start it anew with --overwrite."
             )
         dataset = self.load(config.seed, self.raw_dir, self.data_dir)
-        training = Training(self, dataset, config, place)
         with signals.deferred():
             if self.overwrite:
                 unfinished.discard(place.path)
             if config.checkpoint_every is None:
-                training.run(kept=None)
+                Training(self, dataset, config, place).run(kept=None)
                 return
             data = data_of(dataset, self.raw_dir, self.data_dir)
-            with unfinished.started(place, config, data) as kept:
-                training.run(kept)
+            with contextlib.ExitStack() as stack:
+                kept = None
+                while kept is None:
+                    try:
+                        kept = stack.enter_context(unfinished.started(place, config, data))
+                    except RunExistsError:
+                        if self.run_dir is not None:
+                            raise
+                        # Another training of the same second; no name was asked for.
+                        place = check_run_dir(new_run_dir(self.dataset), overwrite=False)
+                Training(self, dataset, config, place).run(kept)
 
     def load(self, seed: int, raw_dir: Path | None, data_dir: Path | None) -> Dataset:
         """The dataset, split by the seed."""

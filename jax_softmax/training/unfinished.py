@@ -15,7 +15,7 @@ from typing import Any
 from jax_softmax.errors import CheckpointError, InputError
 from jax_softmax.training import atomic, run_files
 from jax_softmax.training.config import TrainConfig
-from jax_softmax.training.runs import Place, parents_of
+from jax_softmax.training.runs import Place, RunExistsError, parents_of
 
 _FORMAT = "jax_softmax.training.1"
 _ABOUT, _LOCK, _CHECKPOINTS = "training.json", "lock", "checkpoints"
@@ -68,7 +68,8 @@ def started(place: Place, config: TrainConfig, data: Mapping[str, Any]) -> Itera
     """A training that starts now; the disk holds that it did.
 
     Raises:
-      InputError: if one of the same name is there, or the folder cannot be made.
+      RunExistsError: if one of the same name is there.
+      InputError: if the folder cannot be made.
     """
     folder = folder_of(place.path)
     said = {
@@ -84,9 +85,14 @@ def started(place: Place, config: TrainConfig, data: Mapping[str, Any]) -> Itera
                 stack.enter_context(atomic.locked(new / _LOCK))
                 (new / _ABOUT).write_bytes(run_files.sealed_json(said))
                 atomic.sync_folder(new)
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # empty: of a process that was killed making it
                 atomic.put_new(new, folder)
         except FileExistsError as error:
-            raise InputError(f"training of {place.given}: {folder} is there already.") from error
+            raise RunExistsError(
+                f"training of {place.given}: {folder} is there already, perhaps another's; finish "
+                f"or remove it, or give another run folder."
+            ) from error
         except OSError as error:
             raise InputError(f"training of {place.given}: cannot be kept ({error}).") from error
         yield Unfinished(folder, config, data, place.overwrite)

@@ -250,6 +250,44 @@ def test_another_version_and_damage_are_errors(command, kept, cwd):
     assert names(cwd) == ["run"]
 
 
+def test_trainings_of_the_same_second_have_folders_of_their_own(
+    command, cwd, monkeypatch, stopped_by
+):
+    monkeypatch.setattr("time.strftime", lambda _format: "20300101-000000")
+    original, seen = unfinished.is_there, []
+    # As if the other had not been there yet when a name was looked for.
+    monkeypatch.setattr(
+        unfinished,
+        "is_there",
+        lambda run: seen.append(run) is None and len(seen) > 2 and original(run),
+    )
+    assert stopped_by(*START[:-2]).code == 143
+    seen.clear()
+    assert command(*START[:-2]).code == 0
+    assert names(cwd / "runs") == [
+        ".digits-20300101-000000.training",
+        "digits-20300101-000000-2",
+    ]
+
+
+def test_what_a_process_left_half_made_is_no_training(command, cwd, never):
+    (cwd / KEPT).mkdir()
+    assert command(*START).code == 0
+    assert names(cwd) == ["run"] and contents(cwd / "run") == never
+    (cwd / "other").mkdir()
+    (cwd / ".other.training").mkdir()
+    (cwd / ".other.training" / "notes").touch()
+    done = command(*START[:-1], "other")
+    assert done.code == 2 and ".other.training is there already, perhaps another's" in done.err
+    assert names(cwd / ".other.training") == ["notes"]
+
+
+@pytest.mark.parametrize("run", [".", "..", "/", "no/such/folder/run"])
+def test_paths_that_cannot_be_runs_are_errors(run, command):
+    done = command("train", "digits", "--resume", run)
+    assert done.code == 2 and f"--resume {run}: expected a run, or" in done.err
+
+
 @pytest.mark.parametrize("there", ["nothing", "an empty folder", "files", "a file"])
 def test_neither_a_run_nor_a_training_is_an_error(there, command, cwd):
     if there == "a file":
