@@ -215,13 +215,27 @@ def open_checkpoints(
         yield Checkpoints(path, training)
 
 
-def training_of(config: TrainConfig, optimizer: object, **data: Any) -> dict[str, Any]:
-    """What must be the same for a training to go on: settings, and digests of arrays by name."""
-    named = {
-        name: None if arrays is None else _digest(arrays, None) for name, arrays in data.items()
+def training_of(
+    config: TrainConfig,
+    optimizer: object,
+    features: np.ndarray,
+    labels: np.ndarray,
+    about: Mapping[str, Any],
+    start: Params,
+    validation: Any,
+) -> dict[str, Any]:
+    """What must be the same for a training to go on: settings, and digests of all it is given."""
+    watched = None
+    if validation is not None:
+        seen = {name: getattr(validation, name) for name in ("features", "labels")}
+        watched = _digest({name: np.asarray(value) for name, value in seen.items()}, None)
+    return {
+        **dataclasses.asdict(config),
+        "optimizer": "of the settings" if optimizer is None else "passed",
+        "training_examples": _digest({"features": features, "labels": labels}, about),
+        "validation_examples": watched,
+        "starting_params": _digest({k: np.asarray(value) for k, value in start.items()}, None),
     }
-    own = "of the settings" if optimizer is None else "passed"
-    return {**dataclasses.asdict(config), "optimizer": own, **named}
 
 
 def _short(value: object) -> str:
@@ -233,6 +247,8 @@ def _digest(arrays: Mapping[str, Any], about: Any) -> str:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
+        if array.dtype.hasobject:  # names, whose bytes are addresses
+            array = array.astype(np.str_)
         digest.update(f"{name} {array.dtype} {np.shape(arrays[name])} ".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

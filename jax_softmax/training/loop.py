@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ import optax
 from jax_softmax._checks import check_class_names, check_feature_scale
 from jax_softmax.errors import DivergedError
 from jax_softmax.training.advice import warn_of_rise, warn_of_scale
+from jax_softmax.training.calls import Calls
 from jax_softmax.training.checkpoints import (
     Checkpoints,
     Progress,
@@ -140,13 +141,13 @@ def fit(
     with contextlib.ExitStack() as stack:
         kept = None
         if checkpoints is not None:
-            data = _digested(features, labels, about, start, validation)
-            training = training_of(config, optimizer, **data)
+            training = training_of(config, optimizer, features, labels, about, start, validation)
             kept = stack.enter_context(open_checkpoints(checkpoints, training))
         compile_seconds, progress = _train(run, validation, kept, tell)
     if not all(np.isfinite(np.asarray(value)).all() for value in run.state.params.values()):
         # By the last step, which comes after the last loss.
-        raise _diverged("parameters became infinite or NaN", config.epochs, config, optimizer)
+        epoch = len(progress.history)
+        raise _diverged("parameters became infinite or NaN", epoch, config, optimizer)
     warn_of_rise(progress.history, optimizer is not None)
     return FitResult(
         **vars(run.model(progress.best)),
@@ -156,34 +157,6 @@ def fit(
         train_seconds=progress.train_seconds,
         device=run.device(),
     )
-
-
-class Calls(NamedTuple):
-    """How epochs are divided into compiled calls.
-
-    Of nothing but the settings and the epochs done, so that a training that goes on from a
-    checkpoint makes the calls, and the looks, that it would have made.
-
-    Attributes:
-      epochs: in all.
-      longest: the most epochs of a call.
-      look_every: a multiple of it, and the last epoch, ends in a look at the validation examples.
-      keep_every: the same of checkpoints.
-    """
-
-    epochs: int
-    longest: int
-    look_every: int | None
-    keep_every: int | None
-
-    def count_after(self, done: int) -> int:
-        """Epochs of the call after `done` of them."""
-        ends = [done // every * every + every for every in self[2:] if every]
-        return min(done + self.longest, self.epochs, *ends) - done
-
-    def due(self, every: int | None, done: int) -> bool:
-        """Whether what is done `every` so many epochs is due after `done` of them."""
-        return every is not None and (done % every == 0 or done == self.epochs)
 
 
 def _calls(run: _Run, watched: bool) -> Calls:
@@ -248,31 +221,6 @@ def _train(
                 kept.save(progress)
             raise
     return compile_seconds, progress
-
-
-def _digested(
-    features: np.ndarray,
-    labels: np.ndarray,
-    about: Mapping[str, Any],
-    start: Params,
-    validation: Examples | None,
-) -> dict[str, Any]:
-    """Arrays of which a training's checkpoints keep digests."""
-    names = np.frombuffer("\0".join(about["class_names"]).encode(), np.uint8)
-    scale = np.asarray(about["feature_scale"])
-    watched = None
-    if validation is not None:
-        watched = {name: np.asarray(getattr(validation, name)) for name in ("features", "labels")}
-    return {
-        "training_examples": {
-            "features": features,
-            "labels": labels,
-            "names": names,
-            "scale": scale,
-        },
-        "validation_examples": watched,
-        "starting_params": {name: np.asarray(value) for name, value in start.items()},
-    }
 
 
 class _Run:

@@ -106,6 +106,22 @@ def test_what_it_starts_from_goes_on_too(tmp_path):
     assert same(fit(TRAIN, CONFIG, params=params, checkpoints=tmp_path / "c"), never)
 
 
+def test_names_are_told_apart_by_what_they_say(tmp_path):
+    named = [
+        Split(s.features, np.array(["one", "two", "three"], object)[s.labels])
+        for s in (TRAIN, SEEN)
+    ]
+    stop(tmp_path, 10, train=named[0], validation=named[1])
+    # The same words, at other addresses.
+    again = [
+        Split(s.features, np.array(["".join([*name]) for name in s.labels], object)) for s in named
+    ]
+    assert len(fit(again[0], CONFIG, validation=again[1], checkpoints=tmp_path).history) == 21
+    other = Split(SEEN.features, again[1].labels[::-1].copy())
+    with pytest.raises(CheckpointError, match="validation examples: "):
+        fit(again[0], CONFIG, validation=other, checkpoints=tmp_path)
+
+
 def test_the_last_two_are_kept_and_epochs_are_told_once(tmp_path, whole):
     on_epoch, told = stopping_at(None)
     fit(TRAIN, CONFIG, checkpoints=tmp_path, on_epoch=on_epoch)
