@@ -1,4 +1,4 @@
-"""The extra `[train]`: its packages are imported where they are used, and named where missing."""
+"""The extras: their packages are imported where they are used, and named where missing."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ TRAIN = {
     "tqdm": "tqdm",
     "tyro": "tyro",
 }
+CHECKPOINT = {"orbax": "orbax-checkpoint"}
+_EXTRAS = {"train": TRAIN, "checkpoint": CHECKPOINT}
 
 
 @contextlib.contextmanager
 def needs_train_extra() -> Iterator[None]:
-    """Say what to install where a package of the extra is missing; also a decorator.
+    """Say what to install where a package of an extra is missing; also a decorator.
 
     Raises:
       InputError: An import inside found no such package; other missing modules pass.
@@ -33,10 +35,10 @@ def needs_train_extra() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        package = TRAIN.get(error.name or "")
-        if package is None:
-            raise
-        raise InputError(
-            f"{package} is not installed; it comes with the extra [train]: "
-            "pip install 'jax-softmax[train]'"
-        ) from error
+        for extra, packages in _EXTRAS.items():
+            if package := packages.get(error.name or ""):
+                raise InputError(
+                    f"{package} is not installed; it comes with the extra [{extra}]: "
+                    f"pip install 'jax-softmax[{extra}]'"
+                ) from error
+        raise

@@ -16,3 +16,11 @@ class TrainingWarning(UserWarning):
 
     `warnings.simplefilter("error", TrainingWarning)` makes an error of it.
     """
+
+
+class DivergedError(InputError):
+    """A training whose loss or parameters are not finite any more."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint cannot be written, or used as it is; those written before stay."""

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from jax_softmax import InputError
-from jax_softmax._extras import TRAIN, needs_train_extra
+from jax_softmax._extras import CHECKPOINT, TRAIN, needs_train_extra
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -30,7 +30,7 @@ OTHERS = {"jaxlib", "threadpoolctl", "tokamax", "torch"}
 
 
 EXTRAS = PROJECT["optional-dependencies"]
-REQUIREMENTS = [*PROJECT["dependencies"], *EXTRAS["train"], *EXTRAS["dev"]]
+REQUIREMENTS = [*PROJECT["dependencies"], *EXTRAS["train"], *EXTRAS["checkpoint"], *EXTRAS["dev"]]
 
 
 def names(requirements: list[str]) -> list[str]:
@@ -43,15 +43,16 @@ def test_the_core_is_three_packages():
 
 def test_the_extra_that_messages_name_is_the_one_declared():
     assert sorted(names(EXTRAS["train"])) == sorted(TRAIN.values())
+    assert sorted(names(EXTRAS["checkpoint"])) == sorted(CHECKPOINT.values())
 
 
-def test_dev_holds_train():
-    assert "jax-softmax[train]" in EXTRAS["dev"]
+def test_dev_holds_the_other_extras():
+    assert {"jax-softmax[train]", "jax-softmax[checkpoint]"} <= set(EXTRAS["dev"])
 
 
 def test_every_dependency_has_a_lower_bound():
     unbound = [requirement for requirement in REQUIREMENTS if ">=" not in requirement]
-    assert unbound == ["jax-softmax[train]"]
+    assert unbound == ["jax-softmax[train]", "jax-softmax[checkpoint]"]
 
 
 def test_the_lock_file_pins_what_is_declared_and_names_no_host():
@@ -79,7 +80,7 @@ def imported_modules(path: Path) -> set[str]:
 
 def test_what_is_imported_is_declared():
     modules = set().union(*map(imported_modules, (ROOT / "jax_softmax").rglob("*.py")))
-    declared = CORE | TRAIN.keys() | OTHERS | {"jax_softmax"}
+    declared = CORE | TRAIN.keys() | CHECKPOINT.keys() | OTHERS | {"jax_softmax"}
     assert modules - declared - sys.stdlib_module_names == set()
 
 
@@ -128,7 +129,7 @@ import sys
 
 class Hide:
     def find_spec(name, path=None, target=None):
-        if name in {list(TRAIN)!r}:
+        if name in {[*TRAIN, *CHECKPOINT]!r}:
             raise ModuleNotFoundError("hidden by the test", name=name)
 
 sys.meta_path.insert(0, Hide)
@@ -249,7 +250,8 @@ def test_the_rest_names_the_extra(core):
     script = """
         import json
         import numpy as np
-        from jax_softmax import InputError, Split, evaluate, fit, load_dataset, load_run, save_run
+        from jax_softmax import InputError, Split, TrainConfig
+        from jax_softmax import evaluate, fit, load_dataset, load_run, save_run
 
         mine = Split(np.array([[0.0], [1.0]]), np.array([0, 1]))
         result = fit(mine)
@@ -263,6 +265,7 @@ def test_the_rest_names_the_extra(core):
             "iris": lambda: load_dataset("iris"),
             "digits": lambda: load_dataset("digits"),
             "mnist": lambda: load_dataset("mnist", raw_dir="."),
+            "checkpoints": lambda: fit(mine, TrainConfig(checkpoint_every=1), checkpoints="kept"),
         }.items():
             try:
                 call()
@@ -281,10 +284,12 @@ def test_the_rest_names_the_extra(core):
         "iris": "scikit-learn",
         "digits": "scikit-learn",
         "mnist": "tensorflow-datasets",
+        "checkpoints": "orbax-checkpoint",
     }
-    for message in json.loads(done.stdout).values():
-        assert message.endswith("with the extra [train]: pip install 'jax-softmax[train]'")
-    assert not (core.folder / "run").exists()
+    for name, message in json.loads(done.stdout).items():
+        extra = "checkpoint" if name == "checkpoints" else "train"
+        assert message.endswith(f"with the extra [{extra}]: pip install 'jax-softmax[{extra}]'")
+    assert not any((core.folder / name).exists() for name in ("run", "kept"))
 
 
 @pytest.mark.slow
@@ -292,4 +297,4 @@ def test_the_core_brings_nothing_of_the_extra(installed):
     listed = installed.run("-m", "pip", "list", "--format=json")
     packages = {package["name"].lower() for package in json.loads(listed.stdout)}
     assert packages >= CORE
-    assert packages.isdisjoint(TRAIN.values())
+    assert packages.isdisjoint([*TRAIN.values(), *CHECKPOINT.values()])

@@ -154,7 +154,15 @@ def training_warnings_said() -> Iterator[None]:
     """Says warnings of training as commands say things, once it is done; a failure says its own."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TrainingWarning)
-        yield
+        try:
+            yield
+        except KeyboardInterrupt:
+            _say(caught)
+            raise
+    _say(caught)
+
+
+def _say(caught: list[warnings.WarningMessage]) -> None:
     for warning in caught:
         if issubclass(warning.category, TrainingWarning):
             print(f"jax-softmax: {warning.message}", file=sys.stderr)

@@ -120,8 +120,14 @@ def device_name(platform: str, kind: str) -> str:
     return kind if kind == platform else f"{platform}: {kind}"
 
 
-def train_report(dataset: Dataset, result: FitResult) -> list[str]:
-    """What was trained, on what, where, and how long it took."""
+def train_report(dataset: Dataset, result: FitResult, validation: int = 0) -> list[str]:
+    """What was trained, on what, where, and how long it took.
+
+    Args:
+      dataset: what it was trained on.
+      result: what came of it.
+      validation: how many of the training examples were split off to stop by.
+    """
     config = result.config
     batch = "full batch" if config.batch_size is None else f"batches of {config.batch_size}"
     epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs:,} epochs"
@@ -130,11 +136,16 @@ def train_report(dataset: Dataset, result: FitResult) -> list[str]:
         f"{len(dataset.test.labels):,} test examples, {math.prod(result.feature_shape)} features, "
         f"{len(result.class_names)} classes",
         "source": dataset.source,
+        "validation": f"{validation:,} more training examples, split off by the seed",
         "device": result.device,
         "training": f"{epochs}, {batch}, learning rate {config.learning_rate:g} "
         f"({config.schedule})",
+        "stopped": f"after epoch {len(result.history):,}; the parameters are of epoch "
+        f"{result.best_epoch:,}, of the smallest validation loss",
         "time": f"{result.compile_seconds:.2f} s to compile, {result.train_seconds:.2f} s to run",
     }
+    if not validation:
+        del said["validation"], said["stopped"]
     return [line for name, text in said.items() for line in named_lines(name, text)]
 
 

@@ -126,10 +126,33 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Has the disk hold a folder's files and their names."""
+    """Has the disk hold a folder's files and their names, and those of folders in it."""
     for path in folder.iterdir():
-        sync(path)
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            sync(path)
     sync(folder)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Holds the lock of a file, which is made if need be, while this process lives.
+
+    Yields:
+      Whether the lock was free, or there are no locks.
+
+    Raises:
+      FileNotFoundError: there is no such folder, or the file was removed meanwhile.
+    """
+    lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        free = _take(lock, otherwise=True)
+        if free and not os.path.samestat(os.fstat(lock), path.stat()):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        yield free
+    finally:
+        os.close(lock)
 
 
 def sweep(parent: Path, *, wait_for: str | None = None) -> None:

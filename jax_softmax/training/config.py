@@ -27,6 +27,10 @@ class TrainConfig:
       schedule: `"constant"`, `"cosine"` (to 0 over the run) or `"warmup-cosine"` (a linear rise
         over the first tenth of the steps, then cosine).
       seed: fixes the order of the examples.
+      checkpoint_every: epochs from one checkpoint to the next, which `fit` writes to the folder
+        `checkpoints`; None writes none.
+      patience: epochs without a smaller validation loss after which training stops; the parameters
+        of the smallest are kept. None trains for all epochs.
 
     Raises:
       InputError: if a value is out of its range; the message says which and how.
@@ -43,6 +47,8 @@ class TrainConfig:
     weight_decay: float = 0.0
     schedule: Schedule = "constant"
     seed: int = 0
+    checkpoint_every: int | None = None
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -92,7 +98,16 @@ class TrainConfig:
             "seed: expected an integer in [0, 2**32)",
             self.seed,
         )
+        for name in ("checkpoint_every", "patience"):
+            value = getattr(self, name)
+            require(
+                value is None or (is_integer(value) and 1 <= value < 2**31),
+                f"{name.replace('_', ' ')}: expected a number of epochs, at least 1, or None",
+                value,
+            )
         # As Python's own: JSON does not know NumPy's numbers, JAX no integers beyond 32 bits.
         for name, value in vars(self).items():
             if value is not None:
-                object.__setattr__(self, name, type(getattr(TrainConfig, name))(value))
+                default = getattr(TrainConfig, name)
+                kind = int if default is None else type(default)
+                object.__setattr__(self, name, kind(value))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,14 +13,22 @@ import numpy as np
 import optax
 
 from jax_softmax._checks import check_class_names, check_feature_scale
-from jax_softmax.errors import InputError
+from jax_softmax.errors import DivergedError
 from jax_softmax.training.advice import warn_of_rise, warn_of_scale
+from jax_softmax.training.calls import Calls
+from jax_softmax.training.checkpoints import (
+    Checkpoints,
+    Progress,
+    check_checkpoints,
+    open_checkpoints,
+    training_of,
+)
 from jax_softmax.training.config import TrainConfig
 from jax_softmax.training.examples import Examples, check_features, fit_dtype
 from jax_softmax.training.labels import check_labels, check_several_classes
 from jax_softmax.training.layout import layout_for
 from jax_softmax.training.metrics import evaluate
-from jax_softmax.training.model import FitResult, SoftmaxModel
+from jax_softmax.training.model import FitResult, SoftmaxModel, best_record, is_better
 from jax_softmax.training.start import check_held, check_optimizer, check_types, starting_params
 from jax_softmax.training.step import (
     Batches,
@@ -47,6 +57,8 @@ def fit(
     optimizer: optax.GradientTransformation | None = None,
     validation: Examples | None = None,
     on_progress: Callable[[dict[str, float]], None] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
 ) -> FitResult:
     """Trains a softmax classifier, `softmax((features * feature_scale) @ kernel + bias)`, by SGD.
 
@@ -66,18 +78,26 @@ def fit(
       optimizer: an optax optimiser in place of the SGD that `config` describes (whose learning
         rate, momentum, weight decay and schedule are then not used). Pass the same object to
         fits that should share a compiled program. It sees the kernel as `[V, D]`.
-      validation: examples to evaluate on at up to 50 epochs of the run, for the history.
+      validation: examples to evaluate on at up to 50 epochs of the run, for the history. With
+        `config.patience` at every epoch, to stop by, and the best epoch's parameters are returned.
       on_progress: called after each compiled call with the latest record of the history.
+      on_epoch: called with each record of the history, in order, once its compiled call is done. If
+        it or `on_progress` raises KeyboardInterrupt, a checkpoint is written first.
+      checkpoints: a folder to write one to every `config.checkpoint_every` epochs and at the last;
+        the last two are kept. Training goes on from the newest whole one that is there, to the same
+        bits as if it had not stopped; records from before are not handed to `on_epoch` again. Needs
+        the extra `[checkpoint]`.
 
     Returns:
       The trained parameters with their history.
 
     Raises:
       InputError: if an argument cannot be used, or the loss is not finite (the message names epoch
-        and learning rate).
+        and learning rate), or the checkpoints are of another training, or cannot be written.
 
     Warns:
-      TrainingWarning: if the features are far from unit scale, or the loss rose over the run.
+      TrainingWarning: if the features are far from unit scale, or the loss rose over the run, or a
+        checkpoint is damaged, which is passed over.
 
     >>> import numpy as np
     >>> from jax_softmax import Split
@@ -87,7 +107,8 @@ def fit(
     ((1, 2), True)
     """
     config = TrainConfig() if config is None else config
-    check_types(train, config, validation, optimizer, on_progress)
+    check_types(train, config, validation, optimizer, on_progress, on_epoch)
+    check_checkpoints(config, checkpoints)
     class_names = check_class_names(train.class_names)
     feature_scale = check_feature_scale(train.feature_scale)
     features = check_features(train.features)
@@ -110,51 +131,96 @@ def fit(
     run = _Run(config, optimizer, start, features, labels, about)
     warn_of_scale(features, feature_scale, train.features)
 
-    history: list[dict[str, float]] = []
-    watched = validation is not None
-    epochs_per_call = max(1, min(config.epochs, run.layout.numbers_per_call // features.size))
-    if watched:
-        epochs_per_call = min(epochs_per_call, -(-config.epochs // _LOOKS))
-    if not run.full_batch:
-        epochs_per_call = min(epochs_per_call, max(1, _ORDERS_PER_CALL // len(labels)))
+    def tell(records: list[dict[str, float]]) -> None:
+        if on_epoch is not None:
+            for record in records:
+                on_epoch(dict(record))
+        if on_progress is not None:
+            on_progress(records[-1])
 
-    def count_after(done: int) -> int:
-        return min(epochs_per_call, config.epochs - done)
+    with contextlib.ExitStack() as stack:
+        kept = None
+        if checkpoints is not None:
+            training = training_of(config, optimizer, features, labels, about, start, validation)
+            kept = stack.enter_context(open_checkpoints(checkpoints, training))
+        compile_seconds, progress = _train(run, validation, kept, tell)
+    if not all(np.isfinite(np.asarray(value)).all() for value in run.state.params.values()):
+        # By the last step, which comes after the last loss.
+        epoch = len(progress.history)
+        raise _diverged("parameters became infinite or NaN", epoch, config, optimizer)
+    warn_of_rise(progress.history, optimizer is not None)
+    return FitResult(
+        **vars(run.model(progress.best)),
+        config=config,
+        history=tuple(progress.history),
+        compile_seconds=compile_seconds,
+        train_seconds=progress.train_seconds,
+        device=run.device(),
+    )
+
+
+def _calls(run: _Run, watched: bool) -> Calls:
+    config = run.config
+    look_every = -(-config.epochs // _LOOKS) if watched else None
+    if config.patience is not None:
+        look_every = 1
+    longest = max(1, run.layout.numbers_per_call // run.data.features.size)
+    if not run.full_batch:
+        longest = min(longest, max(1, _ORDERS_PER_CALL // len(run.data.labels)))
+    longest = min(longest, config.epochs, *(n for n in (look_every, config.checkpoint_every) if n))
+    return Calls(config.epochs, longest, look_every, config.checkpoint_every)
+
+
+def _train(
+    run: _Run,
+    validation: Examples | None,
+    kept: Checkpoints | None,
+    tell: Callable[[list[dict[str, float]]], None],
+) -> tuple[float, Progress]:
+    """Runs all epochs, or those that a checkpoint leaves; seconds to compile, and what came."""
+    config, calls = run.config, _calls(run, validation is not None)
+    progress = Progress(run.state, run.shuffle)
+    if kept is not None:
+        progress = kept.newest(progress) or progress
+        run.restore(progress)
+    history = progress.history
+    best = best_record(history)
+
+    def waited() -> bool:
+        last = 0 if best is None else best["epoch"]
+        return config.patience is not None and len(history) - last >= config.patience
 
     # No epochs: compiles and no more.
-    compile_seconds, _ = run.advance(0, epochs_per_call, upcoming=count_after(0))
-    train_seconds = 0.0
-    while len(history) < config.epochs:
+    compile_seconds, _ = run.advance(0, calls.longest, upcoming=calls.count_after(len(history)))
+    while len(history) < config.epochs and not waited():
         first = len(history)
-        count = count_after(first)
-        seconds, losses = run.advance(count, epochs_per_call, upcoming=count_after(first + count))
-        train_seconds += seconds
+        count = calls.count_after(first)
+        done = first + count
+        seconds, losses = run.advance(count, calls.longest, upcoming=calls.count_after(done))
         finite = np.isfinite(losses)
         if not finite.all():
             i = int(np.argmin(finite))
-            raise _diverged(f"loss became {losses[i]}", first + i + 1, config, optimizer)
+            raise _diverged(f"loss became {losses[i]}", first + i + 1, config, run.given_optimizer)
         history += [
             {"epoch": epoch, "train_loss": loss}
             for epoch, loss in enumerate(losses.tolist(), start=first + 1)
         ]
-        if validation is not None:
+        progress.state, progress.shuffle = run.state, run.shuffle
+        progress.train_seconds += seconds
+        if validation is not None and calls.due(calls.look_every, done):
             seen = evaluate(run.model(), validation)
             history[-1].update(validation_loss=seen.loss, validation_accuracy=seen.accuracy)
-        if on_progress is not None:
-            on_progress(history[-1])
-    model = run.model()
-    if not all(np.isfinite(np.asarray(value)).all() for value in model.params.values()):
-        # By the last step, which comes after the last loss.
-        raise _diverged("parameters became infinite or NaN", config.epochs, config, optimizer)
-    warn_of_rise(history, optimizer is not None)
-    return FitResult(
-        **vars(model),
-        config=config,
-        history=tuple(history),
-        compile_seconds=compile_seconds,
-        train_seconds=train_seconds,
-        device=run.device(),
-    )
+            if config.patience is not None and is_better(history[-1], best):
+                best, progress.best = history[-1], run.state.params
+        if kept is not None and (calls.due(calls.keep_every, done) or waited()):
+            kept.save(progress)
+        try:
+            tell(history[first:])
+        except KeyboardInterrupt:
+            if kept is not None:
+                kept.save(progress)
+            raise
+    return compile_seconds, progress
 
 
 class _Run:
@@ -176,7 +242,9 @@ class _Run:
         self.optimizer = _sgd(config, len(labels)) if optimizer is None else optimizer
         self.state = TrainState(params, self._initial_state(optimizer is not None, params))
         self.full_batch = is_full_batch(config.batch_size, len(labels))
+        self.given_optimizer = optimizer
         self.rng = np.random.default_rng(config.seed)
+        self.shuffle = self.rng.bit_generator.state
         self.orders: np.ndarray | None = None
         features = fit_dtype(features, self.dtype)
         floating = np.issubdtype(features.dtype, np.floating)
@@ -213,6 +281,7 @@ class _Run:
             calls_epochs=calls_epochs,
             layout=self.layout,
         )
+        self.shuffle = self.rng.bit_generator.state
         self.orders = self._shuffled(upcoming, calls_epochs) if upcoming else None
         losses = np.asarray(all_losses)[:count]
         return time.perf_counter() - started, losses
@@ -222,13 +291,18 @@ class _Run:
             return None
         return epoch_orders(self.rng, len(self.data.labels), count, calls_epochs)
 
+    def restore(self, progress: Progress) -> None:
+        """Goes back to where a checkpoint was written."""
+        self.state = progress.state
+        self.rng.bit_generator.state = progress.shuffle
+
     def device(self) -> str:
         """The kind of device the parameters are on, e.g. `cpu` or `NVIDIA H200`."""
         return next(iter(self.state.params["bias"].devices())).device_kind
 
-    def model(self) -> SoftmaxModel:
-        """The parameters as they stand, in their public layout."""
-        params = self.state.params
+    def model(self, params: Params | None = None) -> SoftmaxModel:
+        """The parameters as they stand, or those given, in their public layout."""
+        params = self.state.params if params is None else params
         return SoftmaxModel(
             params={"kernel": transposed(params["kernel"]), "bias": params["bias"]},
             **self.about,
@@ -245,10 +319,10 @@ def _sgd(config: TrainConfig, examples: int) -> optax.GradientTransformation:
 
 def _diverged(
     what: str, epoch: int, config: TrainConfig, optimizer: optax.GradientTransformation | None
-) -> InputError:
+) -> DivergedError:
     remedy = (
         f"at learning rate {config.learning_rate:g}; try a smaller one, or scale the features"
         if optimizer is None
         else "with the optimizer that was passed; try a smaller step"
     )
-    return InputError(f"the {what} in epoch {epoch} {remedy}.")
+    return DivergedError(f"the {what} in epoch {epoch} {remedy}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -51,3 +52,26 @@ class FitResult(SoftmaxModel):
     compile_seconds: float = 0.0
     train_seconds: float = 0.0
     device: str = ""
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch that the parameters are of: the last, but with patience the best."""
+        best = None if self.config.patience is None else best_record(self.history)
+        return len(self.history) if best is None else int(best["epoch"])
+
+
+def best_record(history: Sequence[dict[str, float]]) -> dict[str, float] | None:
+    """The first record of the smallest validation loss; None if none has any."""
+    best = None
+    for record in history:
+        if "validation_loss" in record and is_better(record, best):
+            best = record
+    return best
+
+
+def is_better(record: dict[str, float], best: dict[str, float] | None) -> bool:
+    """Whether a record has a smaller validation loss; any number is better than NaN."""
+    if best is None:
+        return True
+    loss, least = record["validation_loss"], best["validation_loss"]
+    return loss < least or (math.isnan(least) and not math.isnan(loss))

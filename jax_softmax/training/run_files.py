@@ -66,12 +66,12 @@ def encode(result: FitResult, metrics: Mapping[str, Any]) -> Contents:
         model = sealed(save(params, metadata={ABOUT: json.dumps(about)}))
         measured = {name: getattr(result, name) for name in _MEASURED}
         said = {"versions": versions(), **measured, **metrics}
-        own = {"sha256": BLANK.decode(), "model_sha256": sha256(model)}
+        own = {"model_sha256": sha256(model)}
         contents = {
             MODEL: model,
             CONFIG: config,
             HISTORY: history,
-            METRICS: sealed(_json(own | {k: v for k, v in said.items() if k not in own})),
+            METRICS: sealed_json(own | {k: v for k, v in said.items() if k not in own}),
         }
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"the result cannot be written ({error}).") from error
@@ -109,6 +109,25 @@ def sha256(data: bytes) -> str:
 def sealed(data: bytes) -> bytes:
     """A file whose digest is not in it yet, with it."""
     return data.replace(BLANK, sha256(data).encode(), 1)
+
+
+def sealed_json(said: Mapping[str, Any]) -> bytes:
+    """JSON that carries its own digest."""
+    own = {"sha256": BLANK.decode()}
+    return sealed(_json(own | {name: value for name, value in said.items() if name not in own}))
+
+
+def unsealed_json(data: bytes, name: object) -> dict[str, Any]:
+    """What `sealed_json` was given, and the digest.
+
+    Raises:
+      InputError: if a bit of it has changed.
+    """
+    said = _loads(data, name)
+    if not isinstance(said, dict):
+        raise _damaged(name, "expected names with values")
+    _check_seal(data, said.get("sha256"), name)
+    return said
 
 
 def versions() -> dict[str, str]:
@@ -201,10 +220,7 @@ def _history(data: bytes, name: object) -> tuple[dict[str, float], ...]:
 
 
 def _metrics(data: bytes, name: object) -> dict[str, Any]:
-    metrics = _loads(data, name)
-    if not isinstance(metrics, dict):
-        raise _damaged(name, "expected names with values")
-    _check_seal(data, metrics.get("sha256"), name)
+    metrics = unsealed_json(data, name)
     times = all(_is_finite(metrics.get(key)) and metrics[key] >= 0 for key in _MEASURED[:2])
     if not (times and isinstance(metrics.get("device"), str) and "model_sha256" in metrics):
         raise _damaged(name, f"expected {', '.join(_MEASURED)} and model_sha256 in it")

@@ -114,7 +114,7 @@ def check_run_dir(run_dir: str | os.PathLike[str], *, overwrite: bool) -> Place:
     """
     given = Path(run_dir)
     try:
-        path = Path(os.path.realpath(given)) if given.is_symlink() else given
+        path = path_of(given)
         atomic.sweep(path.parent)
         if path.name in ("", ".."):
             raise InputError(f"run folder {given}: expected the path of a folder that can be made.")
@@ -127,6 +127,11 @@ def check_run_dir(run_dir: str | os.PathLike[str], *, overwrite: bool) -> Place:
     return Place(given, path, empty, overwrite)
 
 
+def path_of(run_dir: Path) -> Path:
+    """The path itself, or what it leads to where it is a link."""
+    return Path(os.path.realpath(run_dir)) if run_dir.is_symlink() else run_dir
+
+
 def write_run(
     place: Place,
     result: FitResult,
@@ -137,7 +142,7 @@ def write_run(
     """Writes a run folder where `check_run_dir` found that it can be; else as `save_run`."""
     contents = run_files.encode(result, metrics or {})
     try:
-        with _parents_of(place.path), atomic.work_folder(place.path.parent) as written:
+        with parents_of(place.path), atomic.work_folder(place.path.parent) as written:
             written.mkdir()
             for name, data in contents.items():
                 (written / name).write_bytes(data)
@@ -199,7 +204,7 @@ def _check_what_is_there(path: Path, given: Path, overwrite: bool) -> bool:
 
 
 @contextlib.contextmanager
-def _parents_of(target: Path) -> Iterator[None]:
+def parents_of(target: Path) -> Iterator[None]:
     """Makes the folders above `target`, and takes those made away again on a failure."""
     made = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,12 @@ from jax_softmax.training.step import Params
 
 
 def check_types(
-    train: object, config: object, validation: object, optimizer: object, on_progress: object
+    train: object,
+    config: object,
+    validation: object,
+    optimizer: object,
+    on_progress: object,
+    on_epoch: object,
 ) -> None:
     """Raises InputError if an argument of `fit` is of another kind than it takes."""
     check_examples("train", train, ("features", "labels", "class_names", "feature_scale"))
@@ -25,15 +30,18 @@ def check_types(
         raise InputError(f"config: expected a TrainConfig, got {type(config).__name__}.")
     if validation is not None:
         check_examples("validation", validation, ("features", "labels"))
+    elif config.patience is not None:
+        raise InputError("patience: expected validation examples to go with it, got None.")
     methods = (getattr(optimizer, name, None) for name in ("init", "update"))
     if optimizer is not None and not all(map(callable, methods)):
         raise InputError(
             f"optimizer: expected an optax optimiser such as optax.adam(1e-3), got {optimizer!r}."
         )
-    if not (on_progress is None or callable(on_progress)):
-        raise InputError(
-            f"on_progress: expected a function of a record, got {type(on_progress).__name__}."
-        )
+    for name, function in (("on_progress", on_progress), ("on_epoch", on_epoch)):
+        if not (function is None or callable(function)):
+            raise InputError(
+                f"{name}: expected a function of a record, got {type(function).__name__}."
+            )
 
 
 def check_optimizer(optimizer: Any, params: Params) -> None:

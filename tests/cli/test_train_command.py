@@ -113,12 +113,13 @@ def test_flags_become_the_settings(command):
         "--weight-decay": 0.01,
         "--schedule": "warmup-cosine",
         "--seed": 7,
+        "--checkpoint-every": 2,
     }
     arguments = [word for flag in flags.items() for word in flag]
     assert command("train", "iris", "--run-dir", "run", "--nesterov", *arguments).code == 0
     config = json.loads(Path("run/config.json").read_text())
     expected = {name[2:].replace("-", "_"): value for name, value in flags.items()}
-    assert config == expected | {"nesterov": True}
+    assert config == expected | {"nesterov": True, "patience": None}
 
 
 def test_batch_size_none_is_the_full_batch(command):

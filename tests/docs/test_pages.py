@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,43 @@ def test_python_prints_what_the_page_says(page, number, capsys, tmp_path, monkey
     exec(compile(program, f"{page}, block {number + 1}", "exec"), {"__name__": "page"})
     said = [line.removeprefix("# ") for line in program.splitlines() if line.startswith("#")]
     assert capsys.readouterr().out.splitlines() == said
+
+
+class Recorder:
+    """Stands for a writer of TensorBoard or a run of W&B: keeps what it is told."""
+
+    def __init__(self, *_arguments, **_options):
+        self.told = []
+        Recorder.last = self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_arguments):
+        pass
+
+    def add_scalar(self, name, value, step):
+        self.told.append((step, name, value))
+
+    def log(self, values, step):
+        self.told += [(step, name, value) for name, value in values.items()]
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_recipes_tell_another_library_each_epoch(number, tmp_path, monkeypatch):
+    """With stand-ins, for neither library is a dependency."""
+    in_folder(tmp_path, monkeypatch)
+    monkeypatch.delenv("JAX_SOFTMAX_RAW_DIR", raising=False)
+    for module, name in (("tensorboardX", "SummaryWriter"), ("wandb", "init")):
+        stand_in = types.ModuleType(module)
+        setattr(stand_in, name, Recorder)
+        monkeypatch.setitem(sys.modules, module, stand_in)
+    program = blocks("docs/training.md", "py")[number]
+    exec(compile(program, f"recipe {number + 1}", "exec"), {"__name__": "page"})
+    losses = [(step, value) for step, name, value in Recorder.last.told if name == "train_loss"]
+    assert [step for step, _ in losses] == list(range(1, 11))
+    assert losses[0][1] > losses[-1][1] > 0
+    assert "validation_accuracy" in {name for _, name, _ in Recorder.last.told}
 
 
 @pytest.mark.slow

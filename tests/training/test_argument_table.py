@@ -154,6 +154,8 @@ CASES = [
     *_config("batch_size", "^batch size: ", NO_INTEGERS),
     *_config("epochs", "^epochs: ", (*NO_INTEGERS, None, 2**31)),
     *_config("seed", "^seed: ", (*NO_INTEGERS, None)),
+    *_config("checkpoint_every", "^checkpoint every: ", (*NO_INTEGERS, 0, -1, 2**31)),
+    *_config("patience", "^patience: ", (*NO_INTEGERS, 0, -1, 2**31)),
     *_config("nesterov", "^nesterov: ", ("no", "yes", 1, None, [], 0.0, np.array([True, False]))),
     *_config("schedule", "^schedule: ", (0, ["cosine"], {}, np.array(["cosine", "constant"]))),
     *[
@@ -222,10 +224,11 @@ CASES = [
     ],
     *[
         (
-            f"fit on_progress={v!r:.30}",
-            lambda _, v=v: fit(SPLIT, ONE_EPOCH, on_progress=v),
-            "^on_progress: ",
+            f"fit {name}={v!r:.30}",
+            lambda _, name=name, v=v: fit(SPLIT, ONE_EPOCH, **{name: v}),
+            f"^{name}: ",
         )
+        for name in ("on_progress", "on_epoch")
         for v in ("print", 5, [print])
     ],
     *[(f"evaluate {v!r:.30}", lambda m, v=v: evaluate(m, v), "^examples: ") for v in NO_SPLITS],

@@ -1,0 +1,155 @@
+"""`jax-softmax train DATASET --resume RUN`: finishes a training that was stopped or killed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jax_softmax.cli.measured import split_digest
+from jax_softmax.cli.stopping import signals
+from jax_softmax.cli.training import Training, write_json
+from jax_softmax.errors import InputError
+
+if TYPE_CHECKING:
+    from jax_softmax.cli.train import Train
+    from jax_softmax.datasets import Dataset
+    from jax_softmax.training import FitResult, TrainConfig
+    from jax_softmax.training.unfinished import Unfinished
+
+# What metrics.json has beside the record of --json.
+_OF_THE_FOLDER = ("versions", "sha256", "model_sha256")
+
+
+def resume(command: Train, run_dir: Path) -> None:
+    """Trains on from the newest checkpoint, or the beginning; a run that is done is only named.
+
+    Raises:
+      InputError: if there is nothing to go on with, or flags or data are not those of the start.
+    """
+    from jax_softmax.training import atomic, unfinished
+    from jax_softmax.training.runs import check_run_dir, path_of
+
+    for flag, value in (("--overwrite", command.overwrite), ("--run-dir", command.run_dir)):
+        if value:
+            raise InputError(
+                f"{flag}: expected no such flag beside --resume, for the run is written to "
+                f"{run_dir} as it was asked for at the start; leave it out."
+            )
+    run = path_of(run_dir)
+    if run.name in ("", ".."):  # beside which nothing can be
+        _finished(command, run_dir)
+        return
+    atomic.sweep(run.parent)
+    with unfinished.found(run) as kept:
+        if kept is None:
+            _finished(command, run_dir)
+            return
+        _check_agrees(command, run_dir, kept.config, kept.data["dataset"])
+        if _is_run(run):
+            if _came_of(run, kept):  # killed between saving it and removing this
+                kept.remove()
+                _finished(command, run_dir)
+                return
+            if not kept.overwrite:
+                raise InputError(
+                    f"--resume {run_dir}: another run has that name meanwhile, which is not "
+                    f"replaced; move it away, or remove {kept.folder} to give this training up."
+                )
+        place = check_run_dir(run_dir, overwrite=True)
+        place = dataclasses.replace(place, overwrite=kept.overwrite)
+        command, dataset = _load(command, kept)
+        with signals.deferred():
+            Training(command, dataset, kept.config, place).run(kept)
+
+
+def _finished(command: Train, run_dir: Path) -> None:
+    """Says that the run is there."""
+    from jax_softmax.training.runs import read_run
+
+    if not _is_run(run_dir):
+        raise InputError(
+            f"--resume {run_dir}: expected a run, or the run-to-be of a training that was started "
+            f"with --checkpoint-every, got neither; give the --run-dir of one, or train without "
+            f"--resume."
+        )
+    result, metrics = read_run(run_dir)
+    _check_agrees(command, run_dir, result.config, metrics.get("dataset"))
+    record = {name: value for name, value in metrics.items() if name not in _OF_THE_FOLDER}
+    write_json(command, record, run_dir)
+    print(f"{run_dir} is finished: epoch {len(result.history):,} was its last.")
+
+
+def _check_agrees(command: Train, run_dir: Path, config: TrainConfig, dataset: object) -> None:
+    """Raises InputError unless flags say what the training was started with."""
+    if command.dataset.strip().lower() != dataset:
+        raise InputError(
+            f"--resume {run_dir}: expected {dataset}, which it was started on, got "
+            f"{command.dataset}."
+        )
+    for name, value in command.given_settings().items():
+        started = getattr(config, name)
+        if value != started:
+            flag, was = f"--{name.replace('_', '-')}", "none" if started is None else started
+            raise InputError(
+                f"{flag}: expected {was}, with which the training of {run_dir} was started, got "
+                f"{'none' if value is None else value}; leave it out, or train without --resume."
+            )
+
+
+def _is_run(path: Path) -> bool:
+    from jax_softmax.training.run_files import MODEL
+
+    return (path / MODEL).exists()
+
+
+def _came_of(run: Path, kept: Unfinished) -> bool:
+    """Whether a run is what the training ends with: same settings, same data, so same bits."""
+    from jax_softmax.training.runs import read_run
+
+    found: tuple[FitResult, dict[str, Any]]
+    try:
+        found = read_run(run)
+    except InputError:
+        return False
+    digests = ("train_sha256", "test_sha256")
+    same_data = all(found[1].get(name) == kept.data[name] for name in digests)
+    return same_data and found[0].config == kept.config
+
+
+def _load(command: Train, kept: Unfinished) -> tuple[Train, Dataset]:
+    """The data that the training was started on, and the command with the folders they are in."""
+    data, seed = kept.data, kept.config.seed
+    if command.raw_dir is command.data_dir is None:
+        raw_dir, data_dir = (Path(data[n]) if n in data else None for n in ("raw_dir", "data_dir"))
+        command = dataclasses.replace(command, raw_dir=raw_dir, data_dir=data_dir)
+    elsewhere = "give --raw-dir or --data-dir if they are elsewhere now"
+    try:
+        with _surroundings(data["environment"]):
+            dataset = command.load(seed, command.raw_dir, command.data_dir)
+    except InputError as error:
+        raise InputError(
+            f"{error}\nThe training was started on {data['source']}; {elsewhere}."
+        ) from error
+    for name, split in (("train", dataset.train), ("test", dataset.test)):
+        if split_digest(split) != data[f"{name}_sha256"]:
+            raise InputError(
+                f"--resume: expected the {name} examples that the training was started on "
+                f"({data['source']}), got others ({dataset.source}); {elsewhere}, or start anew."
+            )
+    return command, dataset
+
+
+@contextlib.contextmanager
+def _surroundings(variables: Mapping[str, str]) -> Iterator[None]:
+    """The variables as they were at the start, where they are not set now."""
+    missing = {name: value for name, value in variables.items() if not os.environ.get(name)}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)

@@ -1,0 +1,199 @@
+"""What `train` does once the data are loaded: it trains, measures, writes the run and reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jax_softmax.cli.measured import split_digest
+from jax_softmax.cli.options import progress_bar, training_warnings_said
+from jax_softmax.cli.report import evaluation_lines, train_report
+from jax_softmax.cli.stopping import signals
+from jax_softmax.errors import CheckpointError, DivergedError, InputError
+
+if TYPE_CHECKING:
+    from jax_softmax.cli.train import Train
+    from jax_softmax.datasets import Dataset, Split
+    from jax_softmax.training import Evaluation, FitResult, TrainConfig
+    from jax_softmax.training.runs import Place
+    from jax_softmax.training.unfinished import Unfinished
+
+# Of the training examples, split off to stop by; scikit-learn's own share.
+_VALIDATION_SHARE = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A training of the command: its flags, data and settings, and where the run is to be."""
+
+    command: Train
+    dataset: Dataset
+    config: TrainConfig
+    place: Place
+
+    def run(self, kept: Unfinished | None) -> None:
+        """Trains and writes the run folder; `kept` has the checkpoints, where there are any."""
+        from jax_softmax.training import evaluate
+
+        fate = "nothing was saved"
+        if kept is not None:
+            fate = f"`{resuming(self.command.dataset, self.place.given)}` goes on from there"
+        dataset, validation = self.dataset, self.dataset.test
+        try:
+            if self.config.patience is not None:
+                dataset, validation = _split_off(dataset, self.config.seed)
+            result = _fit_with_progress(dataset.train, self.config, validation, kept, fate)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} To go on then: {fate.split('`')[1]}") from error
+        except InputError as error:
+            if kept is not None and (isinstance(error, DivergedError) or not kept.has_checkpoints):
+                kept.remove()  # nothing is lost that would not fail again
+            raise
+        train, test = evaluate(result, dataset.train), evaluate(result, dataset.test)
+        metrics = _metrics(dataset, train, test) | self._where_data_were()
+        split_off = 0
+        if self.config.patience is not None:
+            split_off = len(validation.labels)
+            metrics |= {"validation_examples": split_off, "best_epoch": result.best_epoch}
+        if kept is not None:
+            metrics["train_sha256"] = kept.data["train_sha256"]
+        signals.check(f"after {_epochs(len(result.history), self.config)}; {fate}")
+        run_dir = self._write(result, metrics, test, kept)
+        signals.check(f"when the run had been saved; it is in {run_dir}")
+        print("\n".join(train_report(dataset, result, split_off)))
+        print("\n".join(evaluation_lines(train=train, test=test)))
+        print(f"\nrun folder  {run_dir}")
+
+    def _write(
+        self,
+        result: FitResult,
+        metrics: dict[str, Any],
+        test: Evaluation,
+        kept: Unfinished | None,
+    ) -> Path:
+        """Writes the run folder and `--json`; the folder's path."""
+        from jax_softmax.cli.train import new_run_dir
+        from jax_softmax.training.runs import RunExistsError, check_run_dir, write_run
+
+        place = self.place
+        while True:
+            try:
+                run_dir = write_run(place, result, metrics=metrics, evaluation=test)
+                break
+            except RunExistsError:
+                if not (self.command.run_dir is self.command.resume is None):
+                    raise
+                # Another training of the same second: no name was asked for, so there are others.
+                place = check_run_dir(new_run_dir(self.command.dataset), overwrite=False)
+        if kept is not None:
+            kept.remove()
+        times = {"compile_seconds": result.compile_seconds, "train_seconds": result.train_seconds}
+        write_json(self.command, metrics | times | {"device": result.device}, run_dir)
+        return run_dir
+
+    def _where_data_were(self) -> dict[str, Any]:
+        """What the split came of, so that the run can be evaluated on the same."""
+        return {
+            "split_seed": self.config.seed,
+            **_folders(self.command.raw_dir, self.command.data_dir),
+        }
+
+
+def write_json(command: Train, record: dict[str, Any], run_dir: Path) -> None:
+    """Writes `--json` of a run that is saved."""
+    try:
+        command.write_json([record | {"run_dir": str(run_dir)}])
+    except InputError as error:
+        raise InputError(f"{error} The run is saved, in {run_dir}.") from error
+
+
+def resuming(dataset: str, run_dir: Path) -> str:
+    """The command that finishes a training."""
+    return f"jax-softmax train {shlex.join([dataset, '--resume', str(run_dir)])}"
+
+
+def data_of(dataset: Dataset, raw_dir: Path | None, data_dir: Path | None) -> dict[str, Any]:
+    """What the data were, so that the same are trained on when a training goes on."""
+    from jax_softmax.datasets.load import DATA_DIR_VARIABLE, RAW_DIR_VARIABLE
+
+    named = {name: os.environ.get(name) for name in (RAW_DIR_VARIABLE, DATA_DIR_VARIABLE)}
+    return {
+        "dataset": dataset.name,
+        "source": dataset.source,
+        **_folders(raw_dir, data_dir),
+        "environment": {
+            name: str(Path(value).expanduser().absolute()) for name, value in named.items() if value
+        },
+        "train_sha256": split_digest(dataset.train),
+        "test_sha256": split_digest(dataset.test),
+    }
+
+
+def _folders(raw_dir: Path | None, data_dir: Path | None) -> dict[str, str]:
+    given = {"raw_dir": raw_dir, "data_dir": data_dir}
+    return {name: str(path.expanduser().absolute()) for name, path in given.items() if path}
+
+
+def _split_off(dataset: Dataset, seed: int) -> tuple[Dataset, Split]:
+    """The dataset with fewer training examples, and those: a tenth of each class."""
+    from sklearn.model_selection import train_test_split
+
+    split = dataset.train
+    try:
+        features, seen_features, labels, seen_labels = train_test_split(
+            split.features,
+            split.labels,
+            test_size=_VALIDATION_SHARE,
+            stratify=split.labels,
+            random_state=seed,
+        )
+    except ValueError as error:
+        raise InputError(
+            f"patience: no validation examples can be split off the {len(split.labels)} training "
+            f"examples ({error}); leave --patience out."
+        ) from error
+    less = dataclasses.replace(split, features=features, labels=labels)
+    seen = dataclasses.replace(split, features=seen_features, labels=seen_labels)
+    return dataclasses.replace(dataset, train=less), seen
+
+
+def _fit_with_progress(
+    train: Split, config: TrainConfig, validation: Split, kept: Unfinished | None, fate: str
+) -> FitResult:
+    from jax_softmax.training import fit
+
+    with training_warnings_said(), progress_bar("training", config.epochs, "epochs") as bar:
+
+        def on_progress(record: dict[str, float]) -> None:
+            bar.update(int(record["epoch"]) - bar.n)
+            bar.set_postfix(loss=f"{record['train_loss']:.4f}")
+            signals.check(lambda: f"after {_epochs(int(record['epoch']), config)}; {fate}")
+
+        return fit(
+            train,
+            config,
+            validation=validation,
+            on_progress=on_progress,
+            checkpoints=None if kept is None else kept.checkpoints,
+        )
+
+
+def _epochs(done: int, config: TrainConfig) -> str:
+    return f"epoch {done:,} of {config.epochs:,}"
+
+
+def _metrics(dataset: Dataset, train: Evaluation, test: Evaluation) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "source": dataset.source,
+        "train_examples": len(train.labels),
+        "test_examples": len(test.labels),
+        "test_sha256": split_digest(dataset.test),
+        "train_loss": train.loss,
+        "train_accuracy": train.accuracy,
+        "test_loss": test.loss,
+        "test_accuracy": test.accuracy,
+    }
