@@ -44,6 +44,7 @@ def read_features(path: Path, model: SoftmaxModel) -> np.ndarray:
 
 def _read_npy(path: Path, model: SoftmaxModel) -> np.ndarray:
     try:
+        _check_npy_shape(path)
         array = np.load(path, allow_pickle=False)
     except OSError:
         raise
@@ -57,6 +58,18 @@ def _read_npy(path: Path, model: SoftmaxModel) -> np.ndarray:
     _warn_of_scale(path, array, model)
     single = array.shape == model.feature_shape
     return array[None] if single else array
+
+
+def _check_npy_shape(path: Path) -> None:
+    """Raises ValueError where a header has a negative length, which NumPy 2.0 takes for any."""
+    headers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    with path.open("rb") as file:
+        start = file.read(len(np.lib.format.MAGIC_PREFIX) + 1)
+        if start[:-1] == np.lib.format.MAGIC_PREFIX and start[-1] in headers:
+            file.seek(np.lib.format.MAGIC_LEN)
+            shape, _, _ = headers[start[-1]](file)
+            if any(length < 0 for length in shape):
+                raise ValueError(f"its header says a shape of {shape}")
 
 
 def _warn_of_scale(path: Path, array: np.ndarray, model: SoftmaxModel) -> None:
