@@ -170,6 +170,13 @@ def test_json_through_a_link_goes_to_what_it_leads_to(command, cwd):
     assert json.loads((cwd / "real.json").read_text())[0]["dataset"] == "iris"
 
 
+def test_json_with_a_null_character_is_refused(command, cwd):
+    refused = command("train", "iris", *QUICK, "--json", "a\0b")
+    assert refused.code == 2
+    assert "cannot be written (embedded null byte)" in refused.err
+    assert not list(cwd.iterdir())
+
+
 def test_json_replaces_an_older_file(command, cwd, iris):
     assert command("evaluate", iris.run, "--json", "out.json").code == 0
     older = json.loads((cwd / "out.json").read_text())

@@ -198,6 +198,14 @@ def test_a_figure_is_drawn(command, results_are, cwd, monkeypatch):
     assert (cwd / "v.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_figure_that_cannot_be_written_is_refused_before_any_check(command, cwd, monkeypatch):
+    # As for a user who is not root, who may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != cwd)
+    refused = command("verify", "--figure", "v.png")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err == f"jax-softmax: --figure v.png: {cwd} may not be written to.\n"
+
+
 def test_help_imports_nothing_heavy():
     script = (
         "import sys\nfrom jax_softmax.cli import main\n"

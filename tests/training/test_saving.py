@@ -15,6 +15,7 @@ import pytest
 
 from jax_softmax import InputError, TrainConfig, fit, load_run, save_run
 from jax_softmax.training import FitResult
+from jax_softmax.training.runs import check_run_dir
 
 
 def _tree(folder):
@@ -336,3 +337,15 @@ def test_fit_and_save_from_python_leave_signals_alone(table, tmp_path):
     save_run(fit(table, TrainConfig(epochs=1)), tmp_path / "run")
     after = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     assert after == before
+
+
+def test_a_run_that_may_not_be_replaced_is_refused_before_training(
+    table_result, tmp_path, monkeypatch
+):
+    run = save_run(table_result, tmp_path / "run")
+    before = _tree(tmp_path)
+    # As for a user who is not root, who may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run)
+    with pytest.raises(InputError, match="cannot be replaced, for it may not be written to"):
+        check_run_dir(run, overwrite=True)
+    assert _tree(tmp_path) == before
