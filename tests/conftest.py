@@ -60,6 +60,21 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_device_unless_told():
+    """Without a mesh, `fit`, `evaluate` and `predict` take one device: what most users have.
+
+    Their default is all devices, as tests/training/test_mesh.py has it.
+    """
+    import jax
+
+    from jax_softmax.training import mesh
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(mesh, "default_devices", lambda: jax.devices()[:1])
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _room_for_programs():
     yield

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from jax_softmax.cli.measured import agreement, split_digest
-from jax_softmax.cli.options import DataOptions, note
+from jax_softmax.cli.options import DataOptions, Mesh, mesh_given, note
 from jax_softmax.cli.report import evaluation_lines, named_lines
 from jax_softmax.errors import InputError
 
@@ -28,6 +28,8 @@ class Evaluate(DataOptions):
         ),
     ] = None
     """iris, mnist or digits."""
+    mesh: Mesh = None
+    """Devices to spread the examples (data) and the classes (model) over."""
 
     def run(self) -> None:
         """Loads the run and the dataset and prints loss, accuracy and the table of classes."""
@@ -36,6 +38,7 @@ class Evaluate(DataOptions):
         from jax_softmax.training.runs import read_run
 
         self.check_json()
+        mesh = mesh_given(self.mesh)
         model, trained = read_run(self.run_dir)
         name = self.dataset or trained.get("dataset")
         if name is None:
@@ -58,7 +61,7 @@ class Evaluate(DataOptions):
                     f"{error}\nThe run was trained on what was there; give --raw-dir or --data-dir "
                     f"if it is elsewhere now."
                 ) from error
-        test = evaluate(model, dataset.test)
+        test = evaluate(model, dataset.test, mesh=mesh)
         compared, sentence = agreement(test, split_digest(dataset.test), trained)
         self.write_json(
             [

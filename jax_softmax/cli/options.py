@@ -19,6 +19,8 @@ from jax_softmax.errors import InputError, TrainingWarning
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from jax_softmax.training.mesh import MeshShape
+
 # Fields by which the records of each command are known.
 _RECORDS = (
     {"dataset", "source", "run_dir", "test_loss"},  # train, evaluate
@@ -28,6 +30,22 @@ _RECORDS = (
 )
 
 _File = tyro.conf.arg(metavar="FILE", help_behavior_hint="")
+
+Mesh = Annotated[
+    str | None,
+    tyro.conf.arg(metavar="data=N,model=N", help_behavior_hint="(default: all devices on data)"),
+]
+
+
+def mesh_given(words: str | None) -> MeshShape | None:
+    """What `--mesh` says; raises InputError if there are not so many devices."""
+    from jax_softmax.training.mesh import mesh_of, parse_mesh
+
+    if words is None:
+        return None
+    shape = parse_mesh(words)
+    mesh_of(shape)
+    return shape
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jax_softmax.cli.options import OutputOptions
+from jax_softmax.cli.options import Mesh, OutputOptions, mesh_given
 from jax_softmax.cli.report import prediction_lines
 
 
@@ -20,6 +20,8 @@ class Predict(OutputOptions):
     """The run folder that `jax-softmax train` wrote."""
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """.npy or .csv (an example a row, as the dataset stores it), or .png/.jpg for images."""
+    mesh: Mesh = None
+    """Devices to spread the examples (data) and the classes (model) over."""
 
     def run(self) -> None:
         """Prints the likeliest class of each example and its probability."""
@@ -27,9 +29,11 @@ class Predict(OutputOptions):
         from jax_softmax.training import load_run, predict, predict_proba
 
         self.check_json()
+        mesh = mesh_given(self.mesh)
         model = load_run(self.run_dir)
         features = read_features(self.file, model)
-        classes, probabilities = predict(model, features), predict_proba(model, features)
+        classes = predict(model, features, mesh=mesh)
+        probabilities = predict_proba(model, features, mesh=mesh)
         records = [
             {
                 "row": row,

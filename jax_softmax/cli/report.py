@@ -137,7 +137,7 @@ def train_report(dataset: Dataset, result: FitResult, validation: int = 0) -> li
         f"{len(result.class_names)} classes",
         "source": dataset.source,
         "validation": f"{validation:,} more training examples, split off by the seed",
-        "device": result.device,
+        "device": result.device if config.mesh is None else f"{result.device}, {config.mesh}",
         "training": f"{epochs}, {batch}, learning rate {config.learning_rate:g} "
         f"({config.schedule})",
         "stopped": f"after epoch {len(result.history):,}; the parameters are of epoch "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jax_softmax.cli.measured import split_digest
+from jax_softmax.cli.options import mesh_given
 from jax_softmax.cli.stopping import signals
 from jax_softmax.cli.training import Training, write_json
 from jax_softmax.errors import InputError
@@ -62,8 +63,11 @@ def resume(command: Train, run_dir: Path) -> None:
         place = check_run_dir(run_dir, overwrite=True)
         place = dataclasses.replace(place, overwrite=kept.overwrite)
         command, dataset = _load(command, kept)
+        config = kept.config
+        if command.mesh is not None:
+            config = dataclasses.replace(config, mesh=mesh_given(command.mesh))
         with signals.deferred():
-            Training(command, dataset, kept.config, place).run(kept)
+            Training(command, dataset, config, place).run(kept)
 
 
 def _finished(command: Train, run_dir: Path) -> None:
@@ -84,13 +88,15 @@ def _finished(command: Train, run_dir: Path) -> None:
 
 
 def _check_agrees(command: Train, run_dir: Path, config: TrainConfig, dataset: object) -> None:
-    """Raises InputError unless flags say what the training was started with."""
+    """Raises InputError unless flags say what the training was started with, the mesh aside."""
     if command.dataset.strip().lower() != dataset:
         raise InputError(
             f"--resume {run_dir}: expected {dataset}, which it was started on, got "
             f"{command.dataset}."
         )
-    for name, value in command.given_settings().items():
+    settings = command.given_settings()
+    settings.pop("mesh", None)
+    for name, value in settings.items():
         started = getattr(config, name)
         if value != started:
             flag, was = f"--{name.replace('_', '-')}", "none" if started is None else started
@@ -117,7 +123,8 @@ def _came_of(run: Path, kept: Unfinished) -> bool:
         return False
     digests = ("train_sha256", "test_sha256")
     same_data = all(found[1].get(name) == kept.data[name] for name in digests)
-    return same_data and found[0].config == kept.config
+    configs = (dataclasses.replace(c, mesh=None) for c in (found[0].config, kept.config))
+    return same_data and next(configs) == next(configs)
 
 
 def _load(command: Train, kept: Unfinished) -> tuple[Train, Dataset]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from jax_softmax.cli.arguments import number, one_of, whole_number, whole_number_or_none
-from jax_softmax.cli.options import DataOptions, note
+from jax_softmax.cli.options import DataOptions, Mesh, mesh_given, note
 from jax_softmax.cli.resume import resume
 from jax_softmax.cli.stopping import signals
 from jax_softmax.cli.training import Training, data_of, resuming
@@ -80,6 +80,8 @@ class Train(DataOptions):
         int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: none)"), whole_number
     ] = None
     """Epochs from one checkpoint to the next, for --resume."""
+    mesh: Mesh = None
+    """Devices to spread the examples (data) and the classes (model) over."""
     run_dir: Annotated[
         Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/DATASET-TIME)")
     ] = None
@@ -141,6 +143,8 @@ class Train(DataOptions):
         settings = {k: v for k, v in given.items() if not any(v is nothing for nothing in none)}
         if settings.get("batch_size") == "none":
             settings["batch_size"] = None
+        if "mesh" in settings:
+            settings["mesh"] = mesh_given(self.mesh)
         return settings
 
     def _config(self) -> TrainConfig:

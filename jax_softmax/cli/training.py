@@ -52,7 +52,10 @@ class Training:
             if kept is not None and (isinstance(error, DivergedError) or not kept.has_checkpoints):
                 kept.remove()  # nothing is lost that would not fail again
             raise
-        train, test = evaluate(result, dataset.train), evaluate(result, dataset.test)
+        train, test = (
+            evaluate(result, split, mesh=self.config.mesh)
+            for split in (dataset.train, dataset.test)
+        )
         metrics = _metrics(dataset, train, test) | self._where_data_were()
         split_off = 0
         if self.config.patience is not None:

@@ -221,16 +221,20 @@ def training_of(
     features: np.ndarray,
     labels: np.ndarray,
     about: Mapping[str, Any],
-    start: Params,
+    start: Mapping[str, np.ndarray],
     validation: Any,
 ) -> dict[str, Any]:
-    """What must be the same for a training to go on: settings, and digests of all it is given."""
+    """What must be the same for a training to go on: settings, and digests of all it is given.
+
+    The mesh need not be: a checkpoint has whole arrays, which go on over other devices.
+    """
     watched = None
     if validation is not None:
         seen = {name: getattr(validation, name) for name in ("features", "labels")}
         watched = _digest({name: np.asarray(value) for name, value in seen.items()}, None)
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "mesh"}
     return {
-        **dataclasses.asdict(config),
+        **settings,
         "optimizer": "of the settings" if optimizer is None else "passed",
         "training_examples": _digest({"features": features, "labels": labels}, about),
         "validation_examples": watched,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import numpy as np
 
 from jax_softmax._checks import is_finite, is_integer, require
+from jax_softmax.training.mesh import MeshShape, mesh_shape
 
 Schedule = Literal["constant", "cosine", "warmup-cosine"]
 
@@ -31,6 +33,9 @@ class TrainConfig:
         `checkpoints`; None writes none.
       patience: epochs without a smaller validation loss after which training stops; the parameters
         of the smallest are kept. None trains for all epochs.
+      mesh: the devices to train on, `{"data": 4, "model": 2}`, say: the examples of each step are
+        spread over the axis `data`, the classes over `model`; an axis that is left out has size 1.
+        Kept as a `MeshShape`. None is all devices, on `data`. The result is the same to rounding.
 
     Raises:
       InputError: if a value is out of its range; the message says which and how.
@@ -49,6 +54,7 @@ class TrainConfig:
     seed: int = 0
     checkpoint_every: int | None = None
     patience: int | None = None
+    mesh: Mapping[str, int] | MeshShape | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -105,9 +111,10 @@ class TrainConfig:
                 f"{name.replace('_', ' ')}: expected a number of epochs, at least 1, or None",
                 value,
             )
+        object.__setattr__(self, "mesh", mesh_shape(self.mesh))
         # As Python's own: JSON does not know NumPy's numbers, JAX no integers beyond 32 bits.
         for name, value in vars(self).items():
-            if value is not None:
+            if value is not None and name != "mesh":
                 default = getattr(TrainConfig, name)
                 kind = int if default is None else type(default)
                 object.__setattr__(self, name, kind(value))

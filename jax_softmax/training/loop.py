@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jax_softmax._checks import check_class_names, check_feature_scale
 from jax_softmax.errors import DivergedError
@@ -27,20 +27,18 @@ from jax_softmax.training.config import TrainConfig
 from jax_softmax.training.examples import Examples, check_features, fit_dtype
 from jax_softmax.training.labels import check_labels, check_several_classes
 from jax_softmax.training.layout import layout_for
+from jax_softmax.training.mesh import mesh_of
 from jax_softmax.training.metrics import evaluate
 from jax_softmax.training.model import FitResult, SoftmaxModel, best_record, is_better
+from jax_softmax.training.placement import placement_of
 from jax_softmax.training.start import check_held, check_optimizer, check_types, starting_params
 from jax_softmax.training.step import (
-    Batches,
     Params,
-    TrainState,
     epoch_orders,
-    initial_state,
     is_full_batch,
     run_epochs,
     sgd,
     steps_per_epoch,
-    transposed,
 )
 
 # Row numbers of shuffled examples handed to one call: 64 MB.
@@ -65,8 +63,8 @@ def fit(
     Epochs are `lax.scan`s on the device, several to a compiled call where they are short. The
     examples stay there as they came (uint8 pixels, say) and are scaled inside the step. Every
     example counts in every epoch, those of the last, partial batch too. The same arguments give
-    the same bits on the same device and versions. A CPU and an accelerator run differently laid out
-    programs; their results agree to rounding.
+    the same bits on the same devices and versions. A CPU and an accelerator, and another number of
+    devices, run differently laid out programs; their results agree to rounding.
 
     Args:
       train: examples with `features [N, ...]`, `labels [N]` (or one-hot `[N, V]`), `class_names`
@@ -89,11 +87,12 @@ def fit(
         the extra `[checkpoint]`.
 
     Returns:
-      The trained parameters with their history.
+      The trained parameters with their history; arrays of NumPy where several devices trained them.
 
     Raises:
-      InputError: if an argument cannot be used, or the loss is not finite (the message names epoch
-        and learning rate), or the checkpoints are of another training, or cannot be written.
+      InputError: if an argument cannot be used, or the mesh takes more devices than there are, or
+        the loss is not finite (the message names epoch and learning rate), or the checkpoints are
+        of another training, or cannot be written.
 
     Warns:
       TrainingWarning: if the features are far from unit scale, or the loss rose over the run, or a
@@ -109,6 +108,7 @@ def fit(
     config = TrainConfig() if config is None else config
     check_types(train, config, validation, optimizer, on_progress, on_epoch)
     check_checkpoints(config, checkpoints)
+    mesh = mesh_of(config.mesh)
     class_names = check_class_names(train.class_names)
     feature_scale = check_feature_scale(train.feature_scale)
     features = check_features(train.features)
@@ -128,7 +128,7 @@ def fit(
         "feature_scale": feature_scale,
         "class_names": class_names,
     }
-    run = _Run(config, optimizer, start, features, labels, about)
+    run = _Run(config, mesh, optimizer, start, features, labels, about)
     warn_of_scale(features, feature_scale, train.features)
 
     def tell(records: list[dict[str, float]]) -> None:
@@ -144,13 +144,16 @@ def fit(
             training = training_of(config, optimizer, features, labels, about, start, validation)
             kept = stack.enter_context(open_checkpoints(checkpoints, training))
         compile_seconds, progress = _train(run, validation, kept, tell)
-    if not all(np.isfinite(np.asarray(value)).all() for value in run.state.params.values()):
+    model = run.model()
+    if not all(np.isfinite(value).all() for value in map(np.asarray, model.params.values())):
         # By the last step, which comes after the last loss.
         epoch = len(progress.history)
         raise _diverged("parameters became infinite or NaN", epoch, config, optimizer)
     warn_of_rise(progress.history, optimizer is not None)
+    if progress.best is not None:
+        model = run.model(progress.best)
     return FitResult(
-        **vars(run.model(progress.best)),
+        **vars(model),
         config=config,
         history=tuple(progress.history),
         compile_seconds=compile_seconds,
@@ -164,9 +167,9 @@ def _calls(run: _Run, watched: bool) -> Calls:
     look_every = -(-config.epochs // _LOOKS) if watched else None
     if config.patience is not None:
         look_every = 1
-    longest = max(1, run.layout.numbers_per_call // run.data.features.size)
+    longest = max(1, run.layout.numbers_per_call // (run.examples * run.data.features.shape[1]))
     if not run.full_batch:
-        longest = min(longest, max(1, _ORDERS_PER_CALL // len(run.data.labels)))
+        longest = min(longest, max(1, _ORDERS_PER_CALL // run.examples))
     longest = min(longest, config.epochs, *(n for n in (look_every, config.checkpoint_every) if n))
     return Calls(config.epochs, longest, look_every, config.checkpoint_every)
 
@@ -181,8 +184,8 @@ def _train(
     config, calls = run.config, _calls(run, validation is not None)
     progress = Progress(run.state, run.shuffle)
     if kept is not None:
-        progress = kept.newest(progress) or progress
-        run.restore(progress)
+        found = kept.newest(run.placement.kept(progress))
+        progress = progress if found is None else run.restore(found)
     history = progress.history
     best = best_record(history)
 
@@ -208,17 +211,17 @@ def _train(
         progress.state, progress.shuffle = run.state, run.shuffle
         progress.train_seconds += seconds
         if validation is not None and calls.due(calls.look_every, done):
-            seen = evaluate(run.model(), validation)
+            seen = evaluate(run.model(), validation, mesh=config.mesh)
             history[-1].update(validation_loss=seen.loss, validation_accuracy=seen.accuracy)
             if config.patience is not None and is_better(history[-1], best):
                 best, progress.best = history[-1], run.state.params
         if kept is not None and (calls.due(calls.keep_every, done) or waited()):
-            kept.save(progress)
+            kept.save(run.placement.kept(progress))
         try:
             tell(history[first:])
         except KeyboardInterrupt:
             if kept is not None:
-                kept.save(progress)
+                kept.save(run.placement.kept(progress))
             raise
     return compile_seconds, progress
 
@@ -229,8 +232,9 @@ class _Run:
     def __init__(
         self,
         config: TrainConfig,
+        mesh: Mesh | None,
         optimizer: optax.GradientTransformation | None,
-        params: Params,
+        params: dict[str, np.ndarray],
         features: np.ndarray,
         labels: np.ndarray,
         about: dict[str, Any],
@@ -240,8 +244,11 @@ class _Run:
         self.about = about
         self.learning_rate = config.learning_rate if optimizer is None else 1.0
         self.optimizer = _sgd(config, len(labels)) if optimizer is None else optimizer
-        self.state = TrainState(params, self._initial_state(optimizer is not None, params))
-        self.full_batch = is_full_batch(config.batch_size, len(labels))
+        self.examples = len(labels)
+        self.placement = placement_of(mesh, self.optimizer, self.examples, params)
+        plain = optimizer is None and not config.momentum
+        self.state = self.placement.state(params, without_arrays=plain)
+        self.full_batch = is_full_batch(config.batch_size, self.examples)
         self.given_optimizer = optimizer
         self.rng = np.random.default_rng(config.seed)
         self.shuffle = self.rng.bit_generator.state
@@ -252,13 +259,8 @@ class _Run:
         # array's memory as it is. (Not of JAX: its copies are two more programs to compile.)
         features = np.array(features, self.dtype if floating else None)
         scale = np.asarray(about["feature_scale"], self.dtype)
-        self.data = Batches(jax.device_put(features), jax.device_put(np.array(labels)), scale)
+        self.data = self.placement.data(features, np.array(labels), scale)
         self.layout = layout_for(self.data.features)
-
-    def _initial_state(self, own_optimizer: bool, params: Params) -> Any:
-        if own_optimizer or self.config.momentum:
-            return initial_state(params, optimizer=self.optimizer)
-        return self.optimizer.init(params)  # no arrays of these shapes: no program
 
     def advance(self, count: int, calls_epochs: int, *, upcoming: int) -> tuple[float, np.ndarray]:
         """Runs the next `count` epochs; seconds and their `[count]` losses.
@@ -269,44 +271,47 @@ class _Run:
         started = time.perf_counter()
         # With room for one only, XLA:CPU lays the epoch out otherwise and rounds otherwise.
         calls_epochs = max(2, calls_epochs)
-        self.state, all_losses = run_epochs(
-            self.state,
-            self.data,
-            self.orders if count else self._shuffled(0, calls_epochs),
-            # Numbers of NumPy, for each of JAX costs a dispatch: a fifth of a short run.
-            np.int32(count),
-            np.asarray(self.learning_rate, self.dtype),
-            optimizer=self.optimizer,
-            batch_size=self.config.batch_size,
-            calls_epochs=calls_epochs,
-            layout=self.layout,
-        )
-        self.shuffle = self.rng.bit_generator.state
-        self.orders = self._shuffled(upcoming, calls_epochs) if upcoming else None
-        losses = np.asarray(all_losses)[:count]
+        with self.placement.alone:
+            self.state, all_losses = run_epochs(
+                self.state,
+                self.data,
+                self.orders if count else self._shuffled(0, calls_epochs),
+                # Numbers of NumPy, for each of JAX costs a dispatch: a fifth of a short run.
+                np.int32(count),
+                np.asarray(self.learning_rate, self.dtype),
+                optimizer=self.optimizer,
+                batch_size=self.config.batch_size,
+                calls_epochs=calls_epochs,
+                layout=self.layout,
+                spread=self.placement.spread,
+            )
+            self.shuffle = self.rng.bit_generator.state
+            self.orders = self._shuffled(upcoming, calls_epochs) if upcoming else None
+            losses = np.asarray(all_losses)[:count]
         return time.perf_counter() - started, losses
 
     def _shuffled(self, count: int, calls_epochs: int) -> np.ndarray | None:
         if self.full_batch:
             return None
-        return epoch_orders(self.rng, len(self.data.labels), count, calls_epochs)
+        return epoch_orders(self.rng, self.examples, count, calls_epochs)
 
-    def restore(self, progress: Progress) -> None:
+    def restore(self, kept: Progress) -> Progress:
         """Goes back to where a checkpoint was written."""
+        progress = self.placement.restored(kept)
         self.state = progress.state
         self.rng.bit_generator.state = progress.shuffle
+        return progress
 
     def device(self) -> str:
-        """The kind of device the parameters are on, e.g. `cpu` or `NVIDIA H200`."""
-        return next(iter(self.state.params["bias"].devices())).device_kind
+        """The devices the parameters are on, e.g. `cpu`, `NVIDIA H200` or `8 x NVIDIA H200`."""
+        devices = self.state.params["bias"].devices()
+        kind: str = next(iter(devices)).device_kind
+        return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
 
     def model(self, params: Params | None = None) -> SoftmaxModel:
         """The parameters as they stand, or those given, in their public layout."""
         params = self.state.params if params is None else params
-        return SoftmaxModel(
-            params={"kernel": transposed(params["kernel"]), "bias": params["bias"]},
-            **self.about,
-        )
+        return SoftmaxModel(params=self.placement.public(params), **self.about)
 
 
 def _sgd(config: TrainConfig, examples: int) -> optax.GradientTransformation:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jax_softmax._checks import check_class_names, shown
 from jax_softmax._extras import needs_train_extra
 from jax_softmax.errors import InputError
 from jax_softmax.ops import softmax, softmax_cross_entropy_with_integer_labels
+from jax_softmax.training import sharded_metrics
 from jax_softmax.training.examples import Examples, check_examples, check_features, fit_dtype
 from jax_softmax.training.labels import labels_in
+from jax_softmax.training.mesh import (
+    DATA,
+    MODEL,
+    ONE_AT_A_TIME,
+    MeshShape,
+    mesh_of,
+    on_host,
+    place,
+)
 from jax_softmax.training.model import SoftmaxModel
 from jax_softmax.training.programs import latest_programs
 from jax_softmax.training.step import Params
@@ -76,7 +88,9 @@ class Evaluation:
         ]
 
 
-def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
+def evaluate(
+    model: SoftmaxModel, examples: Examples, *, mesh: Mapping[str, int] | MeshShape | None = None
+) -> Evaluation:
     """Loss and accuracy over every example, none dropped.
 
     Args:
@@ -84,10 +98,12 @@ def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
       examples: `features [N, ...]` as stored (the model scales them) and `labels [N]`, integers
         or names of the model's classes, or one-hot. Where they have `class_names` in another order,
         labels count in that.
+      mesh: the devices, as of `TrainConfig`: examples are spread over `data`, classes over `model`;
+        None is all devices on `data`. The results are the same to rounding.
 
     Raises:
       InputError: if the features are not finite or not the model's width, or a label is none of its
-        classes.
+        classes, or the mesh takes more devices than there are.
 
     >>> import numpy as np
     >>> from jax_softmax import Split, TrainConfig, fit
@@ -100,7 +116,14 @@ def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
     features = check_features(examples.features, model.feature_shape)
     own_names = check_class_names(getattr(examples, "class_names", ()))
     labels = labels_in(examples.labels, len(features), own_names, model.class_names)
-    losses, predictions = _in_blocks(_losses_and_predictions, model, features, labels)
+    losses, predictions = _in_blocks(
+        _losses_and_predictions,
+        sharded_metrics.losses_and_predictions,
+        mesh,
+        model,
+        features,
+        labels,
+    )
     return Evaluation(
         loss=float(losses.mean(dtype=np.float64)),
         accuracy=float(np.mean(predictions == labels)),
@@ -110,28 +133,34 @@ def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
     )
 
 
-def predict(model: SoftmaxModel, features: Any) -> np.ndarray:
+def predict(
+    model: SoftmaxModel, features: Any, *, mesh: Mapping[str, int] | MeshShape | None = None
+) -> np.ndarray:
     """The likeliest class of each example, `[N]` int32 indices into `model.class_names`.
 
     Args:
       model: what `fit` or `load_run` returned.
       features: `[N, ...]` as stored; the model scales them.
+      mesh: the devices, as for `evaluate`.
 
     Raises:
-      InputError: if they are not finite or not the model's width.
+      InputError: if they are not finite or not the model's width, or the mesh takes more devices
+        than there are.
     """
     _check_model(model)
-    (classes,) = _in_blocks(_likeliest, model, check_features(features, model.feature_shape))
+    features = check_features(features, model.feature_shape)
+    (classes,) = _in_blocks(_likeliest, sharded_metrics.likeliest, mesh, model, features)
     return classes
 
 
-def predict_proba(model: SoftmaxModel, features: Any) -> np.ndarray:
+def predict_proba(
+    model: SoftmaxModel, features: Any, *, mesh: Mapping[str, int] | MeshShape | None = None
+) -> np.ndarray:
     """Class probabilities, `[N, V]`, rows summing to 1; arguments as for `predict`."""
     _check_model(model)
-    (probabilities,) = _in_blocks(
-        _probabilities, model, check_features(features, model.feature_shape)
-    )
-    return probabilities
+    features = check_features(features, model.feature_shape)
+    (found,) = _in_blocks(_probabilities, sharded_metrics.probabilities, mesh, model, features)
+    return found[:, : len(model.class_names)]
 
 
 def _check_model(model: object) -> None:
@@ -176,25 +205,53 @@ def _first_largest(logits: jax.Array) -> jax.Array:
 
 
 def _in_blocks(
-    compiled: Callable[..., tuple[jax.Array, ...]], model: SoftmaxModel, *arrays: np.ndarray
+    on_one: Callable[..., tuple[jax.Array, ...]],
+    on_several: Callable[..., tuple[jax.Array, ...]],
+    sizes: Mapping[str, int] | MeshShape | None,
+    model: SoftmaxModel,
+    *arrays: np.ndarray,
 ) -> list[np.ndarray]:
-    """`compiled(params, scale, *block)` over blocks of rows, its results joined.
+    """A compiled function of `params, scale, *block` over blocks of rows, its results joined.
 
     The last block is filled up with copies of its last row and cut again: one program serves all.
     """
-    params = jax.device_put(dict(model.params))
-    scale = np.asarray(model.feature_scale, params["kernel"].dtype)
+    mesh = mesh_of(sizes)
+    scale = np.asarray(model.feature_scale, model.params["kernel"].dtype)
     arrays = (fit_dtype(arrays[0], scale.dtype), *arrays[1:])
     examples, width = arrays[0].shape
-    widest = max(width, len(model.class_names))
-    few = min(256, max(1, _NUMBERS_TO_FILL // widest))
-    block = min(-(-examples // few) * few, max(1, _NUMBERS_PER_BLOCK // widest))
-    run = functools.partial(compiled, params, scale)
+    classes = len(model.class_names)
+    over_rows, over_classes = (1, 1) if mesh is None else (mesh.shape[DATA], mesh.shape[MODEL])
+    widest = max(width, -(-classes // over_classes))
+    few = min(256, max(1, _NUMBERS_TO_FILL // widest)) * over_rows
+    block = min(-(-examples // few) * few, max(1, _NUMBERS_PER_BLOCK // widest) * over_rows)
     results = []
-    for first in range(0, examples, block):
-        rows = [array[first : first + block] for array in arrays]
-        count = len(rows[0])
-        if count < block:
-            rows = [np.concatenate([r, np.repeat(r[-1:], block - count, axis=0)]) for r in rows]
-        results.append([np.asarray(out)[:count] for out in run(*rows)])
+    with contextlib.nullcontext() if mesh is None else ONE_AT_A_TIME:
+        run = _on_devices(on_one, on_several, mesh, model, scale)
+        for first in range(0, examples, block):
+            rows = [array[first : first + block] for array in arrays]
+            count = len(rows[0])
+            if count < block:
+                rows = [np.concatenate([r, np.repeat(r[-1:], block - count, axis=0)]) for r in rows]
+            results.append([on_host(out)[:count] for out in run(*rows)])
     return [np.concatenate(parts) for parts in zip(*results, strict=True)]
+
+
+def _on_devices(
+    on_one: Callable[..., tuple[jax.Array, ...]],
+    on_several: Callable[..., tuple[jax.Array, ...]],
+    mesh: Mesh | None,
+    model: SoftmaxModel,
+    scale: np.ndarray,
+) -> Callable[..., tuple[jax.Array, ...]]:
+    """The function of a block's rows, the parameters in their places."""
+    if mesh is None:
+        return functools.partial(on_one, jax.device_put(dict(model.params)), scale)
+    kernel, bias = (np.asarray(model.params[name]) for name in ("kernel", "bias"))
+    params = {"kernel": place(mesh, MODEL, kernel.T), "bias": place(mesh, MODEL, bias)}
+    classes = len(model.class_names)
+
+    def run(*rows: np.ndarray) -> tuple[jax.Array, ...]:
+        placed = [place(mesh, DATA, array) for array in rows]
+        return on_several(params, scale, *placed, mesh=mesh, classes=classes)
+
+    return run

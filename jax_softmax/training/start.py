@@ -13,7 +13,6 @@ from jax_softmax.errors import InputError
 from jax_softmax.training.arrays import as_array
 from jax_softmax.training.config import TrainConfig
 from jax_softmax.training.examples import check_examples
-from jax_softmax.training.step import Params
 
 
 def check_types(
@@ -44,7 +43,7 @@ def check_types(
             )
 
 
-def check_optimizer(optimizer: Any, params: Params) -> None:
+def check_optimizer(optimizer: Any, params: Mapping[str, np.ndarray]) -> None:
     """Raises InputError unless the optimiser makes updates of gradients, state and parameters."""
     try:
         state = jax.eval_shape(optimizer.init, params)
@@ -70,15 +69,14 @@ def check_held(dtype: Any, **settings: float) -> None:
             raise InputError(f"{words}: expected a number that {dtype} holds, got {value!r}.")
 
 
-def starting_params(params: Any, features: np.ndarray, classes: int) -> Params:
-    """The parameters to start from, checked, with the kernel as `[V, D]`."""
+def starting_params(params: Any, features: np.ndarray, classes: int) -> dict[str, np.ndarray]:
+    """The parameters to start from, checked, with the kernel as `[V, D]`; on no device yet."""
     width = features.shape[1]
     if params is None:
         wide = features.dtype == np.float64
         dtype = jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
         # Of NumPy: zeros of JAX are two more programs to compile.
-        zeros = {"kernel": np.zeros((classes, width), dtype), "bias": np.zeros(classes, dtype)}
-        return jax.device_put(zeros)
+        return {"kernel": np.zeros((classes, width), dtype), "bias": np.zeros(classes, dtype)}
     if not isinstance(params, Mapping):
         raise InputError(
             f"params: expected a dict of arrays, kernel and bias, got {type(params).__name__}."
@@ -99,4 +97,4 @@ def starting_params(params: Any, features: np.ndarray, classes: int) -> Params:
     for name, copy in copies.items():
         if not np.isfinite(copy).all():
             raise InputError(f"params, {name}: expected finite numbers that {dtype} holds.")
-    return jax.device_put({"kernel": copies["kernel"].T, "bias": copies["bias"]})
+    return {"kernel": copies["kernel"].T, "bias": copies["bias"]}

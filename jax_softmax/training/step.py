@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from jax_softmax.ops import softmax_cross_entropy_with_integer_labels
 from jax_softmax.training.config import TrainConfig
 from jax_softmax.training.layout import Layout
 from jax_softmax.training.programs import latest_programs
+
+if TYPE_CHECKING:
+    from jax_softmax.training.sharded import Spread
 
 # Numbers in a kernel up to which a matrix product costs a CPU more than its arithmetic: 3 x 4 of
 # iris is, 4 x 16 is not (docs/performance.md).
@@ -73,7 +77,20 @@ def _logits(params: Params, features: jax.Array, scale: jax.Array, layout: Layou
 
 
 def loss_and_gradients(params: Params, batch: Batches, layout: Layout) -> tuple[jax.Array, Params]:
-    """The mean cross-entropy of the batch's examples, a scalar, and its gradients.
+    """The mean cross-entropy of the batch's examples, a scalar, and its gradients."""
+    zero = jnp.zeros((), params["bias"].dtype)
+    found = sums_in_pieces(params, batch, layout, sums_of_piece, zero)
+    return jax.tree.map(lambda x: x / len(batch.features), found)
+
+
+def sums_in_pieces(
+    params: Params,
+    batch: Batches,
+    layout: Layout,
+    sums_of: Callable[[Params, Batches, Layout], tuple[jax.Array, Params]],
+    zero: jax.Array,
+) -> tuple[jax.Array, Params]:
+    """The sum of the examples' cross-entropies, which starts as `zero`, and its gradients.
 
     A large batch is taken in pieces: on a CPU they stay in its cache when they are made floating,
     elsewhere they stay within its memory. Two pieces to a turn of the loop, for XLA:CPU runs what
@@ -82,24 +99,22 @@ def loss_and_gradients(params: Params, batch: Batches, layout: Layout) -> tuple[
     examples, width = batch.features.shape
     rows = _rows_of_piece(examples, width, layout.piece)
     if rows == examples:
-        loss, gradients = _sums(params, batch, layout)
-    else:
-        pieces = examples // rows // 2 * 2
-        rest = examples - pieces * rows
+        return sums_of(params, batch, layout)
+    pieces = examples // rows // 2 * 2
+    rest = examples - pieces * rows
 
-        def add(
-            sums: tuple[jax.Array, Params], first: jax.Array | int, count: int
-        ) -> tuple[jax.Array, Params]:
-            features, labels = (
-                lax.dynamic_slice_in_dim(x, first, count) for x in (batch.features, batch.labels)
-            )
-            piece = Batches(features, labels, batch.scale)
-            return jax.tree.map(jnp.add, sums, _sums(params, piece, layout))
+    def add(
+        sums: tuple[jax.Array, Params], first: jax.Array | int, count: int
+    ) -> tuple[jax.Array, Params]:
+        features, labels = (
+            lax.dynamic_slice_in_dim(x, first, count) for x in (batch.features, batch.labels)
+        )
+        piece = Batches(features, labels, batch.scale)
+        return jax.tree.map(jnp.add, sums, sums_of(params, piece, layout))
 
-        zeros = jnp.zeros((), params["bias"].dtype), jax.tree.map(jnp.zeros_like, params)
-        total = lax.fori_loop(0, pieces, lambda i, sums: add(sums, i * rows, rows), zeros, unroll=2)
-        loss, gradients = add(total, examples - rest, rest) if rest else total
-    return jax.tree.map(lambda x: x / examples, (loss, gradients))
+    zeros = zero, jax.tree.map(jnp.zeros_like, params)
+    total = lax.fori_loop(0, pieces, lambda i, sums: add(sums, i * rows, rows), zeros, unroll=2)
+    return add(total, examples - rest, rest) if rest else total
 
 
 def _rows_of_piece(examples: int, width: int, numbers: int) -> int:
@@ -115,13 +130,19 @@ def _rows_of_piece(examples: int, width: int, numbers: int) -> int:
     return next((examples // k for k in even if examples % k == 0), most)
 
 
-def _sums(params: Params, batch: Batches, layout: Layout) -> tuple[jax.Array, Params]:
-    """The sum of the examples' cross-entropies, and its gradients."""
+def sums_of_piece(
+    params: Params, batch: Batches, layout: Layout, ignore_index: int | None = None
+) -> tuple[jax.Array, Params]:
+    """The sum of the cross-entropies of examples taken at once, and its gradients."""
 
     def total(params: Params) -> jax.Array:
         logits = _logits(params, batch.features, batch.scale, layout)
         return softmax_cross_entropy_with_integer_labels(
-            logits, batch.labels, axis=0 if layout.classes_first else -1, reduction="sum"
+            logits,
+            batch.labels,
+            axis=0 if layout.classes_first else -1,
+            ignore_index=ignore_index,
+            reduction="sum",
         )
 
     return jax.value_and_grad(total)(params)
@@ -185,7 +206,7 @@ def transposed(kernel: jax.Array) -> jax.Array:
     return kernel.T
 
 
-@latest_programs("optimizer", "batch_size", "calls_epochs", "layout")
+@latest_programs("optimizer", "batch_size", "calls_epochs", "layout", "spread")
 def run_epochs(
     state: TrainState,
     data: Batches,
@@ -197,6 +218,7 @@ def run_epochs(
     batch_size: int | None,
     calls_epochs: int,
     layout: Layout,
+    spread: Spread | None = None,
 ) -> tuple[TrainState, jax.Array]:
     """Trains for `count` epochs in one compiled call.
 
@@ -211,21 +233,28 @@ def run_epochs(
       batch_size: examples to a step; None or anything from N up is the full batch.
       calls_epochs: length of the returned losses.
       layout: what suits the device that has the data.
+      spread: how state and data are spread over several devices; None on one.
 
     Returns:
       The state after the last epoch, and `[calls_epochs]` mean losses, an epoch each.
     """
-    examples = data.labels.shape[0]
+    examples = data.labels.shape[0] if spread is None else spread.examples
     size = examples if batch_size is None else min(batch_size, examples)
 
-    def step(state: TrainState, batch: Batches) -> tuple[TrainState, jax.Array]:
-        loss, gradients = loss_and_gradients(state.params, batch, layout)
+    def updated(state: TrainState, gradients: Params) -> TrainState:
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         updates = jax.tree.map(lambda u: u * learning_rate.astype(u.dtype), updates)
-        return TrainState(optax.apply_updates(state.params, updates), optimizer_state), loss
+        return TrainState(optax.apply_updates(state.params, updates), optimizer_state)
+
+    def step(state: TrainState, batch: Batches, count: int) -> tuple[TrainState, jax.Array]:
+        if spread is not None:
+            loss, gradients = spread.loss_and_gradients(state.params, batch, count, layout)
+            return spread.updated(updated, state, gradients, optimizer), loss
+        loss, gradients = loss_and_gradients(state.params, batch, layout)
+        return updated(state, gradients), loss
 
     def full_batch(state: TrainState, _i: jax.Array) -> tuple[TrainState, jax.Array]:
-        return step(state, data)
+        return step(state, data, examples)
 
     def mini_batches(state: TrainState, i: jax.Array) -> tuple[TrainState, jax.Array]:
         assert orders is not None
@@ -233,18 +262,20 @@ def run_epochs(
         whole = examples // size * size
 
         def take(rows: jax.Array) -> Batches:
+            if spread is not None:
+                return spread.take(data, rows)
             # Row numbers of a permutation are in bounds; saying so saves a select over the batch.
             features, labels = (
                 x.at[rows].get(mode="promise_in_bounds") for x in (data.features, data.labels)
             )
             return Batches(features, labels, data.scale)
 
-        def on_batch(state: TrainState, batch: Batches) -> tuple[TrainState, jax.Array]:
-            state, loss = step(state, batch)
-            return state, loss * batch.labels.size
+        def on_batch(state: TrainState, batch: Batches, count: int) -> tuple[TrainState, jax.Array]:
+            state, loss = step(state, batch, count)
+            return state, loss * count
 
         def on_rows(state: TrainState, rows: jax.Array) -> tuple[TrainState, jax.Array]:
-            return on_batch(state, take(rows))
+            return on_batch(state, take(rows), rows.size)
 
         def on_group(
             state: TrainState, given: tuple[jax.Array, jax.Array]
@@ -260,7 +291,7 @@ def run_epochs(
                     lax.dynamic_slice_in_dim(x, i * size, size)
                     for x in (group.features, group.labels)
                 )
-                state, loss = on_batch(state, Batches(features, labels, data.scale))
+                state, loss = on_batch(state, Batches(features, labels, data.scale), size)
                 return state, total + loss
 
             return lax.fori_loop(0, steps, on_part, (state, zero))
@@ -268,7 +299,7 @@ def run_epochs(
         zero = jnp.zeros((), state.params["bias"].dtype)
         steps = whole // size
         together = min(steps, layout.gathered // (size * data.features.shape[1]))
-        if together > 1 and data.features.size > layout.gathered:
+        if spread is None and together > 1 and data.features.size > layout.gathered:
             # The last group is filled up with rows that no step takes.
             steps_of = np.minimum(together, steps - np.arange(0, steps, together))
             rows = jnp.pad(order[:whole], (0, len(steps_of) * together * size - whole))

@@ -119,7 +119,7 @@ def test_flags_become_the_settings(command):
     assert command("train", "iris", "--run-dir", "run", "--nesterov", *arguments).code == 0
     config = json.loads(Path("run/config.json").read_text())
     expected = {name[2:].replace("-", "_"): value for name, value in flags.items()}
-    assert config == expected | {"nesterov": True, "patience": None}
+    assert config == expected | {"nesterov": True, "patience": None, "mesh": None}
 
 
 def test_batch_size_none_is_the_full_batch(command):

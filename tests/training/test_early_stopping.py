@@ -26,8 +26,8 @@ def losses(monkeypatch):
     def give(values):
         looked, ahead = [], iter(values)
 
-        def seen(model, examples):
-            found = evaluate(model, examples)
+        def seen(model, examples, **options):
+            found = evaluate(model, examples, **options)
             looked.append(np.asarray(model.params["kernel"]))
             fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
             return Evaluation(**fields | {"loss": next(ahead)})

@@ -23,8 +23,10 @@ def test_pieces_give_the_sums_of_the_whole(examples, width, layout, monkeypatch,
     gradients = jax.jit(step.loss_and_gradients, static_argnames="layout")
     whole = gradients(params, batch, layout=CPU)
     sizes = []
-    sums = step._sums
-    monkeypatch.setattr(step, "_sums", lambda p, b, i: sizes.append(len(b.labels)) or sums(p, b, i))
+    sums = step.sums_of_piece
+    monkeypatch.setattr(
+        step, "sums_of_piece", lambda p, b, i: sizes.append(len(b.labels)) or sums(p, b, i)
+    )
     pieces = gradients(params, batch, layout=layout._replace(piece=64))
     most = max(1, 64 // width)
     assert max(sizes) <= (2 * most - 1 if examples >= 2 * most else examples)

@@ -1,0 +1,193 @@
+"""A step over several devices: examples spread over the mesh axis `data`, classes over `model`.
+
+The batches are those of one device. What does not divide is filled up: with examples of the label
+-1, which no sum counts, and with classes whose parameters and gradients are 0. The optimiser sees
+neither: it gets arrays of the true shapes, so that its random numbers, means and norms are those of
+one device. XLA keeps such an array spread though it does not divide.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jax_softmax.ops import linear_softmax_cross_entropy
+from jax_softmax.training.layout import Layout
+from jax_softmax.training.mesh import DATA, MODEL, on_host, padded, place
+from jax_softmax.training.programs import latest_programs
+from jax_softmax.training.step import Batches, Params, TrainState, sums_in_pieces, sums_of_piece
+
+# The label of examples that fill up a batch.
+NO_LABEL = -1
+
+
+class Spread(NamedTuple):
+    """How a training is spread; constant in the compiled program.
+
+    Attributes:
+      mesh: the devices, with the axes `data` and `model`.
+      examples: how many there are, without those that fill up.
+      classes: likewise.
+    """
+
+    mesh: Mesh
+    examples: int
+    classes: int
+
+    @property
+    def of_classes(self) -> P:
+        """How an array is spread whose first axis are the classes."""
+        return P(MODEL) if self.mesh.shape[MODEL] > 1 else P()
+
+    def shapes(
+        self, params: Mapping[str, Any], optimizer: optax.GradientTransformation
+    ) -> TrainState:
+        """The true shapes of a training's state, of filled up parameters or others."""
+        true: Any = {
+            name: jax.ShapeDtypeStruct((self.classes, *value.shape[1:]), value.dtype)
+            for name, value in params.items()
+        }
+        return TrainState(true, jax.eval_shape(optimizer.init, true))
+
+    def filled_up(self, tree: Any) -> Any:
+        """A traced tree of arrays of the true shapes, with their classes filled up and spread."""
+        missing = padded(self.classes, self.mesh.shape[MODEL]) - self.classes
+
+        def fill_up(x: jax.Array) -> jax.Array:
+            if not self._has_classes(x):
+                return lax.with_sharding_constraint(x, NamedSharding(self.mesh, P()))
+            x = jnp.pad(x, [(0, missing), *[(0, 0)] * (x.ndim - 1)]) if missing else x
+            return lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.of_classes))
+
+        return jax.tree.map(fill_up, tree)
+
+    def updated(
+        self,
+        update: Callable[[TrainState, Params], TrainState],
+        state: TrainState,
+        gradients: Params,
+        optimizer: optax.GradientTransformation,
+    ) -> TrainState:
+        """What `update` makes of a state and gradients that are filled up; it sees none of that."""
+        shapes = self.shapes(state.params, optimizer)
+        updated: TrainState = self.filled_up(
+            update(cut(state, shapes), cut(gradients, shapes.params))
+        )
+        return updated
+
+    def placed(self, tree: Any) -> Any:
+        """A tree of whole arrays of the true shapes, in their places on the devices."""
+
+        def put(x: Any) -> jax.Array:
+            if self._has_classes(x):
+                return place(self.mesh, MODEL, on_host(x))
+            return jax.device_put(x, NamedSharding(self.mesh, P()))
+
+        return jax.tree.map(put, tree)
+
+    def _has_classes(self, x: Any) -> bool:
+        return np.ndim(x) > 0 and len(x) == self.classes and jnp.issubdtype(x.dtype, np.number)
+
+    def take(self, data: Batches, rows: jax.Array) -> Batches:
+        """The examples of these numbers, in that order, spread over the devices.
+
+        Each device hands on those that it has; the sum has one term that is not 0.
+        """
+        missing = padded(rows.size, self.mesh.shape[DATA]) - rows.size
+        rows = jnp.pad(rows, (0, missing), constant_values=-1)
+
+        def on_device(features: jax.Array, labels: jax.Array, rows: jax.Array) -> Any:
+            held = labels.size
+            rows = rows - lax.axis_index(DATA) * held
+            here = (rows >= 0) & (rows < held)
+            rows = jnp.where(here, rows, 0)
+
+            def handed_on(x: jax.Array) -> jax.Array:
+                found = x.at[rows].get(mode="promise_in_bounds")
+                found = jnp.where(here.reshape(-1, *[1] * (x.ndim - 1)), found, 0)
+                return lax.psum_scatter(found, DATA, tiled=True)
+
+            return handed_on(features), handed_on(labels - NO_LABEL) + NO_LABEL
+
+        features, labels = jax.shard_map(
+            on_device, mesh=self.mesh, in_specs=(P(DATA), P(DATA), P()), out_specs=P(DATA)
+        )(data.features, data.labels, rows)
+        return Batches(features, labels, data.scale)
+
+    def loss_and_gradients(
+        self, params: Params, batch: Batches, count: int, layout: Layout
+    ) -> tuple[jax.Array, Params]:
+        """The mean cross-entropy of the `count` examples of a batch, and its gradients."""
+        split = self.mesh.shape[MODEL] > 1
+        sums = (
+            functools.partial(_sums_of_classes, classes=self.classes)
+            if split
+            else functools.partial(sums_of_piece, ignore_index=NO_LABEL)
+        )
+
+        def on_device(
+            params: Params, features: jax.Array, labels: jax.Array, scale: jax.Array
+        ) -> tuple[jax.Array, Params]:
+            # As if each device had parameters of its own: their gradients are summed once, at the
+            # end, and not in each piece.
+            params = jax.tree.map(lambda x: lax.pcast(x, DATA, to="varying"), params)
+            zero = lax.pcast(jnp.zeros((), params["bias"].dtype), DATA, to="varying")
+            batch = Batches(features, labels, scale)
+            found = sums_in_pieces(params, batch, layout, sums, zero)
+            return jax.tree.map(lambda x: lax.psum(x, DATA) / count, found)
+
+        found: tuple[jax.Array, Params] = jax.shard_map(
+            on_device,
+            mesh=self.mesh,
+            in_specs=(self.of_classes, P(DATA), P(DATA), P()),
+            out_specs=(P(), self.of_classes),
+        )(params, batch.features, batch.labels, batch.scale)
+        return found
+
+
+def _sums_of_classes(
+    params: Params, batch: Batches, layout: Layout, *, classes: int
+) -> tuple[jax.Array, Params]:
+    """The sum of the examples' cross-entropies, and its gradients by this device's classes."""
+    dtype = params["bias"].dtype
+    features = batch.features.astype(dtype) * batch.scale.astype(dtype)
+
+    def total(params: Params) -> jax.Array:
+        return linear_softmax_cross_entropy(
+            features,
+            params["kernel"],
+            batch.labels,
+            bias=params["bias"],
+            kernel_layout="vd",
+            ignore_index=NO_LABEL,
+            axis_name=MODEL,
+            num_classes=classes,
+            reduction="sum",
+        )
+
+    return jax.value_and_grad(total)(params)
+
+
+def cut(tree: Any, shapes: Any) -> Any:
+    """A tree of filled up arrays, of the true shapes."""
+    return jax.tree.map(
+        lambda x, true: x if x.shape == true.shape else x[: true.shape[0]], tree, shapes
+    )
+
+
+@latest_programs("optimizer", "spread")
+def initial_state_of(
+    params: Params, *, optimizer: optax.GradientTransformation, spread: Spread
+) -> Any:
+    """The optimiser's own state, made in its places on the devices."""
+    true = cut(params, spread.shapes(params, optimizer).params)
+    return spread.filled_up(optimizer.init(true))
