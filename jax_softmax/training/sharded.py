@@ -44,9 +44,9 @@ class Spread(NamedTuple):
     classes: int
 
     @property
-    def of_classes(self) -> P:
-        """How an array is spread whose first axis are the classes."""
-        return P(MODEL) if self.mesh.shape[MODEL] > 1 else P()
+    def axis_of_classes(self) -> str | None:
+        """The mesh axis over which the classes are spread; None if each device has all."""
+        return MODEL if self.mesh.shape[MODEL] > 1 else None
 
     def shapes(
         self, params: Mapping[str, Any], optimizer: optax.GradientTransformation
@@ -61,12 +61,13 @@ class Spread(NamedTuple):
     def filled_up(self, tree: Any) -> Any:
         """A traced tree of arrays of the true shapes, with their classes filled up and spread."""
         missing = padded(self.classes, self.mesh.shape[MODEL]) - self.classes
+        of_classes = P(self.axis_of_classes)
 
         def fill_up(x: jax.Array) -> jax.Array:
             if not self._has_classes(x):
                 return lax.with_sharding_constraint(x, NamedSharding(self.mesh, P()))
             x = jnp.pad(x, [(0, missing), *[(0, 0)] * (x.ndim - 1)]) if missing else x
-            return lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.of_classes))
+            return lax.with_sharding_constraint(x, NamedSharding(self.mesh, of_classes))
 
         return jax.tree.map(fill_up, tree)
 
@@ -89,7 +90,7 @@ class Spread(NamedTuple):
 
         def put(x: Any) -> jax.Array:
             if self._has_classes(x):
-                return place(self.mesh, MODEL, on_host(x))
+                return place(self.mesh, self.axis_of_classes, on_host(x))
             return jax.device_put(x, NamedSharding(self.mesh, P()))
 
         return jax.tree.map(put, tree)
@@ -102,7 +103,8 @@ class Spread(NamedTuple):
 
         Each device hands on those that it has; the sum has one term that is not 0.
         """
-        missing = padded(rows.size, self.mesh.shape[DATA]) - rows.size
+        over = self.mesh.shape[DATA]
+        missing = padded(rows.size, over) - rows.size
         rows = jnp.pad(rows, (0, missing), constant_values=-1)
 
         def on_device(features: jax.Array, labels: jax.Array, rows: jax.Array) -> Any:
@@ -114,7 +116,7 @@ class Spread(NamedTuple):
             def handed_on(x: jax.Array) -> jax.Array:
                 found = x.at[rows].get(mode="promise_in_bounds")
                 found = jnp.where(here.reshape(-1, *[1] * (x.ndim - 1)), found, 0)
-                return lax.psum_scatter(found, DATA, tiled=True)
+                return found if over == 1 else lax.psum_scatter(found, DATA, tiled=True)
 
             return handed_on(features), handed_on(labels - NO_LABEL) + NO_LABEL
 
@@ -127,12 +129,11 @@ class Spread(NamedTuple):
         self, params: Params, batch: Batches, count: int, layout: Layout
     ) -> tuple[jax.Array, Params]:
         """The mean cross-entropy of the `count` examples of a batch, and its gradients."""
-        split = self.mesh.shape[MODEL] > 1
-        sums = (
-            functools.partial(_sums_of_classes, classes=self.classes)
-            if split
-            else functools.partial(sums_of_piece, ignore_index=NO_LABEL)
-        )
+        of_classes = P(self.axis_of_classes)
+        if self.axis_of_classes is None:
+            sums = functools.partial(sums_of_piece, ignore_index=NO_LABEL)
+        else:
+            sums = functools.partial(_sums_of_classes, classes=self.classes)
 
         def on_device(
             params: Params, features: jax.Array, labels: jax.Array, scale: jax.Array
@@ -148,8 +149,8 @@ class Spread(NamedTuple):
         found: tuple[jax.Array, Params] = jax.shard_map(
             on_device,
             mesh=self.mesh,
-            in_specs=(self.of_classes, P(DATA), P(DATA), P()),
-            out_specs=(P(), self.of_classes),
+            in_specs=(of_classes, P(DATA), P(DATA), P()),
+            out_specs=(P(), of_classes),
         )(params, batch.features, batch.labels, batch.scale)
         return found
 

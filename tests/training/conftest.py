@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import jax
 import numpy as np
 import pytest
@@ -27,6 +29,29 @@ def lay_out(monkeypatch):
         monkeypatch.setattr(loop, "layout_for", lambda array: layout._replace(**changes))
 
     return lay_out
+
+
+class _Compilations(logging.Handler):
+    """Keeps the names of the programs that JAX says it has compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.programs: list[str] = []
+
+    def emit(self, record):
+        words = record.getMessage().split()
+        if words[:3] == ["Finished", "XLA", "compilation"]:
+            self.programs.append(words[4])
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    handler, logger = _Compilations(), logging.getLogger("jax")
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.addHandler(handler)
+    with jax.log_compiles():
+        yield handler.programs
+    logger.removeHandler(handler)
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 
-import jax
 import numpy as np
 import optax
 import pytest
@@ -13,29 +11,6 @@ import pytest
 from jax_softmax import Split, TrainConfig, evaluate, fit, predict
 
 _OWN_PROGRAM = "jit(run_epochs)"
-
-
-class _Compilations(logging.Handler):
-    """Keeps the names of the programs that JAX says it has compiled."""
-
-    def __init__(self):
-        super().__init__()
-        self.programs: list[str] = []
-
-    def emit(self, record):
-        words = record.getMessage().split()
-        if words[:3] == ["Finished", "XLA", "compilation"]:
-            self.programs.append(words[4])
-
-
-@pytest.fixture
-def programs(monkeypatch):
-    handler, logger = _Compilations(), logging.getLogger("jax")
-    monkeypatch.setattr(logger, "propagate", False)
-    logger.addHandler(handler)
-    with jax.log_compiles():
-        yield handler.programs
-    logger.removeHandler(handler)
 
 
 def _split(examples):
