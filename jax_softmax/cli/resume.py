@@ -62,10 +62,8 @@ def resume(command: Train, run_dir: Path) -> None:
                 )
         place = check_run_dir(run_dir, overwrite=True)
         place = dataclasses.replace(place, overwrite=kept.overwrite)
+        config = _with_mesh(command, kept.config)
         command, dataset = _load(command, kept)
-        config = kept.config
-        if command.mesh is not None:
-            config = dataclasses.replace(config, mesh=mesh_given(command.mesh))
         with signals.deferred():
             Training(command, dataset, config, place).run(kept)
 
@@ -104,6 +102,22 @@ def _check_agrees(command: Train, run_dir: Path, config: TrainConfig, dataset: o
                 f"{flag}: expected {was}, with which the training of {run_dir} was started, got "
                 f"{'none' if value is None else value}; leave it out, or train without --resume."
             )
+
+
+def _with_mesh(command: Train, config: TrainConfig) -> TrainConfig:
+    """The settings with the devices to go on with: of `--mesh`, or those of the start."""
+    from jax_softmax.training.mesh import mesh_of
+
+    if command.mesh is not None:
+        return dataclasses.replace(config, mesh=mesh_given(command.mesh))
+    try:
+        mesh_of(config.mesh)
+    except InputError as error:
+        raise InputError(
+            f"{error}\nThe training was started with that; give --mesh with the devices that it is "
+            f"to go on with (the result is the same to rounding)."
+        ) from error
+    return config
 
 
 def _is_run(path: Path) -> bool:

@@ -50,7 +50,7 @@ class MeshShape:
             if not (is_integer(size) and size >= 1):
                 raise InputError(
                     f"mesh: expected an integer of at least 1 for the axis {axis}, got "
-                    f"{shown(size)}; leave the axis out for 1."
+                    f"{shown(size)}; leave it out for 1."
                 )
             object.__setattr__(self, axis, int(size))
 

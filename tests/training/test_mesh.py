@@ -85,11 +85,11 @@ NO_MESHES = {
     ),
     "zero": (
         {"data": 0},
-        "mesh: expected an integer of at least 1 for the axis data, got 0; leave",
+        "mesh: expected an integer of at least 1 for the axis data, got 0; leave it out for 1.",
     ),
     "negative": (
         {"model": -1},
-        "of at least 1 for the axis model, got -1; leave the axis out for 1.",
+        "of at least 1 for the axis model, got -1; leave it out for 1.",
     ),
     "half": ({"model": 1.5}, "for the axis model, got 1.5;"),
     "bool": ({"data": True}, "for the axis data, got True;"),
