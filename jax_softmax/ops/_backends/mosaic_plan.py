@@ -65,10 +65,24 @@ class Plan(NamedTuple):
         return -(-self.columns // self.chunk)
 
     @property
+    def held(self) -> int:
+        """Chunks of a row that a part has at most."""
+        return -(-self.chunks // self.parts)
+
+    @property
+    def staged(self) -> bool:
+        """Whether the gradient is written beside the logits, rather than over them."""
+        return self.gradient not in (None, self.dtype)
+
+    @property
+    def freed_by_row(self) -> bool:
+        """Whether a row's last slot is freed before the next row: its loads may need that slot."""
+        return self.gradient is not None and not self.staged and self.held >= self.slots
+
+    @property
     def passes(self) -> float:
         """How often the logits' bytes are read or written, what is read again included."""
-        held = -(-self.chunks // self.parts)
-        again = max(0, held - self.slots) / held
+        again = max(0, self.held - self.slots) / self.held
         written = jnp.dtype(self.gradient).itemsize / jnp.dtype(self.dtype).itemsize
         return 1 + (again + written if self.gradient is not None else 0)
 
@@ -92,7 +106,9 @@ def make_plan(
     chunks = -(-columns // (vector * vectors))
     short = chunks <= _SHORT
     parts, resident = (1, _RESIDENT) if short else (_PARTS, 1)
-    staged = 0 if gradient is None else 2 * vector * jnp.dtype(gradient).itemsize
+    staged = 0
+    if gradient is not None and jnp.dtype(gradient) != jnp.dtype(dtype):
+        staged = 2 * vector * vectors * jnp.dtype(gradient).itemsize
     # Besides the rings: what is staged, and the lanes' numbers.
     fixed = parts * (staged + vector * 4) + REDUCTION_BYTES + _SMALL_BYTES
     available = _SHARED_BYTES // resident - _SYSTEM_BYTES
