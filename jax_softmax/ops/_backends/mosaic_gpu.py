@@ -18,7 +18,6 @@ most likely out of the L2 cache.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +32,6 @@ from jax_softmax.ops._backends.interface import Coefficients, OfShare, RowShare,
 from jax_softmax.ops._backends.lowerable import lowerable
 from jax_softmax.ops._backends.mosaic_plan import REDUCTION_BYTES, Plan
 from jax_softmax.ops._backends.mosaic_warpgroup import Warpgroup, div, loop, rem
-
-_LOG2_E = math.log2(math.e)
 
 
 def run(
@@ -97,11 +94,6 @@ _LABEL, _LARGEST, _OTHERS, _BELOW, _COUNTED = range(5)
 _NUMBERS = (_LARGEST, _OTHERS, _BELOW, _COUNTED)
 
 
-def _exp(z: jax.Array, shift: jax.Array) -> jax.Array:
-    """`exp(z - shift)` for sums and half precision, where the rounding of the distance is small."""
-    return jnp.exp2((z - shift) * _LOG2_E)
-
-
 class _Body(Warpgroup):
     """The program of a warpgroup."""
 
@@ -128,14 +120,24 @@ class _Body(Warpgroup):
     def run(self) -> None:
         """All rows of this program."""
         loop(0, self.plan.slots, self.fetch)
-        loop(0, self.rows, self.row)
+        lax.fori_loop(jnp.int32(0), self.rows, self.row, self.of_row(jnp.int32(0)))
         if self.plan.gradient is not None:
             plgpu.wait_smem_to_gmem(0)
 
-    def row(self, turn: jax.Array) -> None:
+    def of_row(self, turn: jax.Array) -> tuple[jax.Array, ...]:
+        """A row's label, and the numbers given for its gradient."""
+        row = self.first + jnp.minimum(turn, self.rows - 1) * self.plan.programs
+        return tuple(ref[row] for ref in (self.index, *self.given))
+
+    def row(self, turn: jax.Array, of_row: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        """A row; returns what is loaded of the next, which would be waited for there."""
+        upcoming = self.of_row(turn + 1)
+        self.one_row(turn, *of_row)
+        return upcoming
+
+    def one_row(self, turn: jax.Array, label: jax.Array, *given: jax.Array) -> None:
         plan = self.plan
         row, base = self.first + turn * plan.programs, turn * self.loads
-        label = self.index[row]
         label = jnp.where((label >= 0) & (label < plan.classes), label, -1)
         share = self.share(base, label, rem(turn, 2))
 
@@ -147,7 +149,7 @@ class _Body(Warpgroup):
         if plan.gradient is None or self.of_share is None:
             return
         of_share = lowerable(self.of_share)
-        found = of_share(share, [ref[row] for ref in self.given])
+        found = of_share(share, given)
         write = functools.partial(self.write, row, label, found, base)
         loop(self.again, self.chunks, lambda i: write(i, base + i, False))
         if plan.held > plan.slots:
@@ -227,7 +229,7 @@ class _Body(Warpgroup):
         largest = functools.reduce(jnp.maximum, vectors, lanes[0])
         shift = finite_shift(largest)
         total, *more = self.rescaled(lanes, largest)
-        total += sum(_exp(z, shift) for z in vectors)
+        total += sum(self.exp(z, shift) for z in vectors)
         if more:
             below, counted = more
             for z in vectors:
@@ -241,7 +243,7 @@ class _Body(Warpgroup):
         """The lanes' sums, relative to a new `largest`."""
         before, total, *more = lanes
         shift = finite_shift(largest)
-        scaled = [total * _exp(before, shift)]
+        scaled = [total * self.exp(before, shift)]
         if more:
             below, counted = more
             scaled += [below + counted * (shift - finite_shift(before)), counted]
@@ -327,7 +329,7 @@ class _Body(Warpgroup):
     def elements(self, z: jax.Array, found: Coefficients) -> jax.Array:
         """The gradient of a vector of logits."""
         exact = self.plan.dtype == jnp.float32 == self.plan.gradient
-        exp = compensated.exp_of_difference if exact else _exp
+        exp = compensated.exp_of_difference if exact else self.exp
         value = exp(z, found.shift) * found.scale
         if found.offset is not None:
             value -= jnp.where(z == -jnp.inf, 0, found.offset)

@@ -21,8 +21,10 @@ _VECTORS = 4
 _PARTS = 4
 _SLOTS = 32
 # A row of at most _SHORT chunks has a warpgroup to itself, and a multiprocessor _RESIDENT of these.
-_SHORT = 3
+_SHORT = 4
 _RESIDENT = 6
+# What a row costs beside its bytes is more than XLA's passes over fewer (docs/performance.md).
+_FEWEST_BYTES = 4000
 
 
 class Plan(NamedTuple):
@@ -100,7 +102,6 @@ def make_plan(
     """The plan for `[rows, columns]` logits, of which the first `classes` columns count."""
     itemsize = jnp.dtype(dtype).itemsize
     vector = THREADS * _VECTOR_BYTES // itemsize
-    # An even number, for two buffers to take turns in.
     vectors = _VECTORS if columns > 2 * vector else 2
     chunk_bytes = vector * vectors * itemsize
     chunks = -(-columns // (vector * vectors))
@@ -133,14 +134,13 @@ def make_plan(
 def suits(shape: tuple[int, ...], dtype: Any, gradient: Any) -> bool:
     """Whether the kernel can take logits of this shape, and has something to gain.
 
-    The copy engine moves multiples of 16 bytes. A row shorter than a vector would leave threads
-    idle.
+    The copy engine moves multiples of 16 bytes.
     """
     if not all(isinstance(size, int) for size in shape):
         return False
     *rows, columns = shape
     kinds = [jnp.dtype(kind) for kind in (dtype, gradient) if kind is not None]
     fits = all(kind.itemsize in (2, 4) and columns * kind.itemsize % 16 == 0 for kind in kinds)
-    enough = columns * kinds[0].itemsize >= THREADS * _VECTOR_BYTES
+    enough = columns * kinds[0].itemsize >= _FEWEST_BYTES
     # The classes that can happen are counted in float32.
     return fits and enough and columns <= 2**24 and math.prod(rows) > 0
