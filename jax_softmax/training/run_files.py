@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import math
 import numbers
@@ -17,9 +16,13 @@ import platform
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
+import optax
 
+import jax_softmax
 from jax_softmax.errors import InputError
 from jax_softmax.training.config import TrainConfig
 from jax_softmax.training.model import FitResult
@@ -132,9 +135,16 @@ def unsealed_json(data: bytes, name: object) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that decide a result."""
-    names = ("jax-softmax", "jax", "jaxlib", "optax", "numpy")
+    # Not of the installed packages: a folder on PYTHONPATH has no metadata.
+    packages = {
+        "jax-softmax": jax_softmax,
+        "jax": jax,
+        "jaxlib": jaxlib,
+        "optax": optax,
+        "numpy": np,
+    }
     return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in names
+        name: package.__version__ for name, package in packages.items()
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib.metadata
 import json
 import shutil
 from pathlib import Path
@@ -132,6 +133,16 @@ def test_metrics_say_what_was_measured_where_and_with_what(runs, table_result):
         "optax",
         "numpy",
     }
+
+
+def test_a_package_that_is_not_installed_saves_runs_too(table_result, tmp_path, monkeypatch):
+    """A folder on PYTHONPATH has no metadata."""
+
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert load_run(save_run(table_result, tmp_path / "run")).class_names
 
 
 def test_config_and_history_are_plain_json(runs, table_result):

@@ -8,8 +8,8 @@ memory in chunks, and stays there until its gradient is written:
 - First pass: a running maximum and sum in each lane, joined over the lanes and the warpgroups. The
   label is taken out before, by writing `-inf` over it in shared memory: no select per element.
 - Then the row's coefficients, a few numbers, by a function of the share that the formulas give.
-- Second pass: the gradient, a vector of the warpgroup's threads at a time, through two buffers that
-  the copy engine empties.
+- Second pass: the gradient, written over the chunk's logits, from where the copy engine takes it; a
+  slot is free when the next chunk is written. A gradient of another dtype goes through two buffers.
 
 A row that fits is read once. Of a longer one the last chunks stay, and the first are read again,
 most likely out of the L2 cache.
@@ -18,7 +18,6 @@ most likely out of the L2 cache.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +32,6 @@ from jax_softmax.ops._backends.interface import Coefficients, OfShare, RowShare,
 from jax_softmax.ops._backends.lowerable import lowerable
 from jax_softmax.ops._backends.mosaic_plan import REDUCTION_BYTES, Plan
 from jax_softmax.ops._backends.mosaic_warpgroup import Warpgroup, div, loop, rem
-
-_LOG2_E = math.log2(math.e)
 
 
 def run(
@@ -61,7 +58,8 @@ def run(
     staged = []
     if plan.gradient is not None:
         outputs.append(jax.ShapeDtypeStruct((plan.rows, plan.columns), plan.gradient))
-        staged = [plgpu.SMEM((plan.parts, 2, plan.vector), plan.gradient)]
+    if plan.staged:
+        staged = [plgpu.SMEM((plan.parts, 2, plan.chunk), plan.gradient)]
     shared, threads = [], {}
     if plan.parts > 1:
         shared = [plgpu.Barrier(num_arrivals=plan.parts)]
@@ -96,11 +94,6 @@ _LABEL, _LARGEST, _OTHERS, _BELOW, _COUNTED = range(5)
 _NUMBERS = (_LARGEST, _OTHERS, _BELOW, _COUNTED)
 
 
-def _exp(z: jax.Array, shift: jax.Array) -> jax.Array:
-    """`exp(z - shift)` for sums and half precision, where the rounding of the distance is small."""
-    return jnp.exp2((z - shift) * _LOG2_E)
-
-
 class _Body(Warpgroup):
     """The program of a warpgroup."""
 
@@ -120,21 +113,31 @@ class _Body(Warpgroup):
         self.results = [next(rest) for _ in range(3 + plan.below)]
         self.gradient: Any = None if plan.gradient is None else next(rest)
         ring, lanes, self.of_parts, arrived = (next(rest) for _ in range(4))
-        self.staged: Any = None if plan.gradient is None else next(rest)
+        self.staged: Any = next(rest) if plan.staged else None
         self.ready = None if plan.parts == 1 else next(rest)
         super().__init__(plan, interpreted, logits, ring, lanes, arrived)
 
     def run(self) -> None:
         """All rows of this program."""
         loop(0, self.plan.slots, self.fetch)
-        loop(0, self.rows, self.row)
+        lax.fori_loop(jnp.int32(0), self.rows, self.row, self.of_row(jnp.int32(0)))
         if self.plan.gradient is not None:
             plgpu.wait_smem_to_gmem(0)
 
-    def row(self, turn: jax.Array) -> None:
+    def of_row(self, turn: jax.Array) -> tuple[jax.Array, ...]:
+        """A row's label, and the numbers given for its gradient."""
+        row = self.first + jnp.minimum(turn, self.rows - 1) * self.plan.programs
+        return tuple(ref[row] for ref in (self.index, *self.given))
+
+    def row(self, turn: jax.Array, of_row: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        """A row; returns what is loaded of the next, which would be waited for there."""
+        upcoming = self.of_row(turn + 1)
+        self.one_row(turn, *of_row)
+        return upcoming
+
+    def one_row(self, turn: jax.Array, label: jax.Array, *given: jax.Array) -> None:
         plan = self.plan
         row, base = self.first + turn * plan.programs, turn * self.loads
-        label = self.index[row]
         label = jnp.where((label >= 0) & (label < plan.classes), label, -1)
         share = self.share(base, label, rem(turn, 2))
 
@@ -146,11 +149,14 @@ class _Body(Warpgroup):
         if plan.gradient is None or self.of_share is None:
             return
         of_share = lowerable(self.of_share)
-        found = of_share(share, [ref[row] for ref in self.given])
-        write = functools.partial(self.write, row, label, found)
+        found = of_share(share, given)
+        write = functools.partial(self.write, row, label, found, base)
         loop(self.again, self.chunks, lambda i: write(i, base + i, False))
-        if -(-plan.chunks // plan.parts) > plan.slots:
+        if plan.held > plan.slots:
             loop(0, self.again, lambda i: write(i, base + self.chunks + i, True))
+        if plan.freed_by_row:
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            self.fetch(base + self.loads - 1 + plan.slots)
 
     def place(self, label: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The chunk of this part that has the label, -1 if none, and the place in it."""
@@ -223,7 +229,7 @@ class _Body(Warpgroup):
         largest = functools.reduce(jnp.maximum, vectors, lanes[0])
         shift = finite_shift(largest)
         total, *more = self.rescaled(lanes, largest)
-        total += sum(_exp(z, shift) for z in vectors)
+        total += sum(self.exp(z, shift) for z in vectors)
         if more:
             below, counted = more
             for z in vectors:
@@ -237,7 +243,7 @@ class _Body(Warpgroup):
         """The lanes' sums, relative to a new `largest`."""
         before, total, *more = lanes
         shift = finite_shift(largest)
-        scaled = [total * _exp(before, shift)]
+        scaled = [total * self.exp(before, shift)]
         if more:
             below, counted = more
             scaled += [below + counted * (shift - finite_shift(before)), counted]
@@ -274,48 +280,56 @@ class _Body(Warpgroup):
         row: jax.Array,
         label: jax.Array,
         found: Coefficients,
+        base: jax.Array,
         i: jax.Array,
         load: jax.Array,
         again: bool,
     ) -> None:
-        """Writes the gradient of chunk `i` of the row, and frees its slot."""
+        """Writes the gradient of chunk `i` of the row, and frees a slot."""
         plan = self.plan
         at, within = self.place(label)
         if again:
             plgpu.barrier_wait(self.barrier(load))
             self.mask_columns(load, i)
+        written = self.ring.at[self.part, self.slot(load)]
+        if plan.staged:
+            # What it had before may still be on its way out.
+            plgpu.wait_smem_to_gmem(1, wait_read_only=True)
+            written = self.staged.at[self.part, rem(load, 2)]
+        for u in range(plan.vectors):
+            values = self.elements(self.values(load, u), found)
+            written[pl.ds(u * plan.vector, plan.vector)] = values.astype(plan.gradient)
 
-        def of_vectors(first: jax.Array, width: int) -> None:
-            for u in range(-(-width // plan.vector)):
-                start = u * plan.vector
-                staged = self.staged.at[self.part, u % 2]
-                # The other buffer may still be on its way out.
-                plgpu.wait_smem_to_gmem(1, wait_read_only=True)
-                staged[...] = self.elements(self.values(load, u), found).astype(plan.gradient)
+        @pl.when(i == at)
+        def _() -> None:
+            plgpu.commit_smem()
+            written[within] = found.at_label.astype(plan.gradient)
 
-                @pl.when((i == at) & (within >= start) & (within < start + plan.vector))
-                def _(start: int = start, staged: Any = staged) -> None:
-                    plgpu.commit_smem()
-                    staged[within - start] = found.at_label.astype(plan.gradient)
+        plgpu.commit_smem()
 
-                plgpu.commit_smem()
-                size = min(plan.vector, width - start)
-                plgpu.copy_smem_to_gmem(
-                    staged if size == plan.vector else staged.at[pl.ds(0, size)],
-                    self.gradient.at[row, pl.ds(first + start, size)],
-                )
-            if -(-width // plan.vector) % 2:
-                # The next chunk begins with the buffer that this one ended with.
-                plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        def copy(first: jax.Array, width: int) -> None:
+            plgpu.copy_smem_to_gmem(
+                written if width == plan.chunk else written.at[pl.ds(0, width)],
+                self.gradient.at[row, pl.ds(first, width)],
+            )
 
-        self.at_chunk(i, of_vectors)
-        # The last commit came after all threads had read the slot.
-        self.fetch(load + plan.slots)
+        self.at_chunk(i, copy)
+        if plan.staged:
+            # The commit came after all threads had read the slot.
+            self.fetch(load + plan.slots)
+            return
+        plgpu.wait_smem_to_gmem(1, wait_read_only=True)
+        # What was written before this chunk, perhaps in the row before, and is not freed yet.
+        first = base + self.again if plan.freed_by_row else 0
+
+        @pl.when(load > first)
+        def _() -> None:
+            self.fetch(load - 1 + plan.slots)
 
     def elements(self, z: jax.Array, found: Coefficients) -> jax.Array:
         """The gradient of a vector of logits."""
         exact = self.plan.dtype == jnp.float32 == self.plan.gradient
-        exp = compensated.exp_of_difference if exact else _exp
+        exp = compensated.exp_of_difference if exact else self.exp
         value = exp(z, found.shift) * found.scale
         if found.offset is not None:
             value -= jnp.where(z == -jnp.inf, 0, found.offset)

@@ -21,8 +21,10 @@ _VECTORS = 4
 _PARTS = 4
 _SLOTS = 32
 # A row of at most _SHORT chunks has a warpgroup to itself, and a multiprocessor _RESIDENT of these.
-_SHORT = 3
+_SHORT = 4
 _RESIDENT = 6
+# What a row costs beside its bytes is more than XLA's passes over fewer (docs/performance.md).
+_FEWEST_BYTES = 4000
 
 
 class Plan(NamedTuple):
@@ -65,10 +67,24 @@ class Plan(NamedTuple):
         return -(-self.columns // self.chunk)
 
     @property
+    def held(self) -> int:
+        """Chunks of a row that a part has at most."""
+        return -(-self.chunks // self.parts)
+
+    @property
+    def staged(self) -> bool:
+        """Whether the gradient is written beside the logits, rather than over them."""
+        return self.gradient not in (None, self.dtype)
+
+    @property
+    def freed_by_row(self) -> bool:
+        """Whether a row's last slot is freed before the next row: its loads may need that slot."""
+        return self.gradient is not None and not self.staged and self.held >= self.slots
+
+    @property
     def passes(self) -> float:
         """How often the logits' bytes are read or written, what is read again included."""
-        held = -(-self.chunks // self.parts)
-        again = max(0, held - self.slots) / held
+        again = max(0, self.held - self.slots) / self.held
         written = jnp.dtype(self.gradient).itemsize / jnp.dtype(self.dtype).itemsize
         return 1 + (again + written if self.gradient is not None else 0)
 
@@ -86,13 +102,14 @@ def make_plan(
     """The plan for `[rows, columns]` logits, of which the first `classes` columns count."""
     itemsize = jnp.dtype(dtype).itemsize
     vector = THREADS * _VECTOR_BYTES // itemsize
-    # An even number, for two buffers to take turns in.
     vectors = _VECTORS if columns > 2 * vector else 2
     chunk_bytes = vector * vectors * itemsize
     chunks = -(-columns // (vector * vectors))
     short = chunks <= _SHORT
     parts, resident = (1, _RESIDENT) if short else (_PARTS, 1)
-    staged = 0 if gradient is None else 2 * vector * jnp.dtype(gradient).itemsize
+    staged = 0
+    if gradient is not None and jnp.dtype(gradient) != jnp.dtype(dtype):
+        staged = 2 * vector * vectors * jnp.dtype(gradient).itemsize
     # Besides the rings: what is staged, and the lanes' numbers.
     fixed = parts * (staged + vector * 4) + REDUCTION_BYTES + _SMALL_BYTES
     available = _SHARED_BYTES // resident - _SYSTEM_BYTES
@@ -117,14 +134,13 @@ def make_plan(
 def suits(shape: tuple[int, ...], dtype: Any, gradient: Any) -> bool:
     """Whether the kernel can take logits of this shape, and has something to gain.
 
-    The copy engine moves multiples of 16 bytes. A row shorter than a vector would leave threads
-    idle.
+    The copy engine moves multiples of 16 bytes.
     """
     if not all(isinstance(size, int) for size in shape):
         return False
     *rows, columns = shape
     kinds = [jnp.dtype(kind) for kind in (dtype, gradient) if kind is not None]
     fits = all(kind.itemsize in (2, 4) and columns * kind.itemsize % 16 == 0 for kind in kinds)
-    enough = columns * kinds[0].itemsize >= THREADS * _VECTOR_BYTES
+    enough = columns * kinds[0].itemsize >= _FEWEST_BYTES
     # The classes that can happen are counted in float32.
     return fits and enough and columns <= 2**24 and math.prod(rows) > 0
