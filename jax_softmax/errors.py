@@ -24,3 +24,7 @@ class DivergedError(InputError):
 
 class CheckpointError(InputError):
     """A checkpoint cannot be written, or used as it is; those written before stay."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process of a training over several has died, or cannot be reached."""

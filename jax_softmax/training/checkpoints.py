@@ -25,7 +25,7 @@ import numpy as np
 
 from jax_softmax._extras import needs_train_extra
 from jax_softmax.errors import CheckpointError, InputError, TrainingWarning
-from jax_softmax.training import atomic, run_files
+from jax_softmax.training import atomic, processes, run_files
 from jax_softmax.training.config import TrainConfig
 from jax_softmax.training.step import Params, TrainState
 
@@ -88,7 +88,8 @@ class Checkpoints:
         """
         for path in sorted(self._all(), reverse=True):
             try:
-                progress = self._read(path, like)
+                arrays, about = self._read(path)
+                progress = _progress(arrays, about, like)
             except _DamagedError as error:
                 words = f"checkpoint {path}: is damaged ({error}); it is passed over."
                 warnings.warn(words, TrainingWarning, stacklevel=_CALLER_OF_FIT)
@@ -130,24 +131,15 @@ class Checkpoints:
         return {path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)}
 
     def _about(self, progress: Progress) -> dict[str, Any]:
-        said = {name: getattr(progress, name) for name in ("history", "shuffle", "train_seconds")}
-        return {"training": self._training, "versions": run_files.versions(), **said}
+        return {"training": self._training, "versions": run_files.versions(), **_said(progress)}
 
-    def _read(self, path: Path, like: Progress) -> Progress:
+    def _read(self, path: Path) -> tuple[Arrays, dict[str, Any]]:
         seal = _checked_seal(path)
         arrays, about = _orbax_restore(path.absolute() / _ORBAX)
         if _digest(arrays, about) != seal["restored"]:
             raise _DamagedError("what is restored has another SHA-256 than what was saved")
         self._check(path, about)
-        return Progress(
-            _state(arrays, like.state),
-            about["shuffle"],
-            about["history"],
-            {name: jnp.asarray(arrays[f"best_{name}"]) for name in like.state.params}
-            if "best_bias" in arrays
-            else None,
-            about["train_seconds"],
-        )
+        return arrays, about
 
     def _check(self, path: Path, about: Mapping[str, Any]) -> None:
         there, here = about["training"], self._training
@@ -170,6 +162,44 @@ class Checkpoints:
             warnings.warn(words, TrainingWarning, stacklevel=_CALLER_OF_FIT + 2)
 
 
+class OfFirstProcess:
+    """The checkpoints of a training by several processes: the first reads and writes them.
+
+    All call the same methods in the same order, and what fails in the first raises in all.
+    """
+
+    def __init__(self, own: Checkpoints | None) -> None:
+        """Those of the first process; None in the others."""
+        self._own = own
+
+    def newest(self, like: Progress) -> Progress | None:
+        """As of `Checkpoints`."""
+        found: list[Progress] = []
+
+        def said() -> dict[str, Any] | None:
+            assert self._own is not None
+            progress = self._own.newest(like)
+            if progress is None:
+                return None
+            found.append(progress)
+            return _said(progress)
+
+        about = processes.told_by_first(said)
+        if about is None:
+            return None
+        arrays = processes.arrays_of_first(_arrays(found[0]) if found else None)
+        return _progress(arrays, about, like)
+
+    def save(self, progress: Progress) -> None:
+        """As of `Checkpoints`."""
+
+        def saved() -> None:
+            assert self._own is not None
+            self._own.save(progress)
+
+        processes.told_by_first(saved)
+
+
 def check_checkpoints(config: TrainConfig, folder: object) -> None:
     """Raises InputError unless a folder and how often to write to it are given together."""
     if not (folder is None or isinstance(folder, (str, os.PathLike))):
@@ -181,6 +211,28 @@ def check_checkpoints(config: TrainConfig, folder: object) -> None:
         )
     if config.checkpoint_every is not None and folder is None:
         raise InputError("checkpoint every: expected checkpoints=FOLDER to go with it, got None.")
+
+
+@contextlib.contextmanager
+def checkpoints_of(
+    folder: str | os.PathLike[str], training: Mapping[str, Any]
+) -> Iterator[Checkpoints | OfFirstProcess]:
+    """What `open_checkpoints` gives, in the first process for all that there are.
+
+    Raises:
+      InputError: as `open_checkpoints`.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def opened() -> Checkpoints:
+            return stack.enter_context(open_checkpoints(folder, training))
+
+        if processes.count() == 1:
+            yield opened()
+            return
+        own: list[Checkpoints] = []
+        processes.told_by_first(lambda: own.append(opened()))
+        yield OfFirstProcess(own[0] if own else None)
 
 
 @contextlib.contextmanager
@@ -256,6 +308,20 @@ def _digest(arrays: Mapping[str, Any], about: Any) -> str:
         digest.update(f"{name} {array.dtype} {np.shape(arrays[name])} ".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _said(progress: Progress) -> dict[str, Any]:
+    """What JSON can say of a training."""
+    return {name: getattr(progress, name) for name in ("history", "shuffle", "train_seconds")}
+
+
+def _progress(arrays: Arrays, about: Mapping[str, Any], like: Progress) -> Progress:
+    """The training of which these are, with the structure of another of the same."""
+    best = None
+    if "best_bias" in arrays:
+        best = {name: jnp.asarray(arrays[f"best_{name}"]) for name in like.state.params}
+    state = _state(arrays, like.state)
+    return Progress(state, about["shuffle"], about["history"], best, about["train_seconds"])
 
 
 def _arrays(progress: Progress) -> Arrays:
@@ -334,6 +400,18 @@ def _checked_seal(path: Path) -> dict[str, Any]:
     return seal
 
 
+def _checkpointer() -> Any:
+    """orbax's, for this process alone: it would wait for all that train together."""
+    import orbax.checkpoint as ocp
+
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def _orbax_save(path: Path, arrays: Arrays, about: Any) -> None:
     import orbax.checkpoint as ocp
 
@@ -341,7 +419,7 @@ def _orbax_save(path: Path, arrays: Arrays, about: Any) -> None:
         arrays=ocp.args.PyTreeSave(arrays), about=ocp.args.JsonSave({"json": json.dumps(about)})
     )
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(path, args=saved)
     except Exception as error:  # of TensorStore, of any kind
         raise OSError(str(error).partition("\n")[0]) from error
@@ -351,7 +429,7 @@ def _orbax_restore(path: Path) -> tuple[Arrays, dict[str, Any]]:
     import orbax.checkpoint as ocp
 
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        with _checkpointer() as checkpointer:
             wanted = ocp.args.Composite(
                 arrays=ocp.args.PyTreeRestore(), about=ocp.args.JsonRestore()
             )

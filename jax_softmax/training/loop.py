@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -14,13 +15,15 @@ from jax.sharding import Mesh
 
 from jax_softmax._checks import check_class_names, check_feature_scale
 from jax_softmax.errors import DivergedError
+from jax_softmax.training import processes
 from jax_softmax.training.advice import warn_of_rise, warn_of_scale
 from jax_softmax.training.calls import Calls
 from jax_softmax.training.checkpoints import (
     Checkpoints,
+    OfFirstProcess,
     Progress,
     check_checkpoints,
-    open_checkpoints,
+    checkpoints_of,
     training_of,
 )
 from jax_softmax.training.config import TrainConfig
@@ -57,6 +60,7 @@ def fit(
     on_progress: Callable[[dict[str, float]], None] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
+    step_timeout: float | None = processes.STEP_TIMEOUT,
 ) -> FitResult:
     """Trains a softmax classifier, `softmax((features * feature_scale) @ kernel + bias)`, by SGD.
 
@@ -85,6 +89,10 @@ def fit(
         the last two are kept. Training goes on from the newest whole one that is there, to the same
         bits as if it had not stopped; records from before are not handed to `on_epoch` again. Needs
         the extra `[checkpoint]`.
+      step_timeout: where several processes train together (`jax.distributed.initialize()`, then
+        `fit` with the same arguments in each), seconds after which one that waits for another ends
+        itself with a message and exit code 1, for what waits cannot be interrupted; None waits for
+        ever. The first process writes the checkpoints, and its own are gone on from.
 
     Returns:
       The trained parameters with their history; arrays of NumPy where several devices trained them.
@@ -108,6 +116,7 @@ def fit(
     config = TrainConfig() if config is None else config
     check_types(train, config, validation, optimizer, on_progress, on_epoch)
     check_checkpoints(config, checkpoints)
+    processes.check_timeout(step_timeout)
     mesh = mesh_of(config.mesh)
     class_names = check_class_names(train.class_names)
     feature_scale = check_feature_scale(train.feature_scale)
@@ -140,10 +149,13 @@ def fit(
 
     with contextlib.ExitStack() as stack:
         kept = None
-        if checkpoints is not None:
+        if checkpoints is not None or processes.count() > 1:
             training = training_of(config, optimizer, features, labels, about, start, validation)
-            kept = stack.enter_context(open_checkpoints(checkpoints, training))
-        compile_seconds, progress = _train(run, validation, kept, tell)
+            processes.check_same("training", training)
+        if checkpoints is not None:
+            kept = stack.enter_context(checkpoints_of(checkpoints, training))
+        watched = functools.partial(processes.watched, step_timeout)
+        compile_seconds, progress = _train(run, validation, kept, tell, watched)
     model = run.model()
     if not all(np.isfinite(value).all() for value in map(np.asarray, model.params.values())):
         # By the last step, which comes after the last loss.
@@ -177,8 +189,9 @@ def _calls(run: _Run, watched: bool) -> Calls:
 def _train(
     run: _Run,
     validation: Examples | None,
-    kept: Checkpoints | None,
+    kept: Checkpoints | OfFirstProcess | None,
     tell: Callable[[list[dict[str, float]]], None],
+    watched: Callable[..., contextlib.AbstractContextManager[None]],
 ) -> tuple[float, Progress]:
     """Runs all epochs, or those that a checkpoint leaves; seconds to compile, and what came."""
     config, calls = run.config, _calls(run, validation is not None)
@@ -194,12 +207,14 @@ def _train(
         return config.patience is not None and len(history) - last >= config.patience
 
     # No epochs: compiles and no more.
-    compile_seconds, _ = run.advance(0, calls.longest, upcoming=calls.count_after(len(history)))
+    with watched("the programs", first=True):
+        compile_seconds, _ = run.advance(0, calls.longest, upcoming=calls.count_after(len(history)))
     while len(history) < config.epochs and not waited():
         first = len(history)
         count = calls.count_after(first)
         done = first + count
-        seconds, losses = run.advance(count, calls.longest, upcoming=calls.count_after(done))
+        with watched(f"the other processes in epoch {first + 1}"):
+            seconds, losses = run.advance(count, calls.longest, upcoming=calls.count_after(done))
         finite = np.isfinite(losses)
         if not finite.all():
             i = int(np.argmin(finite))
@@ -211,17 +226,20 @@ def _train(
         progress.state, progress.shuffle = run.state, run.shuffle
         progress.train_seconds += seconds
         if validation is not None and calls.due(calls.look_every, done):
-            seen = evaluate(run.model(), validation, mesh=config.mesh)
+            with watched("the other processes at the validation", first=True):
+                seen = evaluate(run.model(), validation, mesh=config.mesh)
             history[-1].update(validation_loss=seen.loss, validation_accuracy=seen.accuracy)
             if config.patience is not None and is_better(history[-1], best):
                 best, progress.best = history[-1], run.state.params
         if kept is not None and (calls.due(calls.keep_every, done) or waited()):
-            kept.save(run.placement.kept(progress))
+            with watched(f"the checkpoint after epoch {done}", first=True):
+                kept.save(run.placement.kept(progress))
         try:
             tell(history[first:])
         except KeyboardInterrupt:
             if kept is not None:
-                kept.save(run.placement.kept(progress))
+                with watched(f"the checkpoint after epoch {done}"):
+                    kept.save(run.placement.kept(progress))
             raise
     return compile_seconds, progress
 
@@ -287,7 +305,7 @@ class _Run:
             )
             self.shuffle = self.rng.bit_generator.state
             self.orders = self._shuffled(upcoming, calls_epochs) if upcoming else None
-            losses = np.asarray(all_losses)[:count]
+            losses = processes.on_host(all_losses)[:count]
         return time.perf_counter() - started, losses
 
     def _shuffled(self, count: int, calls_epochs: int) -> np.ndarray | None:

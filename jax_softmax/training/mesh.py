@@ -173,8 +173,3 @@ def place(mesh: Mesh, axis: str | None, array: np.ndarray, fill: int = 0) -> jax
         return np.pad(held, missing, constant_values=fill) if missing[0][1] else held
 
     return jax.make_array_from_callback((rows, *array.shape[1:]), sharding, part)
-
-
-def on_host(array: Any) -> np.ndarray:
-    """An array's numbers, wherever they are."""
-    return np.asarray(array)

@@ -26,10 +26,10 @@ from jax_softmax.training.mesh import (
     ONE_AT_A_TIME,
     MeshShape,
     mesh_of,
-    on_host,
     place,
 )
 from jax_softmax.training.model import SoftmaxModel
+from jax_softmax.training.processes import on_host
 from jax_softmax.training.programs import latest_programs
 from jax_softmax.training.step import Params
 

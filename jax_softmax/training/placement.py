@@ -13,7 +13,8 @@ import optax
 from jax.sharding import Mesh
 
 from jax_softmax.training.checkpoints import Progress
-from jax_softmax.training.mesh import DATA, ONE_AT_A_TIME, on_host, place
+from jax_softmax.training.mesh import DATA, ONE_AT_A_TIME, place
+from jax_softmax.training.processes import on_host
 from jax_softmax.training.sharded import NO_LABEL, Spread, cut, initial_state_of
 from jax_softmax.training.step import Batches, Params, TrainState, initial_state, transposed
 

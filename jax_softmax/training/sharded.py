@@ -22,7 +22,8 @@ from jax.sharding import PartitionSpec as P
 
 from jax_softmax.ops import linear_softmax_cross_entropy
 from jax_softmax.training.layout import Layout
-from jax_softmax.training.mesh import DATA, MODEL, on_host, padded, place
+from jax_softmax.training.mesh import DATA, MODEL, padded, place
+from jax_softmax.training.processes import on_host
 from jax_softmax.training.programs import latest_programs
 from jax_softmax.training.step import Batches, Params, TrainState, sums_in_pieces, sums_of_piece
 

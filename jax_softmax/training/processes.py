@@ -1,0 +1,205 @@
+"""Several processes that train together (`jax.distributed`): what they tell one another.
+
+Every process runs the same program over its own devices, and each function here that says so must
+be called by all of them in the same order. With one process they cost nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from jax_softmax._checks import is_finite, require
+from jax_softmax.errors import CheckpointError, InputError, LostProcessError
+
+T = TypeVar("T")
+
+# A process that is stuck ends the others after so many seconds, unless they are told another time.
+STEP_TIMEOUT = 45.0
+# Compiling takes its time, and not on every process the same.
+_FIRST_STEPS = 20.0
+# The kinds of error that one process tells to the others.
+_KINDS: dict[str, type[InputError]] = {"CheckpointError": CheckpointError}
+
+
+def check_timeout(seconds: object) -> None:
+    """Raises InputError unless it is a time that a process may wait for others, or None."""
+    require(
+        seconds is None or (is_finite(seconds) and seconds > 0),
+        "step timeout: expected a positive number of seconds, or None for ever",
+        seconds,
+    )
+
+
+def count() -> int:
+    """How many processes there are."""
+    return jax.process_count()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def on_host(array: Any) -> np.ndarray:
+    """An array's numbers, wherever they are. Called by all processes."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    whole: np.ndarray = multihost_utils.process_allgather(array, tiled=True)
+    return whole
+
+
+def told_by_first(f: Callable[[], T]) -> T:
+    """What `f` gives in the first process, or the InputError that it raises there, in all.
+
+    Called by all processes.
+
+    Args:
+      f: gives what JSON can say.
+    """
+    if count() == 1:
+        return f()
+    said: dict[str, Any] = {}
+    if is_first():
+        try:
+            said = {"value": f()}
+        except InputError as error:
+            said = {"kind": type(error).__name__, "message": str(error)}
+            _broadcast(json.dumps(said).encode())
+            raise
+    said = json.loads(_broadcast(json.dumps(said).encode()))
+    if "message" in said:
+        kind = _KINDS.get(said["kind"], InputError)
+        raise kind(f"process 0: {said['message']}")
+    value: T = said["value"]
+    return value
+
+
+def arrays_of_first(arrays: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+    """The first process's arrays, in all. Called by all processes, the others with None."""
+    shapes = told_by_first(
+        lambda: {name: [x.dtype.name, *x.shape] for name, x in (arrays or {}).items()}
+    )
+    if count() == 1:
+        return dict(arrays or {})
+    from jax.experimental import multihost_utils
+
+    found = {}
+    for name, (dtype, *shape) in shapes.items():
+        # As bytes, for JAX would cut 64-bit numbers.
+        own = np.zeros(shape, dtype) if arrays is None else np.ascontiguousarray(arrays[name])
+        sent = multihost_utils.broadcast_one_to_all(own.reshape(-1).view(np.uint8))
+        found[name] = np.asarray(sent).view(dtype).reshape(shape)
+    return found
+
+
+def together(f: Callable[[], T]) -> T:
+    """What `f` gives in each process; if it raises InputError in one, all do. Called by all."""
+    if count() == 1:
+        return f()
+    failure = None
+    try:
+        value = f()
+    except InputError as error:
+        failure = error
+    failed = [i for i, x in enumerate(_gathered(np.int32(failure is not None))) if x]
+    if failure is not None:
+        raise failure
+    if failed:
+        raise InputError(
+            f"process {failed[0]} of {count()} cannot train with the others; its own output says "
+            f"why."
+        )
+    return value
+
+
+def check_same(what: str, value: Any) -> None:
+    """Raises InputError unless all processes have the same of what JSON can say. Called by all."""
+    if count() == 1:
+        return
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
+    found = _gathered(np.frombuffer(digest, np.uint8))
+    others = [i for i, x in enumerate(found) if not np.array_equal(x, found[0])]
+    if others:
+        raise InputError(
+            f"{what}: expected the same in all {count()} processes, got other ones in process "
+            f"{others[0]} than in process 0; start all of them with the same arguments and data."
+        )
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it holds in any process. Called by all."""
+    return flag if count() == 1 else bool(np.any(_gathered(np.int32(flag))))
+
+
+@contextlib.contextmanager
+def watched(seconds: float | None, what: str, *, first: bool = False) -> Iterator[None]:
+    """Ends this process if what is done takes longer: another process is then dead or stuck.
+
+    A collective operation that waits for a process cannot be interrupted. So the process is ended
+    at once, with a message and exit code 1, as JAX ends it where it knows of a dead one.
+
+    Args:
+      seconds: how long it may take; None is for ever.
+      what: what is waited for, in the message.
+      first: whether programs are compiled meanwhile, which takes its time.
+    """
+    if seconds is None or count() == 1:
+        yield
+        return
+    limit = seconds * (_FIRST_STEPS if first else 1)
+    timer = threading.Timer(limit, _end, [f"waited {limit:g} s for {what}"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        words = str(error).partition("\n")[0]
+        raise LostProcessError(_lost(f"{what} failed ({words})")) from error
+    finally:
+        timer.cancel()
+
+
+def _lost(what: str) -> str:
+    return (
+        f"{what}: another of the {count()} processes has died or is stuck, and this one, number "
+        f"{jax.process_index()}, cannot go on without it; look at the others' output, and go on "
+        f"from the last checkpoint, if there is one."
+    )
+
+
+def _end(what: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"jax-softmax: {_lost(what)}\n")
+        sys.stderr.flush()
+    os._exit(1)
+
+
+def _gathered(value: np.ndarray | np.generic) -> np.ndarray:
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(np.asarray(value)))
+
+
+def _broadcast(data: bytes) -> bytes:
+    """The first process's bytes."""
+    from jax.experimental import multihost_utils
+
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    sent = np.zeros(length, np.uint8)
+    if is_first():
+        sent[:] = np.frombuffer(data, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes()
