@@ -65,7 +65,7 @@ def ours(task: TrainTask) -> Ready:
             if reached.accuracy >= target or reached.epochs == epochs:
                 raise _StopError(reached)
 
-        config = TrainConfig(task.learning_rate, task.batch_size, epochs)
+        config = TrainConfig(task.learning_rate, task.batch_size, epochs, mesh={"data": 1})
         try:
             fit(
                 task.dataset.train,

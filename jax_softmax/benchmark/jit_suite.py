@@ -132,7 +132,10 @@ def training_case(total: int = _STEPS) -> Case:
         )
 
     def jit_the_run() -> Prepared:
-        config = TrainConfig(learning_rate=_LEARNING_RATE, batch_size=None, epochs=total)
+        # On one device, as the others are.
+        config = TrainConfig(
+            learning_rate=_LEARNING_RATE, batch_size=None, epochs=total, mesh={"data": 1}
+        )
 
         def run() -> Any:
             params = fit(examples, config).params

@@ -289,7 +289,7 @@ class _Run:
         started = time.perf_counter()
         # With room for one only, XLA:CPU lays the epoch out otherwise and rounds otherwise.
         calls_epochs = max(2, calls_epochs)
-        with self.placement.alone:
+        with self.placement.computing():
             self.state, all_losses = run_epochs(
                 self.state,
                 self.data,

@@ -5,9 +5,10 @@ Examples are spread over the axis `data`, classes over the axis `model`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ DATA, MODEL = "data", "model"
 
 # Two programs whose devices wait for one another would wait for ever, were they started by two
 # threads on one device in one order and on another in the other.
-ONE_AT_A_TIME = threading.RLock()
+_ONE_AT_A_TIME = threading.RLock()
 
 _SUCH_AS = "such as {'data': 4, 'model': 2}"
 
@@ -140,6 +141,13 @@ def mesh_of(sizes: object) -> Mesh | None:
         return None
     chosen = np.array(devices[: shape.size]).reshape(shape.data, shape.model)
     return Mesh(chosen, (DATA, MODEL))
+
+
+@contextlib.contextmanager
+def alone_on(mesh: Mesh) -> Iterator[None]:
+    """Programs over the mesh run inside: no two at a time, and whatever mesh the caller has set."""
+    with _ONE_AT_A_TIME, jax.set_mesh(mesh):
+        yield
 
 
 def padded(length: int, devices: int) -> int:

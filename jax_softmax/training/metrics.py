@@ -23,8 +23,8 @@ from jax_softmax.training.labels import labels_in
 from jax_softmax.training.mesh import (
     DATA,
     MODEL,
-    ONE_AT_A_TIME,
     MeshShape,
+    alone_on,
     mesh_of,
     place,
 )
@@ -225,7 +225,7 @@ def _in_blocks(
     few = min(256, max(1, _NUMBERS_TO_FILL // widest)) * over_rows
     block = min(-(-examples // few) * few, max(1, _NUMBERS_PER_BLOCK // widest) * over_rows)
     results = []
-    with contextlib.nullcontext() if mesh is None else ONE_AT_A_TIME:
+    with contextlib.nullcontext() if mesh is None else alone_on(mesh):
         run = _on_devices(on_one, on_several, mesh, model, scale)
         for first in range(0, examples, block):
             rows = [array[first : first + block] for array in arrays]

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from jax_softmax.training.checkpoints import Progress
-from jax_softmax.training.mesh import DATA, ONE_AT_A_TIME, place
+from jax_softmax.training.mesh import DATA, alone_on, place
 from jax_softmax.training.processes import on_host
 from jax_softmax.training.sharded import NO_LABEL, Spread, cut, initial_state_of
 from jax_softmax.training.step import Batches, Params, TrainState, initial_state, transposed
@@ -26,11 +26,9 @@ class OneDevice:
 
     Attributes:
       spread: what the compiled program must know of where arrays are.
-      alone: held while the program runs.
     """
 
     spread: Spread | None = None
-    alone: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
 
     def __init__(self, optimizer: optax.GradientTransformation) -> None:
         """For states of that optimiser."""
@@ -42,6 +40,10 @@ class OneDevice:
         if without_arrays:
             return TrainState(placed, self._optimizer.init(placed))  # without a program
         return TrainState(placed, initial_state(placed, optimizer=self._optimizer))
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """Inside this programs run."""
+        return contextlib.nullcontext()
 
     def data(self, features: np.ndarray, labels: np.ndarray, scale: np.ndarray) -> Batches:
         """The training examples, all of them."""
@@ -65,10 +67,7 @@ class SeveralDevices:
 
     Attributes:
       spread: what the compiled program must know of where arrays are.
-      alone: held while the program runs.
     """
-
-    alone = ONE_AT_A_TIME
 
     def __init__(
         self, optimizer: optax.GradientTransformation, mesh: Mesh, examples: int, params: Arrays
@@ -82,9 +81,13 @@ class SeveralDevices:
         """What to start from; `without_arrays`: the optimiser has none of the model's size."""
         del without_arrays  # a schedule's counter must be on all of the devices too
         placed: Params = self.spread.placed(params)
-        with self.alone:
+        with self.computing():
             state = initial_state_of(placed, optimizer=self._optimizer, spread=self.spread)
             return TrainState(placed, jax.block_until_ready(state))
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """Inside this programs run."""
+        return alone_on(self.spread.mesh)
 
     def data(self, features: np.ndarray, labels: np.ndarray, scale: np.ndarray) -> Batches:
         """The training examples, all of them."""

@@ -73,13 +73,17 @@ def test_of_equal_logits_the_first_class_is_taken(mesh):
 
 @pytest.mark.parametrize("mesh", MESHES[:3], ids=str)
 def test_logits_that_overflow_are_told_as_on_one_device(mesh):
-    """Of an example whose logits are infinite or NaN, and of no other."""
-    kernel = KERNEL.copy()
-    kernel[0, 3], kernel[0, 7], kernel[1, 7] = 3e38, 3e38, -3e38
-    features = FEATURES["float32"].copy()
-    features[5] = 100
-    one = model(kernel=kernel)
-    np.testing.assert_array_equal(predict(one, features, mesh=mesh), predict(one, features))
+    """The first infinite logit is the largest, and the first NaN before that."""
+    kernel, bias = KERNEL.copy(), BIAS.copy()
+    kernel[0, 7], kernel[1, [3, 8]], bias[7] = 3e38, 3e38, -np.inf
+    features = FEATURES["float32"].copy().reshape(EXAMPLES, 6)
+    features[:, :2] *= 1e-3  # no other overflows, in whatever order its terms are summed
+    features[5, :2], features[6, :2] = (0, 100), (100, 100)
+    features = features.reshape(EXAMPLES, *SHAPE)
+    one = model(kernel=kernel, bias=bias)
+    expected = predict(one, features)
+    assert expected[5:7].tolist() == [3, 7]
+    np.testing.assert_array_equal(predict(one, features, mesh=mesh), expected)
 
 
 def test_float64(x64):
