@@ -63,6 +63,20 @@ class Signals:
         finally:
             self._waits = False
 
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Takes the signals back that are given to others inside; JAX takes SIGTERM."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                if handler is not None:
+                    signal.signal(number, handler)
+
     def check(self, words: str | Callable[[], str] = "") -> None:
         """Raises StoppedError if a signal came; `words` say what became of the work."""
         if self.received is not None:
