@@ -1,8 +1,9 @@
 """Checkpoints: what a training needs to go on to the same bits, whole or passed over.
 
-Each is a folder `epoch-N` that gets its name in one step. orbax writes and reads what it holds;
-`checkpoint.json` has the SHA-256 of each of orbax's files, so that damaged ones are not given to
-it, and of what is to be restored from them. The last two are kept.
+Each is a folder `epoch-N`, or `epoch-N-PIECES` within an epoch, that gets its name in one step.
+orbax writes and reads what it holds; `checkpoint.json` has the SHA-256 of each of orbax's files, so
+that damaged ones are not given to it, and of what is to be restored from them. The last two are
+kept.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from jax_softmax.errors import CheckpointError, InputError, TrainingWarning
 from jax_softmax.training import atomic, run_files
 from jax_softmax.training.config import TrainConfig
 from jax_softmax.training.step import Params, TrainState
+from jax_softmax.training.streams import is_stream
 
 _FORMAT = "jax_softmax.checkpoint.1"
-_NAME = re.compile(r"epoch-(\d{10})")
+_NAME = re.compile(r"epoch-\d{10}(-\d{10})?")
 _LOCK, _ORBAX, _SEAL = "lock", "orbax", "checkpoint.json"
 _CALLER_OF_FIT = 4
 
@@ -47,6 +49,7 @@ class Progress:
       history: a record an epoch, so far.
       best: the parameters of the smallest validation loss, where patience asks for them.
       train_seconds: time to run the epochs so far.
+      part: what is done of the next epoch, in the words of who runs it; nothing in memory.
     """
 
     state: TrainState
@@ -54,6 +57,7 @@ class Progress:
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     best: Params | None = None
     train_seconds: float = 0.0
+    part: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def epoch(self) -> int:
@@ -105,7 +109,8 @@ class Checkpoints:
         Raises:
           CheckpointError: if it cannot be written.
         """
-        path = self.folder / f"epoch-{progress.epoch:010d}"
+        part = f"-{progress.part['pieces']:010d}" if progress.part else ""
+        path = self.folder / f"epoch-{progress.epoch:010d}{part}"
         if path == self._last:
             return
         arrays, about = _arrays(progress), self._about(progress)
@@ -130,7 +135,8 @@ class Checkpoints:
         return {path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)}
 
     def _about(self, progress: Progress) -> dict[str, Any]:
-        said = {name: getattr(progress, name) for name in ("history", "shuffle", "train_seconds")}
+        names = ("history", "shuffle", "train_seconds", "part")
+        said = {name: getattr(progress, name) for name in names}
         return {"training": self._training, "versions": run_files.versions(), **said}
 
     def _read(self, path: Path, like: Progress) -> Progress:
@@ -147,6 +153,7 @@ class Checkpoints:
             if "best_bias" in arrays
             else None,
             about["train_seconds"],
+            about.get("part", {}),  # those before streams have none
         )
 
     def _check(self, path: Path, about: Mapping[str, Any]) -> None:
@@ -227,8 +234,11 @@ def training_of(
     """What must be the same for a training to go on: settings, and digests of all it is given."""
     watched = None
     if validation is not None:
-        seen = {name: getattr(validation, name) for name in ("features", "labels")}
-        watched = _digest({name: np.asarray(value) for name, value in seen.items()}, None)
+        if is_stream(validation):
+            watched = validation.sha256
+        else:
+            seen = {name: np.asarray(getattr(validation, name)) for name in ("features", "labels")}
+            watched = _digest(seen, None)
     return {
         **dataclasses.asdict(config),
         "optimizer": "of the settings" if optimizer is None else "passed",

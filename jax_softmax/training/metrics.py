@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from jax_softmax.training.labels import labels_in
 from jax_softmax.training.model import SoftmaxModel
 from jax_softmax.training.programs import latest_programs
 from jax_softmax.training.step import Params
+from jax_softmax.training.streams import Pieces, Reader, Streamed, is_stream, read_ahead
 
 # Features or logits in a block of examples: 32 MB once they are float32.
 _NUMBERS_PER_BLOCK = 2**23
@@ -76,7 +77,7 @@ class Evaluation:
         ]
 
 
-def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
+def evaluate(model: SoftmaxModel, examples: Examples | Streamed) -> Evaluation:
     """Loss and accuracy over every example, none dropped.
 
     Args:
@@ -96,11 +97,15 @@ def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
     1.0
     """
     _check_model(model)
-    check_examples("examples", examples, ("features", "labels"))
-    features = check_features(examples.features, model.feature_shape)
-    own_names = check_class_names(getattr(examples, "class_names", ()))
-    labels = labels_in(examples.labels, len(features), own_names, model.class_names)
-    losses, predictions = _in_blocks(_losses_and_predictions, model, features, labels)
+    if is_stream(examples):
+        parts = list(_of_stream(model, examples))
+    else:
+        check_examples("examples", examples, ("features", "labels"))
+        features = check_features(examples.features, model.feature_shape)
+        own_names = check_class_names(getattr(examples, "class_names", ()))
+        labels = labels_in(examples.labels, len(features), own_names, model.class_names)
+        parts = [[*_in_blocks(_losses_and_predictions, model, features, labels), labels]]
+    losses, predictions, labels = map(np.concatenate, zip(*parts, strict=True))
     return Evaluation(
         loss=float(losses.mean(dtype=np.float64)),
         accuracy=float(np.mean(predictions == labels)),
@@ -108,6 +113,23 @@ def evaluate(model: SoftmaxModel, examples: Examples) -> Evaluation:
         predictions=predictions,
         class_names=model.class_names,
     )
+
+
+def _of_stream(model: SoftmaxModel, stream: Streamed) -> Iterator[list[np.ndarray]]:
+    """Losses, predictions and labels of a stream's examples, a block at a time."""
+    check_features(np.zeros((1, *stream.feature_shape), stream.dtype), model.feature_shape)
+    labels, own_names = stream.labels, stream.class_names
+    if labels is not None:
+        labels = labels_in(labels, len(stream), own_names, model.class_names)
+        own_names = model.class_names
+    dtype = np.dtype(model.params["kernel"].dtype)
+    reader = Reader(stream, labels, own_names, dtype)
+    widest = max(model.params["kernel"].shape)
+    pieces = Pieces(reader, np.arange(len(stream)), 1, max(1, _NUMBERS_PER_BLOCK // widest))
+    with read_ahead(pieces) as read:
+        for features, numbers in read:
+            numbers = labels_in(numbers, len(numbers), own_names, model.class_names)
+            yield [*_in_blocks(_losses_and_predictions, model, features, numbers), numbers]
 
 
 def predict(model: SoftmaxModel, features: Any) -> np.ndarray:

@@ -1,0 +1,155 @@
+"""A training whose examples are read from files: the epochs of `fit`, a piece at a time."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jax_softmax.training.checkpoints import Progress
+from jax_softmax.training.labels import check_several_classes
+from jax_softmax.training.layout import layout_for
+from jax_softmax.training.loop import _Run
+from jax_softmax.training.step import Batches, TrainState, is_full_batch, run_epochs
+from jax_softmax.training.streams import Pieces, Reader, read_ahead
+
+# Numbers in a piece, for several steps to a call: enough that the call costs little beside them.
+_NUMBERS_PER_PIECE = 2**22
+# Calls that are under way, and hold their pieces.
+_UNDER_WAY = 2
+
+
+class _Part(NamedTuple):
+    """What is done of an epoch.
+
+    Attributes:
+      pieces: how many.
+      loss: of their examples, divided by all of the epoch's.
+    """
+
+    pieces: int = 0
+    loss: float = 0.0
+
+
+class StreamedRun(_Run):
+    """The state that moves, and the pieces that are read for it.
+
+    A piece is to the compiled program what an epoch in memory is, with its rows in order: the same
+    steps, so the same bits.
+    """
+
+    _reader: Reader
+    _width: int
+    _size: int
+    _steps: int
+    _rows: int
+    _done: int
+    _last: tuple[TrainState, _Part]
+    _orders: dict[int, jax.Array]
+    on_piece: Callable[[dict[str, float]], None] | None = None
+    """Told how many epochs are done, as a fraction, and the mean loss in the last."""
+
+    def longest_call(self) -> int:
+        """An epoch, for all of it is read anew."""
+        return 1
+
+    def advance(self, count: int, calls_epochs: int, *, upcoming: int) -> tuple[float, np.ndarray]:
+        """Runs an epoch, or what is left of it; 0 of them only compile its programs."""
+        started = time.perf_counter()
+        if count == 0:
+            for rows in {self._rows, self.examples % self._rows} - {0}:
+                zeros = np.zeros((rows, self._width), self._reader.stored)
+                self._call(zeros, np.zeros(rows, np.int32), 0)
+            return time.perf_counter() - started, np.zeros(0)
+        loss = self._epoch()
+        self.shuffle = self.rng.bit_generator.state
+        self._last, self._done = (self.state, _Part()), self._done + 1
+        return time.perf_counter() - started, np.array([loss], self.dtype)
+
+    def restore(self, progress: Progress) -> None:
+        """Goes back to where a checkpoint was written, which may be within an epoch."""
+        super().restore(progress)
+        self._last, self._done = (self.state, _Part(**progress.part)), progress.epoch
+
+    def interrupted(self, progress: Progress) -> Progress:
+        """How far an epoch came that did not end."""
+        state, part = self._last
+        if part.pieces == 0:
+            return progress
+        return dataclasses.replace(progress, state=state, part=part._asdict())
+
+    def _put(self, features: Any, labels: Any) -> None:
+        self._reader = features
+        self._done = 0
+        self._width = math.prod(self._reader.stream.feature_shape)
+        self._size = min(self.config.batch_size or self.examples, self.examples)
+        self._steps = max(1, _NUMBERS_PER_PIECE // (self._size * self._width))
+        self._rows = min(self._size * self._steps, self.examples)
+        self._last = self.state, _Part()
+        self._orders = {}
+        self.layout = layout_for(self.state.params["bias"])
+
+    def _epoch(self) -> float:
+        stream = self._reader.stream
+        stream.check_unchanged()
+        # A full batch is taken in the order in which it is, as in memory.
+        order = np.arange(self.examples) if self.full_batch else stream.order(self.rng)
+        pieces = Pieces(self._reader, order, self._size, self._steps)
+        self.state, part = self._last
+        whole = part.pieces == 0
+        seen: np.ndarray | None = None
+        under_way: collections.deque[tuple[int, TrainState, jax.Array]] = collections.deque()
+        with read_ahead(pieces, part.pieces) as read:
+            for features, labels in read:
+                if seen is None or len(seen) < 2:
+                    seen = np.union1d(labels, labels if seen is None else seen)
+                losses = self._call(features, labels, 1)
+                under_way.append((len(labels), self.state, losses))
+                if len(under_way) > _UNDER_WAY:
+                    self._wait(*under_way.popleft())
+        while under_way:
+            self._wait(*under_way.popleft())
+        if whole and seen is not None:
+            check_several_classes(seen, self._reader.class_names)
+        return self._last[1].loss
+
+    def _call(self, features: np.ndarray, labels: np.ndarray, count: int) -> jax.Array:
+        """Starts the steps of a piece; the mean loss of each epoch of it, of which there is one."""
+        rows = len(labels)
+        full = is_full_batch(self._size, rows)
+        scale = np.asarray(self.about["feature_scale"], self.dtype)
+        self.state, losses = run_epochs(
+            self.state,
+            Batches(jax.device_put(features), jax.device_put(labels), scale),
+            None if full else self._in_order(rows),
+            np.int32(count),
+            np.asarray(self.learning_rate, self.dtype),
+            optimizer=self.optimizer,
+            batch_size=self._size,
+            calls_epochs=2,  # as in memory, where the program of one is another
+            layout=self.layout,
+        )
+        return losses
+
+    def _in_order(self, rows: int) -> jax.Array:
+        if rows not in self._orders:
+            order = np.arange(rows, dtype=np.int32)
+            self._orders[rows] = jax.device_put(np.stack([order, order]))
+        return self._orders[rows]
+
+    def _wait(self, rows: int, state: TrainState, losses: jax.Array) -> None:
+        """Waits for a piece, and says that it is done."""
+        part = self._last[1]
+        loss = part.loss + float(np.asarray(losses)[0]) * (rows / self.examples)
+        # At once, for an interrupt may come between any two lines.
+        self._last = state, _Part(part.pieces + 1, loss)
+        done = (part.pieces + 1) * self._rows
+        if done < self.examples and self.on_piece is not None:
+            share = done / self.examples
+            self.on_piece({"epoch": self._done + share, "train_loss": loss / share})
