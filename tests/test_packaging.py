@@ -30,13 +30,7 @@ OTHERS = {"jaxlib", "threadpoolctl", "tokamax", "torch", "typing_extensions"}
 
 
 EXTRAS = PROJECT["optional-dependencies"]
-REQUIREMENTS = [
-    *PROJECT["dependencies"],
-    *EXTRAS["train"],
-    *EXTRAS["checkpoint"],
-    *EXTRAS["stream"],
-    *EXTRAS["dev"],
-]
+REQUIREMENTS = [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
 
 
 def names(requirements: list[str]) -> list[str]:
@@ -137,7 +131,7 @@ import sys
 
 class Hide:
     def find_spec(name, path=None, target=None):
-        if name in {[*TRAIN, *CHECKPOINT]!r}:
+        if name in {[*TRAIN, *CHECKPOINT, *STREAM]!r}:
             raise ModuleNotFoundError("hidden by the test", name=name)
 
 sys.meta_path.insert(0, Hide)

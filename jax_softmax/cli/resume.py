@@ -17,6 +17,7 @@ from jax_softmax.errors import InputError
 if TYPE_CHECKING:
     from jax_softmax.cli.train import Train
     from jax_softmax.datasets import Dataset
+    from jax_softmax.datasets.load_stream import Streams
     from jax_softmax.training import FitResult, TrainConfig
     from jax_softmax.training.unfinished import Unfinished
 
@@ -85,7 +86,7 @@ def _finished(command: Train, run_dir: Path) -> None:
 
 def _check_agrees(command: Train, run_dir: Path, config: TrainConfig, dataset: object) -> None:
     """Raises InputError unless flags say what the training was started with."""
-    if command.dataset.strip().lower() != dataset:
+    if dataset not in (command.dataset.strip().lower(), str(Path(command.dataset).absolute())):
         raise InputError(
             f"--resume {run_dir}: expected {dataset}, which it was started on, got "
             f"{command.dataset}."
@@ -120,12 +121,14 @@ def _came_of(run: Path, kept: Unfinished) -> bool:
     return same_data and found[0].config == kept.config
 
 
-def _load(command: Train, kept: Unfinished) -> tuple[Train, Dataset]:
+def _load(command: Train, kept: Unfinished) -> tuple[Train, Dataset | Streams]:
     """The data that the training was started on, and the command with the folders they are in."""
     data, seed = kept.data, kept.config.seed
     if command.raw_dir is command.data_dir is None:
         raw_dir, data_dir = (Path(data[n]) if n in data else None for n in ("raw_dir", "data_dir"))
         command = dataclasses.replace(command, raw_dir=raw_dir, data_dir=data_dir)
+    if data.get("stream"):
+        command = _streamed(command, data)
     elsewhere = "give --raw-dir or --data-dir if they are elsewhere now"
     try:
         with _surroundings(data["environment"]):
@@ -141,6 +144,16 @@ def _load(command: Train, kept: Unfinished) -> tuple[Train, Dataset]:
                 f"({data['source']}), got others ({dataset.source}); {elsewhere}, or start anew."
             )
     return command, dataset
+
+
+def _streamed(command: Train, data: Mapping[str, Any]) -> Train:
+    """The command with the flags by which the stream was opened, where it has none of its own."""
+    kept: dict[str, Any] = {
+        name: kind(data[name])
+        for name, kind in (("label", str), ("test", Path), ("feature_scale", float))
+        if name in data and getattr(command, name) is None
+    }
+    return dataclasses.replace(command, stream=True, **kept)
 
 
 @contextlib.contextmanager

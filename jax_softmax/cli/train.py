@@ -20,6 +20,7 @@ from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
     from jax_softmax.datasets import Dataset
+    from jax_softmax.datasets.load_stream import Streams
     from jax_softmax.training import TrainConfig
 
 # What suits a dataset where a flag says nothing. iris is the tutorial's own setting.
@@ -41,7 +42,20 @@ class Train(DataOptions):
     """Train a softmax classifier on a dataset and write a run folder."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """iris, mnist or digits."""
+    """iris, mnist or digits; with --stream also other prepared sets, Parquet and .npy files."""
+    stream: bool = False
+    """Read the examples from files all the while: for data larger than memory."""
+    label: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """The column of the labels, where --stream reads Parquet files."""
+    test: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: a fifth, by the seed)"),
+    ] = None
+    """Files like those of --stream to test on."""
+    feature_scale: Annotated[
+        float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: 1)"), number
+    ] = None
+    """What --stream multiplies the features of files by, such as 0.00392157 for 8-bit pixels."""
     epochs: Annotated[int | None, _suits("N", "epochs"), whole_number] = None
     """Passes over the training examples."""
     batch_size: Annotated[
@@ -95,6 +109,7 @@ class Train(DataOptions):
         from jax_softmax.training.runs import RunExistsError, check_run_dir
 
         self.check_json()
+        self._check_stream()
         if self.resume is not None:
             resume(self, self.resume)
             return
@@ -112,7 +127,7 @@ class Train(DataOptions):
             if config.checkpoint_every is None:
                 Training(self, dataset, config, place).run(kept=None)
                 return
-            data = data_of(dataset, self.raw_dir, self.data_dir)
+            data = data_of(self, dataset)
             with contextlib.ExitStack() as stack:
                 kept = None
                 while kept is None:
@@ -125,12 +140,36 @@ class Train(DataOptions):
                         place = check_run_dir(new_run_dir(self.dataset), overwrite=False)
                 Training(self, dataset, config, place).run(kept)
 
-    def load(self, seed: int, raw_dir: Path | None, data_dir: Path | None) -> Dataset:
+    def load(self, seed: int, raw_dir: Path | None, data_dir: Path | None) -> Dataset | Streams:
         """The dataset, split by the seed."""
         from jax_softmax.datasets import load_dataset
+        from jax_softmax.datasets.load_stream import load_stream
 
+        if self.stream:
+            with note(f"opening {self.dataset}"):
+                return load_stream(
+                    self.dataset,
+                    data_dir=data_dir,
+                    label=self.label,
+                    test=self.test,
+                    feature_scale=self.feature_scale,
+                    seed=seed,
+                )
         with note(f"loading {self.dataset}"):
             return load_dataset(self.dataset, raw_dir=raw_dir, data_dir=data_dir, seed=seed)
+
+    def _check_stream(self) -> None:
+        if self.stream:
+            if self.raw_dir is not None:
+                raise InputError(
+                    "--raw-dir: expected no such folder beside --stream, which reads prepared ones "
+                    "(--data-dir) and files; leave it out."
+                )
+            return
+        for name in ("label", "test", "feature_scale"):
+            if getattr(self, name) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(f"{flag}: expected --stream to go with it; add it, or leave this.")
 
     def given_settings(self) -> dict[str, Any]:
         """The settings for which there are flags on the command line, as a TrainConfig has them."""
@@ -153,7 +192,8 @@ def new_run_dir(dataset: str) -> Path:
     """`runs/DATASET-TIME`, or the next such name that is not taken."""
     from jax_softmax.training import unfinished
 
-    stem = f"{dataset.lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = Path(dataset.strip()).absolute().stem or "files"
+    stem = f"{name.lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, i = Path("runs") / stem, 2
     while os.path.lexists(path) or unfinished.is_there(path):
         path, i = Path("runs") / f"{stem}-{i}", i + 1

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from jax_softmax.cli.measured import split_digest
 from jax_softmax.cli.options import progress_bar, training_warnings_said
-from jax_softmax.cli.report import evaluation_lines, train_report
+from jax_softmax.cli.report import count_of, evaluation_lines, train_report
 from jax_softmax.cli.stopping import signals
 from jax_softmax.errors import CheckpointError, DivergedError, InputError
 
 if TYPE_CHECKING:
     from jax_softmax.cli.train import Train
-    from jax_softmax.datasets import Dataset, Split
+    from jax_softmax.datasets import Dataset, Split, Stream
+    from jax_softmax.datasets.load_stream import Streams
     from jax_softmax.training import Evaluation, FitResult, TrainConfig
     from jax_softmax.training.runs import Place
     from jax_softmax.training.unfinished import Unfinished
@@ -30,7 +31,7 @@ class Training:
     """A training of the command: its flags, data and settings, and where the run is to be."""
 
     command: Train
-    dataset: Dataset
+    dataset: Dataset | Streams
     config: TrainConfig
     place: Place
 
@@ -41,7 +42,8 @@ class Training:
         fate = "nothing was saved"
         if kept is not None:
             fate = f"`{resuming(self.command.dataset, self.place.given)}` goes on from there"
-        dataset, validation = self.dataset, self.dataset.test
+        dataset = self.dataset
+        validation: Split | Stream = dataset.test
         try:
             if self.config.patience is not None:
                 dataset, validation = _split_off(dataset, self.config.seed)
@@ -56,7 +58,7 @@ class Training:
         metrics = _metrics(dataset, train, test) | self._where_data_were()
         split_off = 0
         if self.config.patience is not None:
-            split_off = len(validation.labels)
+            split_off = count_of(validation)
             metrics |= {"validation_examples": split_off, "best_epoch": result.best_epoch}
         if kept is not None:
             metrics["train_sha256"] = kept.data["train_sha256"]
@@ -99,6 +101,7 @@ class Training:
         return {
             "split_seed": self.config.seed,
             **_folders(self.command.raw_dir, self.command.data_dir),
+            **stream_flags(self.command),
         }
 
 
@@ -115,7 +118,16 @@ def resuming(dataset: str, run_dir: Path) -> str:
     return f"jax-softmax train {shlex.join([dataset, '--resume', str(run_dir)])}"
 
 
-def data_of(dataset: Dataset, raw_dir: Path | None, data_dir: Path | None) -> dict[str, Any]:
+def stream_flags(command: Train) -> dict[str, Any]:
+    """The flags by which a stream is opened again; none where there is none."""
+    if not command.stream:
+        return {}
+    test = None if command.test is None else str(command.test.expanduser().absolute())
+    given = {"label": command.label, "test": test, "feature_scale": command.feature_scale}
+    return {"stream": True, **{name: value for name, value in given.items() if value is not None}}
+
+
+def data_of(command: Train, dataset: Dataset | Streams) -> dict[str, Any]:
     """What the data were, so that the same are trained on when a training goes on."""
     from jax_softmax.datasets.load import DATA_DIR_VARIABLE, RAW_DIR_VARIABLE
 
@@ -123,7 +135,8 @@ def data_of(dataset: Dataset, raw_dir: Path | None, data_dir: Path | None) -> di
     return {
         "dataset": dataset.name,
         "source": dataset.source,
-        **_folders(raw_dir, data_dir),
+        **_folders(command.raw_dir, command.data_dir),
+        **stream_flags(command),
         "environment": {
             name: str(Path(value).expanduser().absolute()) for name, value in named.items() if value
         },
@@ -137,10 +150,16 @@ def _folders(raw_dir: Path | None, data_dir: Path | None) -> dict[str, str]:
     return {name: str(path.expanduser().absolute()) for name, path in given.items() if path}
 
 
-def _split_off(dataset: Dataset, seed: int) -> tuple[Dataset, Split]:
+def _split_off(dataset: Dataset | Streams, seed: int) -> tuple[Dataset | Streams, Split | Stream]:
     """The dataset with fewer training examples, and those: a tenth of each class."""
     from sklearn.model_selection import train_test_split
 
+    from jax_softmax.datasets import Dataset
+    from jax_softmax.datasets.load_stream import divide
+
+    if not isinstance(dataset, Dataset):
+        rest, held = divide(dataset.train, _VALIDATION_SHARE, seed)
+        return dataclasses.replace(dataset, train=rest), held
     split = dataset.train
     try:
         features, seen_features, labels, seen_labels = train_test_split(
@@ -161,16 +180,20 @@ def _split_off(dataset: Dataset, seed: int) -> tuple[Dataset, Split]:
 
 
 def _fit_with_progress(
-    train: Split, config: TrainConfig, validation: Split, kept: Unfinished | None, fate: str
+    train: Split | Stream,
+    config: TrainConfig,
+    validation: Split | Stream,
+    kept: Unfinished | None,
+    fate: str,
 ) -> FitResult:
     from jax_softmax.training import fit
 
     with training_warnings_said(), progress_bar("training", config.epochs, "epochs") as bar:
 
         def on_progress(record: dict[str, float]) -> None:
-            bar.update(int(record["epoch"]) - bar.n)
+            bar.update(round(record["epoch"], 2) - bar.n)
             bar.set_postfix(loss=f"{record['train_loss']:.4f}")
-            signals.check(lambda: f"after {_epochs(int(record['epoch']), config)}; {fate}")
+            signals.check(lambda: f"after {_epochs(record['epoch'], config)}; {fate}")
 
         return fit(
             train,
@@ -181,11 +204,11 @@ def _fit_with_progress(
         )
 
 
-def _epochs(done: int, config: TrainConfig) -> str:
-    return f"epoch {done:,} of {config.epochs:,}"
+def _epochs(done: float, config: TrainConfig) -> str:
+    return f"epoch {round(done, 2):,} of {config.epochs:,}"
 
 
-def _metrics(dataset: Dataset, train: Evaluation, test: Evaluation) -> dict[str, Any]:
+def _metrics(dataset: Dataset | Streams, train: Evaluation, test: Evaluation) -> dict[str, Any]:
     return {
         "dataset": dataset.name,
         "source": dataset.source,

@@ -35,8 +35,7 @@ def stream_parquet(
 
     Rows can only be read by row groups. Where all fit in 128 MB they are shuffled as in memory;
     elsewhere row groups are drawn in random order and so many of them shuffled together as make up
-    128 MB. So row groups should be much smaller than that. Twice as much is held at most, or two
-    row groups where one is larger.
+    128 MB. So row groups should be much smaller than that. Two such lots are held at most.
 
     Args:
       path: a Parquet file, or a folder of them, which are taken in the order of their names.
@@ -110,7 +109,8 @@ class _ParquetRows(RowFiles):
         row_bytes = max(1, self.dtype.itemsize * int(np.prod(self.feature_shape)))
         self.together = max(1, _TOGETHER // row_bytes)
         self.first_rows = self._first if self.length > self.together else None
-        self._most = 2 * max([self.together, *counts])
+        # Two lots that are shuffled together: a piece may have rows of both.
+        self._most = 2 * (self.together + max(counts, default=0))
         self._kept: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._lock = threading.Lock()
         self.remember()
@@ -222,12 +222,12 @@ def _labels(rows: _ParquetRows) -> tuple[np.ndarray, tuple[str, ...]]:
         return np.concatenate([codes for codes, _ in parts]), ()
     ordered = sorted(names)
     number = {name: i for i, name in enumerate(ordered)}
-    codes = [
+    found = [
         np.array([number.get(name, -1) for name in own or ()], np.int32)[part]
         for part, own in parts
         if len(part)
     ]
-    return np.concatenate(codes), tuple(ordered)
+    return np.concatenate(found), tuple(ordered)
 
 
 def _opened(path: Path) -> Any:

@@ -107,11 +107,8 @@ class Stream:
             return features[0], labels[0]
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
-        features, labels = self.read(np.asarray(rows))
-        if labels is None:
-            assert self.labels is not None
-            labels = self.labels[rows]
-        return features, labels
+        features, read = self.read(np.asarray(rows))
+        return features, self.labels[rows] if read is None else read
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -129,8 +126,8 @@ class Stream:
         return self._files.files
 
     @functools.cached_property
-    def labels(self) -> np.ndarray | None:
-        """All labels, in memory; None where they are read with the rows."""
+    def labels(self) -> Any:
+        """All labels, `[N]` or `[N, V]` in memory; None where they are read with the rows."""
         labels = self._files.labels
         return labels if labels is None or self._rows is None else labels[self._rows]
 

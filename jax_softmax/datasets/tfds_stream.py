@@ -47,8 +47,7 @@ def stream_tfds(
     is_name = isinstance(name, str) and name.isidentifier()
     require(is_name, "name: expected a dataset's name as TFDS has it", name)
     require(isinstance(split, str), "split: expected a split's name", split)
-    folder = Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or _HOME).expanduser()
-    version = prepared.require(name, folder)
+    version = prepared.require(name, data_dir_of(data_dir))
     rows = _TfdsRows(version, split)
     entry = CATALOG.get(name)
     if feature_scale is None:
@@ -56,6 +55,11 @@ def stream_tfds(
         feature_scale = entry.feature_scale if entry is not None else feature_scale
     names = entry.class_names if entry is not None else rows.class_names
     return Stream(rows, names, feature_scale)
+
+
+def data_dir_of(data_dir: str | os.PathLike[str] | None) -> Path:
+    """TFDS's data folder: the one that is given, or that of the surroundings."""
+    return Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or _HOME).expanduser()
 
 
 def splits(name: str, data_dir: Path) -> list[str]:
@@ -87,8 +91,8 @@ class _TfdsRows(RowFiles):
                 f"{folder}: expected a split {split!r}, found {', '.join(info.splits) or 'none'}."
             )
         self._key, self._label_key = keys or ("", "")
-        feature = info.features.get(self._key)
-        label = info.features.get(self._label_key)
+        features = dict(info.features.items())
+        feature, label = features.get(self._key), features.get(self._label_key)
         if feature is None or not isinstance(label, tfds.features.ClassLabel):
             raise InputError(
                 f"{folder}: expected a classification set, whose supervised keys are its features "
