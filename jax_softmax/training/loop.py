@@ -183,6 +183,7 @@ def _run_of(
     from jax_softmax.training.streamed_run import StreamedRun  # which is a _Run
 
     reader = reader_of(train, labels, about["class_names"], start["kernel"].dtype)
+    reader.read(train.sample())  # checked, before anything is said of it
     run = StreamedRun(config, optimizer, start, reader, reader, about)
     run.on_piece = on_progress
     return run

@@ -20,7 +20,14 @@ from jax_softmax.training.labels import labels_in
 from jax_softmax.training.model import SoftmaxModel
 from jax_softmax.training.programs import latest_programs
 from jax_softmax.training.step import Params
-from jax_softmax.training.streams import Pieces, Reader, Streamed, is_stream, read_ahead
+from jax_softmax.training.streams import (
+    Pieces,
+    Reader,
+    Streamed,
+    is_stream,
+    read_ahead,
+    units_in_piece,
+)
 
 # Features or logits in a block of examples: 32 MB once they are float32.
 _NUMBERS_PER_BLOCK = 2**23
@@ -125,7 +132,7 @@ def _of_stream(model: SoftmaxModel, stream: Streamed) -> Iterator[list[np.ndarra
     dtype = np.dtype(model.params["kernel"].dtype)
     reader = Reader(stream, labels, own_names, dtype)
     widest = max(model.params["kernel"].shape)
-    pieces = Pieces(reader, np.arange(len(stream)), 1, max(1, _NUMBERS_PER_BLOCK // widest))
+    pieces = Pieces(reader, np.arange(len(stream)), 1, units_in_piece(widest))
     with read_ahead(pieces) as read:
         for features, numbers in read:
             numbers = labels_in(numbers, len(numbers), own_names, model.class_names)

@@ -17,10 +17,8 @@ from jax_softmax.training.labels import check_several_classes
 from jax_softmax.training.layout import layout_for
 from jax_softmax.training.loop import _Run
 from jax_softmax.training.step import Batches, TrainState, is_full_batch, run_epochs
-from jax_softmax.training.streams import Pieces, Reader, read_ahead
+from jax_softmax.training.streams import Pieces, Reader, read_ahead, units_in_piece
 
-# Numbers in a piece, for several steps to a call: enough that the call costs little beside them.
-_NUMBERS_PER_PIECE = 2**22
 # Calls that are under way, and hold their pieces.
 _UNDER_WAY = 2
 
@@ -89,7 +87,7 @@ class StreamedRun(_Run):
         self._done = 0
         self._width = math.prod(self._reader.stream.feature_shape)
         self._size = min(self.config.batch_size or self.examples, self.examples)
-        self._steps = max(1, _NUMBERS_PER_PIECE // (self._size * self._width))
+        self._steps = units_in_piece(self._size * self._width)
         self._rows = min(self._size * self._steps, self.examples)
         self._last = self.state, _Part()
         self._orders = {}
@@ -113,6 +111,8 @@ class StreamedRun(_Run):
                 under_way.append((len(labels), self.state, losses))
                 if len(under_way) > _UNDER_WAY:
                     self._wait(*under_way.popleft())
+                if not np.isfinite(self._last[1].loss):  # nor will it be
+                    return self._last[1].loss
         while under_way:
             self._wait(*under_way.popleft())
         if whole and seen is not None:

@@ -22,6 +22,9 @@ from jax_softmax.training.labels import check_labels, check_several_classes
 if TYPE_CHECKING:
     from typing_extensions import TypeIs  # Python's own from 3.13 on
 
+# Numbers in a piece, which is read and computed with at once: enough that a call costs little
+# beside them, few enough that a handful of pieces is little memory (8 MB each as float32).
+_NUMBERS_PER_PIECE = 2**21
 # Pieces that are read before they are asked for, and how many threads read them.
 _AHEAD, _THREADS = 2, 2
 
@@ -159,8 +162,8 @@ def sampled(
     """A sample of the features, `[n, D]` as stored; the labels, or those of the sample; names.
 
     Raises:
-      InputError: if the sample cannot be read, or a label is no class, or they cannot be trained on
-        with these settings.
+      InputError: if it cannot be read, or a label in memory is no class, or there are not several
+        classes, or the settings ask for all examples at once.
     """
     require(
         config.batch_size is not None,
@@ -169,16 +172,15 @@ def sampled(
         config.batch_size,
     )
     rows = stream.sample()
-    features, _ = stream.read(rows)
-    names, labels = stream.class_names, None
+    features, labels = stream.read(rows)
+    names = stream.class_names
     if stream.labels is not None:
         labels, names = check_labels(stream.labels, len(stream), names)
         check_several_classes(labels, names)
     elif len(names) < 2:
         raise InputError(f"class_names: expected at least two for a stream, got {names}.")
-    reader = reader_of(stream, labels, names, np.dtype(np.float64))
-    _, numbers = reader.read(rows)  # checks them
-    return features.reshape(len(rows), -1), numbers if labels is None else labels, names
+    assert labels is not None
+    return features.reshape(len(rows), -1), labels, names
 
 
 def rows_of_batch(batch: np.ndarray, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
@@ -201,6 +203,11 @@ def rows_of_batch(batch: np.ndarray, shard: tuple[int, int] = (0, 1)) -> np.ndar
         shard,
     )
     return batch[len(batch) * index // count : len(batch) * (index + 1) // count]
+
+
+def units_in_piece(numbers: int) -> int:
+    """How many steps, or rows, of so many numbers make up a piece."""
+    return max(1, _NUMBERS_PER_PIECE // numbers)
 
 
 class Pieces:
