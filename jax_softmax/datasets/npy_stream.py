@@ -130,7 +130,12 @@ def _header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
 
 def _labels(labels: Any) -> np.ndarray:
     if not isinstance(labels, (str, os.PathLike)):
-        return np.asarray(labels)
+        try:
+            return np.asarray(labels)
+        except ValueError as error:
+            raise InputError(
+                f"labels: expected an array, or rows of one length ({error})."
+            ) from error
     path = path_of("labels", labels)
     _header(path)
     try:

@@ -142,8 +142,14 @@ class Stream:
         Raises:
           InputError: if they cannot be read, or there is no such row.
         """
+        if rows.ndim != 1 or (rows.dtype.kind not in "iu" and rows.size):
+            raise InputError(f"rows: expected integers, a slice of them or one, got {shown(rows)}.")
+        rows = rows.astype(np.int64, copy=False)
         if rows.size and not (rows.min() >= 0 and rows.max() < len(self)):
             raise InputError(f"rows: expected numbers in [0, {len(self)}), got {shown(rows)}.")
+        if not rows.size:
+            none = np.empty((0, *self.feature_shape), self.dtype)
+            return none, np.empty(0, np.int64) if self.labels is None else None
         own = rows if self._rows is None else self._rows[rows]
         # Ascending, as disks like it, and put back in order.
         ascending = np.argsort(own, kind="stable")
