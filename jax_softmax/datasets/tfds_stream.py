@@ -67,7 +67,8 @@ def splits(name: str, data_dir: Path) -> list[str]:
     tfds = import_tfds()
     version = prepared.require(name, data_dir)
     with quiet_tfds():
-        return list(tfds.builder_from_directory(version).info.splits)
+        builder = tfds.builder_from_directory(version)
+    return list(builder.info.splits)
 
 
 class _TfdsRows(RowFiles):

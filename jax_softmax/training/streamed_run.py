@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jax_softmax.errors import CheckpointError
 from jax_softmax.training.checkpoints import Progress
 from jax_softmax.training.labels import check_several_classes
 from jax_softmax.training.layout import layout_for
@@ -29,10 +30,12 @@ class _Part(NamedTuple):
     Attributes:
       pieces: how many.
       loss: of their examples, divided by all of the epoch's.
+      row: the last of their rows, by which the order is known again.
     """
 
     pieces: int = 0
     loss: float = 0.0
+    row: int = -1
 
 
 class StreamedRun(_Run):
@@ -100,21 +103,26 @@ class StreamedRun(_Run):
         order = np.arange(self.examples) if self.full_batch else stream.order(self.rng)
         pieces = Pieces(self._reader, order, self._size, self._steps)
         self.state, part = self._last
+        if part.pieces and order[: part.pieces * self._rows][-1] != part.row:
+            raise CheckpointError(
+                "checkpoint within an epoch: is of another order of the rows, as another version "
+                "may draw it; go on with that version, or remove it to go on from the one before."
+            )
         whole = part.pieces == 0
         seen: np.ndarray | None = None
-        under_way: collections.deque[tuple[int, TrainState, jax.Array]] = collections.deque()
+        under_way: collections.deque[tuple[TrainState, jax.Array]] = collections.deque()
         with read_ahead(pieces, part.pieces) as read:
             for features, labels in read:
                 if seen is None or len(seen) < 2:
                     seen = np.union1d(labels, labels if seen is None else seen)
                 losses = self._call(features, labels, 1)
-                under_way.append((len(labels), self.state, losses))
+                under_way.append((self.state, losses))
                 if len(under_way) > _UNDER_WAY:
-                    self._wait(*under_way.popleft())
+                    self._wait(order, *under_way.popleft())
                 if not np.isfinite(self._last[1].loss):  # nor will it be
                     return self._last[1].loss
         while under_way:
-            self._wait(*under_way.popleft())
+            self._wait(order, *under_way.popleft())
         if whole and seen is not None:
             check_several_classes(seen, self._reader.class_names)
         return self._last[1].loss
@@ -143,13 +151,14 @@ class StreamedRun(_Run):
             self._orders[rows] = jax.device_put(np.stack([order, order]))
         return self._orders[rows]
 
-    def _wait(self, rows: int, state: TrainState, losses: jax.Array) -> None:
+    def _wait(self, order: np.ndarray, state: TrainState, losses: jax.Array) -> None:
         """Waits for a piece, and says that it is done."""
-        part = self._last[1]
-        loss = part.loss + float(np.asarray(losses)[0]) * (rows / self.examples)
+        pieces, total, _ = self._last[1]
+        done = min((pieces + 1) * self._rows, self.examples)
+        share = (done - pieces * self._rows) / self.examples
+        loss = total + float(np.asarray(losses)[0]) * share
         # At once, for an interrupt may come between any two lines.
-        self._last = state, _Part(part.pieces + 1, loss)
-        done = (part.pieces + 1) * self._rows
+        self._last = state, _Part(pieces + 1, loss, int(order[done - 1]))
         if done < self.examples and self.on_piece is not None:
             share = done / self.examples
             self.on_piece({"epoch": self._done + share, "train_loss": loss / share})

@@ -12,9 +12,18 @@ import optax
 import polars as pl
 import pytest
 
-from jax_softmax import InputError, Split, TrainConfig, evaluate, fit, stream_npy, stream_parquet
+from jax_softmax import (
+    InputError,
+    Split,
+    TrainConfig,
+    evaluate,
+    fit,
+    predict,
+    stream_npy,
+    stream_parquet,
+)
 from jax_softmax.errors import TrainingWarning
-from jax_softmax.training import checkpoints, streams
+from jax_softmax.training import checkpoints, streamed_run, streams
 from jax_softmax.training.streams import Pieces, Reader, rows_of_batch
 
 CONFIG = TrainConfig(batch_size=7, epochs=3, learning_rate=0.2, momentum=0.5, seed=4)
@@ -158,6 +167,48 @@ def test_an_interrupted_stream_goes_on_to_the_same_bits(
     assert same(never, again)
     assert never.history == again.history
     assert told == list(never.history[int(after) :])
+
+
+def test_a_stream_interrupted_at_its_last_piece_goes_on(many, stream_of, small_pieces, tmp_path):
+    config = TrainConfig(batch_size=7, epochs=3, momentum=0.5, checkpoint_every=3)
+    never = fit(stream_of(many), config, checkpoints=tmp_path / "never")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stop(*_arguments):
+            raise Stopped
+
+        patch.setattr(streamed_run, "check_several_classes", stop)  # called when all are done
+        with pytest.raises(Stopped):
+            fit(stream_of(many), config, checkpoints=tmp_path / "kept")
+    (kept,) = (tmp_path / "kept").glob("epoch-*")
+    assert kept.name == "epoch-0000000000-0000000005"
+    again = fit(stream_of(many), config, checkpoints=tmp_path / "kept")
+    assert same(never, again)
+    assert never.history == again.history
+
+
+def test_a_checkpoint_of_another_order_is_refused(
+    many, stream_of, small_pieces, tmp_path, monkeypatch
+):
+    config = TrainConfig(batch_size=7, epochs=2, checkpoint_every=2)
+
+    def stop(record):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(stream_of(many), config, on_progress=stop, checkpoints=tmp_path / "kept")
+    monkeypatch.setattr(streams, "_NUMBERS_PER_PIECE", 2 * PIECE)
+    words = "checkpoint within an epoch: is of another order of the rows, as another version may"
+    with pytest.raises(checkpoints.CheckpointError, match=words):
+        fit(stream_of(many), config, checkpoints=tmp_path / "kept")
+
+
+def test_predictions_want_an_array(many, stream_of):
+    stream = stream_of(many)
+    result = fit(stream, CONFIG)
+    with pytest.raises(InputError, match=r"features: expected an array, got a stream; pass stream"):
+        predict(result, stream)
+    assert len(predict(result, stream[:20][0])) == 20
 
 
 def test_a_killed_stream_goes_on_to_the_same_bits(many, stream_of, small_pieces, tmp_path):
