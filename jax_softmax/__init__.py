@@ -9,7 +9,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jax_softmax.datasets import Dataset, Split, load_dataset
+    from jax_softmax.datasets import (
+        Dataset,
+        Split,
+        Stream,
+        load_dataset,
+        stream_npy,
+        stream_parquet,
+        stream_tfds,
+    )
     from jax_softmax.errors import InputError
     from jax_softmax.ops import (
         SoftmaxStats,
@@ -37,7 +45,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "datasets": ("Dataset", "Split", "load_dataset"),
+    "datasets": (
+        "Dataset",
+        "Split",
+        "Stream",
+        "load_dataset",
+        "stream_npy",
+        "stream_parquet",
+        "stream_tfds",
+    ),
     "errors": ("InputError",),
     "ops": (
         "SoftmaxStats",
@@ -72,6 +88,7 @@ __all__ = [
     "SoftmaxModel",
     "SoftmaxStats",
     "Split",
+    "Stream",
     "TrainConfig",
     "evaluate",
     "fit",
@@ -87,6 +104,9 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
+    "stream_npy",
+    "stream_parquet",
+    "stream_tfds",
 ]
 
 

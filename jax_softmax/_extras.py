@@ -22,7 +22,8 @@ TRAIN = {
     "tyro": "tyro",
 }
 CHECKPOINT = {"orbax": "orbax-checkpoint"}
-_EXTRAS = {"train": TRAIN, "checkpoint": CHECKPOINT}
+STREAM = {"grain": "grain", "pyarrow": "pyarrow"}
+_EXTRAS = {"train": TRAIN, "checkpoint": CHECKPOINT, "stream": STREAM}
 
 
 @contextlib.contextmanager

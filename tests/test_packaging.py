@@ -20,17 +20,17 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from jax_softmax import InputError
-from jax_softmax._extras import CHECKPOINT, TRAIN, needs_train_extra
+from jax_softmax._extras import CHECKPOINT, STREAM, TRAIN, needs_train_extra
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CORE = {"jax", "numpy", "optax"}
-# What jax and scikit-learn depend on, and peers of `bench`, used where they are.
-OTHERS = {"jaxlib", "threadpoolctl", "tokamax", "torch"}
+# What jax and scikit-learn depend on, and peers of `bench`, used where they are; and types.
+OTHERS = {"jaxlib", "threadpoolctl", "tokamax", "torch", "typing_extensions"}
 
 
 EXTRAS = PROJECT["optional-dependencies"]
-REQUIREMENTS = [*PROJECT["dependencies"], *EXTRAS["train"], *EXTRAS["checkpoint"], *EXTRAS["dev"]]
+REQUIREMENTS = [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
 
 
 def names(requirements: list[str]) -> list[str]:
@@ -44,15 +44,17 @@ def test_the_core_is_three_packages():
 def test_the_extra_that_messages_name_is_the_one_declared():
     assert sorted(names(EXTRAS["train"])) == sorted(TRAIN.values())
     assert sorted(names(EXTRAS["checkpoint"])) == sorted(CHECKPOINT.values())
+    assert sorted(names(EXTRAS["stream"])) == sorted(STREAM.values())
 
 
 def test_dev_holds_the_other_extras():
-    assert {"jax-softmax[train]", "jax-softmax[checkpoint]"} <= set(EXTRAS["dev"])
+    extras = {f"jax-softmax[{extra}]" for extra in ("train", "checkpoint", "stream")}
+    assert extras <= set(EXTRAS["dev"])
 
 
 def test_every_dependency_has_a_lower_bound():
     unbound = [requirement for requirement in REQUIREMENTS if ">=" not in requirement]
-    assert unbound == ["jax-softmax[train]", "jax-softmax[checkpoint]"]
+    assert unbound == [f"jax-softmax[{extra}]" for extra in ("train", "checkpoint", "stream")]
 
 
 def test_the_lock_file_pins_what_is_declared_and_names_no_host():
@@ -80,7 +82,7 @@ def imported_modules(path: Path) -> set[str]:
 
 def test_what_is_imported_is_declared():
     modules = set().union(*map(imported_modules, (ROOT / "jax_softmax").rglob("*.py")))
-    declared = CORE | TRAIN.keys() | CHECKPOINT.keys() | OTHERS | {"jax_softmax"}
+    declared = CORE | TRAIN.keys() | CHECKPOINT.keys() | STREAM.keys() | OTHERS | {"jax_softmax"}
     assert modules - declared - sys.stdlib_module_names == set()
 
 
@@ -129,7 +131,7 @@ import sys
 
 class Hide:
     def find_spec(name, path=None, target=None):
-        if name in {[*TRAIN, *CHECKPOINT]!r}:
+        if name in {[*TRAIN, *CHECKPOINT, *STREAM]!r}:
             raise ModuleNotFoundError("hidden by the test", name=name)
 
 sys.meta_path.insert(0, Hide)

@@ -21,6 +21,7 @@ _OTHER_NAMES = {
     "output": "run-dir",
     "random-state": "seed",
     "l2": "weight-decay",
+    "target": "label",
 }
 
 

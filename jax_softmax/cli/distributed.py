@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jax_softmax.cli.resume import same_data
 from jax_softmax.cli.stopping import signals
+from jax_softmax.cli.training import Prepared, Training, data_of
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,17 +28,17 @@ _WHERE = "SLURM, Open MPI, TPU pods and Kubernetes"
 
 
 @contextlib.contextmanager
-def joined(command: Train) -> Iterator[None]:
-    """Inside, this process is one of those that train together, where the flags say so.
+def joined(command: Train) -> Iterator[bool]:
+    """Inside, this process is one of several that train together, if the flags say so: whether.
 
-    The first alone prints. What a process must not do alone it is told by `training.processes`.
+    The first alone prints.
 
     Raises:
       InputError: if the flags do not fit together, or the others do not come.
     """
     given = _given(command)
     if given is None:
-        yield
+        yield False
         return
     import jax
 
@@ -53,7 +57,52 @@ def joined(command: Train) -> Iterator[None]:
         if jax.process_index() > 0:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-        yield
+        yield True
+
+
+def prepared_by_first(command: Train, prepare: Callable[[], Prepared | None]) -> Prepared | None:
+    """What the first process prepares, told to the others, which load the same data.
+
+    The first alone looks at run folders, and writes them.
+
+    Raises:
+      InputError: if the first cannot prepare it, or another has not the data.
+    """
+    from jax_softmax.training import processes
+
+    found: list[Prepared] = []
+
+    def plan() -> dict[str, Any] | None:
+        prepared = prepare()
+        if prepared is None:
+            return None
+        found.append(prepared)
+        training, kept = prepared
+        return {
+            "config": dataclasses.asdict(training.config),
+            "run_dir": str(training.place.given),
+            "data": data_of(training.command, training.dataset),
+            "kept": kept is not None,
+        }
+
+    said = processes.told_by_first(plan)
+    if said is None:
+        return None
+    return processes.together(lambda: found[0] if found else _followed(command, said))
+
+
+def _followed(command: Train, said: Mapping[str, Any]) -> Prepared:
+    """The training that the first process told of, with this process's own data."""
+    from jax_softmax.training import TrainConfig
+    from jax_softmax.training.runs import Place
+    from jax_softmax.training.unfinished import Unfinished, folder_of
+
+    path, config = Path(said["run_dir"]), TrainConfig(**said["config"])
+    # Its folder is the first process's to use.
+    kept = Unfinished(folder_of(path), config, said["data"], overwrite=False)
+    command, dataset = same_data(command, kept)
+    place = Place(path, path, empty=False, overwrite=False)
+    return Training(command, dataset, config, place), kept if said["kept"] else None
 
 
 def _given(command: Train) -> dict[str, Any] | None:
@@ -78,7 +127,8 @@ def _given(command: Train) -> dict[str, Any] | None:
             f"{command.coordinator!r}."
         )
     count, index = command.processes, command.process_id
-    assert count is not None and index is not None
+    assert count is not None
+    assert index is not None
     if count < 1 or not 0 <= index < count:
         raise InputError(
             f"--process-id: expected a number from 0 to {max(count, 1) - 1}, one less than "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -12,6 +13,10 @@ from jax_softmax.cli.measured import agreement, split_digest
 from jax_softmax.cli.options import DataOptions, Mesh, mesh_given, note
 from jax_softmax.cli.report import evaluation_lines, named_lines
 from jax_softmax.errors import InputError
+
+if TYPE_CHECKING:
+    from jax_softmax.datasets import Dataset
+    from jax_softmax.datasets.load_stream import Streams
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,7 @@ class Evaluate(DataOptions):
     def run(self) -> None:
         """Loads the run and the dataset and prints loss, accuracy and the table of classes."""
         from jax_softmax.datasets import load_dataset
+        from jax_softmax.datasets.load_stream import load_stream
         from jax_softmax.training import evaluate
         from jax_softmax.training.runs import read_run
 
@@ -46,14 +52,19 @@ class Evaluate(DataOptions):
                 f"run folder {self.run_dir}: does not say its dataset; name one after it."
             )
         folders = {"raw_dir": self.raw_dir, "data_dir": self.data_dir}
-        same = name.strip().lower() == trained.get("dataset")
+        same = trained.get("dataset") in (name.strip().lower(), str(Path(name).absolute()))
         remembered = same and folders == {"raw_dir": None, "data_dir": None}
         if remembered:
             folders = {folder: trained.get(folder) for folder in folders}
         with note(f"loading {name}"):
             # The run's own split, whose test examples it has not seen.
+            seed = trained.get("split_seed", 0)
+            dataset: Dataset | Streams
             try:
-                dataset = load_dataset(name, **folders, seed=trained.get("split_seed", 0))
+                if same and trained.get("stream"):
+                    dataset = load_stream(name, **stream_of(trained, self.data_dir), seed=seed)
+                else:
+                    dataset = load_dataset(name, **folders, seed=seed)
             except InputError as error:
                 if not remembered:
                     raise
@@ -86,3 +97,15 @@ class Evaluate(DataOptions):
             )
         lines += named_lines("result", sentence)
         print("\n".join([*lines, *evaluation_lines(test=test)]))
+
+
+def stream_of(said: Mapping[str, Any], data_dir: Path | None) -> dict[str, Any]:
+    """How a stream was opened, as `load_stream` takes it.
+
+    Args:
+      said: what a run or a training says of its data.
+      data_dir: where it is now, if that was given.
+    """
+    kinds = {"label": str, "test": Path, "feature_scale": float, "data_dir": Path}
+    known: dict[str, Any] = {name: kind(said[name]) for name, kind in kinds.items() if name in said}
+    return known if data_dir is None else known | {"data_dir": data_dir}

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn, Protocol
 from jax_softmax._extras import needs_train_extra
 from jax_softmax.cli.compilation_cache import use_compilation_cache, use_no_compilation_cache
 from jax_softmax.cli.stopping import signals
-from jax_softmax.errors import InputError
+from jax_softmax.errors import InputError, LostProcessError
 
 
 class _Runs(Protocol):
@@ -73,6 +73,12 @@ def _run(given: Sequence[str], *, own_process: bool) -> int:
             raise
         print(f"jax-softmax: {error}", file=sys.stderr)
         return 2
+    except LostProcessError as error:
+        print(f"jax-softmax: {error}", file=sys.stderr)
+        if own_process:  # at once: JAX's own way out waits for the process that is lost
+            sys.stderr.flush()
+            os._exit(1)
+        return 1
     except (RuntimeError, AssertionError):
         failure = "" if debug else _backend_failure()
         if not failure:

@@ -8,16 +8,21 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jax_softmax.datasets import Split
+    from jax_softmax.datasets import Split, Stream
     from jax_softmax.training import Evaluation
 
 # Another machine or version sums in another order.
 _ROUNDING = 1e-5
 
 
-def split_digest(split: Split) -> str:
-    """A SHA-256 of examples: their dtypes, shapes, numbers and labels."""
+def split_digest(split: Split | Stream) -> str:
+    """A SHA-256 of examples: their dtypes, shapes, numbers and labels; of a stream a sample's."""
     import numpy as np
+
+    from jax_softmax.datasets import Stream
+
+    if isinstance(split, Stream):
+        return split.sha256
 
     digest = hashlib.sha256()
     for array in (split.features, split.labels):

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from jax_softmax.datasets import Dataset
+    from jax_softmax.datasets import Dataset, Split, Stream
+    from jax_softmax.datasets.load_stream import Streams
     from jax_softmax.training import Evaluation, FitResult
 
 _WIDTH_WITHOUT_A_TERMINAL = 100
@@ -120,7 +121,7 @@ def device_name(platform: str, kind: str) -> str:
     return kind if kind == platform else f"{platform}: {kind}"
 
 
-def train_report(dataset: Dataset, result: FitResult, validation: int = 0) -> list[str]:
+def train_report(dataset: Dataset | Streams, result: FitResult, validation: int = 0) -> list[str]:
     """What was trained, on what, where, and how long it took.
 
     Args:
@@ -132,8 +133,8 @@ def train_report(dataset: Dataset, result: FitResult, validation: int = 0) -> li
     batch = "full batch" if config.batch_size is None else f"batches of {config.batch_size}"
     epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs:,} epochs"
     said = {
-        "data": f"{dataset.name}: {len(dataset.train.labels):,} training and "
-        f"{len(dataset.test.labels):,} test examples, {math.prod(result.feature_shape)} features, "
+        "data": f"{dataset.name}: {count_of(dataset.train):,} training and "
+        f"{count_of(dataset.test):,} test examples, {math.prod(result.feature_shape)} features, "
         f"{len(result.class_names)} classes",
         "source": dataset.source,
         "validation": f"{validation:,} more training examples, split off by the seed",
@@ -147,6 +148,13 @@ def train_report(dataset: Dataset, result: FitResult, validation: int = 0) -> li
     if not validation:
         del said["validation"], said["stopped"]
     return [line for name, text in said.items() for line in named_lines(name, text)]
+
+
+def count_of(split: Split | Stream) -> int:
+    """How many examples there are."""
+    from jax_softmax.datasets import Stream
+
+    return len(split) if isinstance(split, Stream) else len(split.labels)
 
 
 def evaluation_lines(**evaluations: Evaluation) -> list[str]:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from jax_softmax.cli.measured import split_digest
 from jax_softmax.cli.options import mesh_given
 from jax_softmax.cli.stopping import signals
-from jax_softmax.cli.training import Training, write_json
+from jax_softmax.cli.training import Prepared, Training, write_json
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
     from jax_softmax.cli.train import Train
     from jax_softmax.datasets import Dataset
+    from jax_softmax.datasets.load_stream import Streams
     from jax_softmax.training import FitResult, TrainConfig
     from jax_softmax.training.unfinished import Unfinished
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 _OF_THE_FOLDER = ("versions", "sha256", "model_sha256")
 
 
-def resume(command: Train, run_dir: Path) -> None:
-    """Trains on from the newest checkpoint, or the beginning; a run that is done is only named.
+def resume(command: Train, run_dir: Path, stack: contextlib.ExitStack) -> Prepared | None:
+    """The training to go on with; None, and the run is named, if it is done.
 
     Raises:
       InputError: if there is nothing to go on with, or flags or data are not those of the start.
@@ -43,29 +44,29 @@ def resume(command: Train, run_dir: Path) -> None:
     run = path_of(run_dir)
     if run.name in ("", ".."):  # beside which nothing can be
         _finished(command, run_dir)
-        return
+        return None
     atomic.sweep(run.parent)
-    with unfinished.found(run) as kept:
-        if kept is None:
+    kept = stack.enter_context(unfinished.found(run))
+    if kept is None:
+        _finished(command, run_dir)
+        return None
+    _check_agrees(command, run_dir, kept.config, kept.data["dataset"])
+    if _is_run(run):
+        if _came_of(run, kept):  # killed between saving it and removing this
+            kept.remove()
             _finished(command, run_dir)
-            return
-        _check_agrees(command, run_dir, kept.config, kept.data["dataset"])
-        if _is_run(run):
-            if _came_of(run, kept):  # killed between saving it and removing this
-                kept.remove()
-                _finished(command, run_dir)
-                return
-            if not kept.overwrite:
-                raise InputError(
-                    f"--resume {run_dir}: another run has that name meanwhile, which is not "
-                    f"replaced; move it away, or remove {kept.folder} to give this training up."
-                )
-        place = check_run_dir(run_dir, overwrite=True)
-        place = dataclasses.replace(place, overwrite=kept.overwrite)
-        config = _with_mesh(command, kept.config)
-        command, dataset = _load(command, kept)
-        with signals.deferred():
-            Training(command, dataset, config, place).run(kept)
+            return None
+        if not kept.overwrite:
+            raise InputError(
+                f"--resume {run_dir}: another run has that name meanwhile, which is not replaced; "
+                f"move it away, or remove {kept.folder} to give this training up."
+            )
+    place = check_run_dir(run_dir, overwrite=True)
+    place = dataclasses.replace(place, overwrite=kept.overwrite)
+    config = _with_mesh(command, kept.config)
+    command, dataset = same_data(command, kept)
+    stack.enter_context(signals.deferred())
+    return Training(command, dataset, config, place), kept
 
 
 def _finished(command: Train, run_dir: Path) -> None:
@@ -87,7 +88,7 @@ def _finished(command: Train, run_dir: Path) -> None:
 
 def _check_agrees(command: Train, run_dir: Path, config: TrainConfig, dataset: object) -> None:
     """Raises InputError unless flags say what the training was started with, the mesh aside."""
-    if command.dataset.strip().lower() != dataset:
+    if dataset not in (command.dataset.strip().lower(), str(Path(command.dataset).absolute())):
         raise InputError(
             f"--resume {run_dir}: expected {dataset}, which it was started on, got "
             f"{command.dataset}."
@@ -141,12 +142,14 @@ def _came_of(run: Path, kept: Unfinished) -> bool:
     return same_data and next(configs) == next(configs)
 
 
-def _load(command: Train, kept: Unfinished) -> tuple[Train, Dataset]:
+def same_data(command: Train, kept: Unfinished) -> tuple[Train, Dataset | Streams]:
     """The data that the training was started on, and the command with the folders they are in."""
     data, seed = kept.data, kept.config.seed
     if command.raw_dir is command.data_dir is None:
         raw_dir, data_dir = (Path(data[n]) if n in data else None for n in ("raw_dir", "data_dir"))
         command = dataclasses.replace(command, raw_dir=raw_dir, data_dir=data_dir)
+    if data.get("stream"):
+        command = _streamed(command, data)
     elsewhere = "give --raw-dir or --data-dir if they are elsewhere now"
     try:
         with _surroundings(data["environment"]):
@@ -162,6 +165,16 @@ def _load(command: Train, kept: Unfinished) -> tuple[Train, Dataset]:
                 f"({data['source']}), got others ({dataset.source}); {elsewhere}, or start anew."
             )
     return command, dataset
+
+
+def _streamed(command: Train, data: Mapping[str, Any]) -> Train:
+    """The command with the flags by which the stream was opened, where it has none of its own."""
+    kept: dict[str, Any] = {
+        name: kind(data[name])
+        for name, kind in (("label", str), ("test", Path), ("feature_scale", float))
+        if name in data and getattr(command, name) is None
+    }
+    return dataclasses.replace(command, stream=True, **kept)
 
 
 @contextlib.contextmanager

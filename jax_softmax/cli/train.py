@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 from pathlib import Path
@@ -12,14 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from jax_softmax.cli.arguments import number, one_of, whole_number, whole_number_or_none
+from jax_softmax.cli.distributed import joined, prepared_by_first
 from jax_softmax.cli.options import DataOptions, Mesh, mesh_given, note
 from jax_softmax.cli.resume import resume
 from jax_softmax.cli.stopping import signals
-from jax_softmax.cli.training import Training, data_of, resuming
+from jax_softmax.cli.training import Prepared, Training, data_of, resuming
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
     from jax_softmax.datasets import Dataset
+    from jax_softmax.datasets.load_stream import Streams
     from jax_softmax.training import TrainConfig
 
 # What suits a dataset where a flag says nothing. iris is the tutorial's own setting.
@@ -41,7 +44,20 @@ class Train(DataOptions):
     """Train a softmax classifier on a dataset and write a run folder."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """iris, mnist or digits."""
+    """iris, mnist or digits; with --stream also other prepared sets, Parquet and .npy files."""
+    stream: bool = False
+    """Read the examples from files all the while: for data larger than memory."""
+    label: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """The column of the labels, where --stream reads Parquet files."""
+    test: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: a fifth, by the seed)"),
+    ] = None
+    """Files like those of --stream to test on."""
+    feature_scale: Annotated[
+        float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: 1)"), number
+    ] = None
+    """What --stream multiplies the features of files by, such as 0.00392157 for 8-bit pixels."""
     epochs: Annotated[int | None, _suits("N", "epochs"), whole_number] = None
     """Passes over the training examples."""
     batch_size: Annotated[
@@ -90,16 +106,45 @@ class Train(DataOptions):
     """Replace a run that is there."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
     """Finish the training of that run folder, with the settings it was started with."""
+    distributed: bool = False
+    """Train with the processes that SLURM, Open MPI, a TPU pod or Kubernetes started beside it."""
+    coordinator: Annotated[
+        str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")
+    ] = None
+    """Train with others that are started by hand: where process 0 is."""
+    processes: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help_behavior_hint=""), whole_number
+    ] = None
+    """How many they are."""
+    process_id: Annotated[
+        int | None, tyro.conf.arg(metavar="I", help_behavior_hint=""), whole_number
+    ] = None
+    """Which this is, from 0."""
+    step_timeout: Annotated[
+        float | None, tyro.conf.arg(metavar="SECONDS", help_behavior_hint="(default: 45)"), number
+    ] = None
+    """Give up after waiting so long for another process that is dead or stuck."""
 
     def run(self) -> None:
         """Loads, trains, measures, writes the run folder and prints the report."""
+        with contextlib.ExitStack() as stack:
+            several = stack.enter_context(joined(self))
+            prepare = functools.partial(self._prepared, stack)
+            prepared = prepared_by_first(self, prepare) if several else prepare()
+            if prepared is not None:
+                stack.enter_context(signals.deferred())
+                training, kept = prepared
+                training.run(kept)
+
+    def _prepared(self, stack: contextlib.ExitStack) -> Prepared | None:
+        """The training, and where it is kept until it is done; None if it is done already."""
         from jax_softmax.training import unfinished
         from jax_softmax.training.runs import RunExistsError, check_run_dir
 
         self.check_json()
+        self._check_stream()
         if self.resume is not None:
-            resume(self, self.resume)
-            return
+            return resume(self, self.resume, stack)
         config = self._config()
         place = check_run_dir(self.run_dir or new_run_dir(self.dataset), overwrite=self.overwrite)
         if unfinished.is_there(place.path) and not self.overwrite:
@@ -108,31 +153,53 @@ class Train(DataOptions):
                 f"`{resuming(self.dataset, place.given)}`, or start it anew with --overwrite."
             )
         dataset = self.load(config.seed, self.raw_dir, self.data_dir)
-        with signals.deferred():
-            if self.overwrite:
-                unfinished.discard(place.path)
-            if config.checkpoint_every is None:
-                Training(self, dataset, config, place).run(kept=None)
-                return
-            data = data_of(dataset, self.raw_dir, self.data_dir)
-            with contextlib.ExitStack() as stack:
-                kept = None
-                while kept is None:
-                    try:
-                        kept = stack.enter_context(unfinished.started(place, config, data))
-                    except RunExistsError:
-                        if self.run_dir is not None:
-                            raise
-                        # Another training of the same second; no name was asked for.
-                        place = check_run_dir(new_run_dir(self.dataset), overwrite=False)
-                Training(self, dataset, config, place).run(kept)
+        stack.enter_context(signals.deferred())
+        if self.overwrite:
+            unfinished.discard(place.path)
+        if config.checkpoint_every is None:
+            return Training(self, dataset, config, place), None
+        data = data_of(self, dataset)
+        while True:
+            try:
+                kept = stack.enter_context(unfinished.started(place, config, data))
+            except RunExistsError:
+                if self.run_dir is not None:
+                    raise
+                # Another training of the same second; no name was asked for.
+                place = check_run_dir(new_run_dir(self.dataset), overwrite=False)
+            else:
+                return Training(self, dataset, config, place), kept
 
-    def load(self, seed: int, raw_dir: Path | None, data_dir: Path | None) -> Dataset:
+    def load(self, seed: int, raw_dir: Path | None, data_dir: Path | None) -> Dataset | Streams:
         """The dataset, split by the seed."""
         from jax_softmax.datasets import load_dataset
+        from jax_softmax.datasets.load_stream import load_stream
 
+        if self.stream:
+            with note(f"opening {self.dataset}"):
+                return load_stream(
+                    self.dataset,
+                    data_dir=data_dir,
+                    label=self.label,
+                    test=self.test,
+                    feature_scale=self.feature_scale,
+                    seed=seed,
+                )
         with note(f"loading {self.dataset}"):
             return load_dataset(self.dataset, raw_dir=raw_dir, data_dir=data_dir, seed=seed)
+
+    def _check_stream(self) -> None:
+        if self.stream:
+            if self.raw_dir is not None:
+                raise InputError(
+                    "--raw-dir: expected no such folder beside --stream, which reads prepared ones "
+                    "(--data-dir) and files; leave it out."
+                )
+            return
+        for name in ("label", "test", "feature_scale"):
+            if getattr(self, name) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(f"{flag}: expected --stream to go with it; add it, or leave this.")
 
     def given_settings(self) -> dict[str, Any]:
         """The settings for which there are flags on the command line, as a TrainConfig has them."""
@@ -157,7 +224,8 @@ def new_run_dir(dataset: str) -> Path:
     """`runs/DATASET-TIME`, or the next such name that is not taken."""
     from jax_softmax.training import unfinished
 
-    stem = f"{dataset.lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = Path(dataset.strip()).absolute().stem or "files"
+    stem = f"{name.lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, i = Path("runs") / stem, 2
     while os.path.lexists(path) or unfinished.is_there(path):
         path, i = Path("runs") / f"{stem}-{i}", i + 1

@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jax_softmax.cli.measured import split_digest
 from jax_softmax.cli.options import progress_bar, training_warnings_said
-from jax_softmax.cli.report import evaluation_lines, train_report
+from jax_softmax.cli.report import count_of, evaluation_lines, train_report
 from jax_softmax.cli.stopping import signals
 from jax_softmax.errors import CheckpointError, DivergedError, InputError
 
 if TYPE_CHECKING:
     from jax_softmax.cli.train import Train
-    from jax_softmax.datasets import Dataset, Split
+    from jax_softmax.datasets import Dataset, Split, Stream
+    from jax_softmax.datasets.load_stream import Streams
     from jax_softmax.training import Evaluation, FitResult, TrainConfig
     from jax_softmax.training.runs import Place
     from jax_softmax.training.unfinished import Unfinished
@@ -25,50 +28,95 @@ if TYPE_CHECKING:
 _VALIDATION_SHARE = 0.1
 
 
+# A training, and where it is kept until it is done, if it is.
+Prepared = tuple["Training", "Unfinished | None"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Training:
     """A training of the command: its flags, data and settings, and where the run is to be."""
 
     command: Train
-    dataset: Dataset
+    dataset: Dataset | Streams
     config: TrainConfig
     place: Place
 
     def run(self, kept: Unfinished | None) -> None:
         """Trains and writes the run folder; `kept` has the checkpoints, where there are any."""
-        from jax_softmax.training import evaluate
+        from jax_softmax.training import evaluate, processes
 
         fate = "nothing was saved"
         if kept is not None:
             fate = f"`{resuming(self.command.dataset, self.place.given)}` goes on from there"
-        dataset, validation = self.dataset, self.dataset.test
+        dataset = self.dataset
+        validation: Split | Stream = dataset.test
         try:
             if self.config.patience is not None:
                 dataset, validation = _split_off(dataset, self.config.seed)
-            result = _fit_with_progress(dataset.train, self.config, validation, kept, fate)
+            result = self._fit(dataset.train, validation, kept, fate)
         except CheckpointError as error:
             raise CheckpointError(f"{error} To go on then: {fate.split('`')[1]}") from error
         except InputError as error:
-            if kept is not None and (isinstance(error, DivergedError) or not kept.has_checkpoints):
-                kept.remove()  # nothing is lost that would not fail again
+            if kept is not None and processes.is_first():
+                self._give_up(kept, error)
             raise
-        train, test = (
-            evaluate(result, split, mesh=self.config.mesh)
-            for split in (dataset.train, dataset.test)
-        )
+        with processes.watched(self.step_timeout, "the evaluation", first=True):
+            train, test = (
+                evaluate(result, split, mesh=self.config.mesh)
+                for split in (dataset.train, dataset.test)
+            )
         metrics = _metrics(dataset, train, test) | self._where_data_were()
         split_off = 0
         if self.config.patience is not None:
-            split_off = len(validation.labels)
+            split_off = count_of(validation)
             metrics |= {"validation_examples": split_off, "best_epoch": result.best_epoch}
         if kept is not None:
             metrics["train_sha256"] = kept.data["train_sha256"]
-        signals.check(f"after {_epochs(len(result.history), self.config)}; {fate}")
-        run_dir = self._write(result, metrics, test, kept)
-        signals.check(f"when the run had been saved; it is in {run_dir}")
+        check_signals(f"after {_epochs(len(result.history), self.config)}; {fate}")
+        run_dir = processes.told_by_first(lambda: str(self._write(result, metrics, test, kept)))
+        check_signals(f"when the run had been saved; it is in {run_dir}")
         print("\n".join(train_report(dataset, result, split_off)))
         print("\n".join(evaluation_lines(train=train, test=test)))
         print(f"\nrun folder  {run_dir}")
+
+    @property
+    def step_timeout(self) -> float:
+        """How long to wait for other processes."""
+        from jax_softmax.training.processes import STEP_TIMEOUT
+
+        given = self.command.step_timeout
+        return STEP_TIMEOUT if given is None else given
+
+    def _give_up(self, kept: Unfinished, error: InputError) -> None:
+        """Removes what is kept of the training, if it would only fail again."""
+        if isinstance(error, DivergedError) or not kept.has_checkpoints:
+            kept.remove()
+
+    def _fit(
+        self,
+        train: Split | Stream,
+        validation: Split | Stream,
+        kept: Unfinished | None,
+        fate: str,
+    ) -> FitResult:
+        from jax_softmax.training import fit
+
+        config = self.config
+        with training_warnings_said(), progress_bar("training", config.epochs, "epochs") as bar:
+
+            def on_progress(record: dict[str, float]) -> None:
+                bar.update(round(record["epoch"], 2) - bar.n)
+                bar.set_postfix(loss=f"{record['train_loss']:.4f}")
+                check_signals(lambda: f"after {_epochs(record['epoch'], config)}; {fate}")
+
+            return fit(
+                train,
+                config,
+                validation=validation,
+                on_progress=on_progress,
+                checkpoints=None if kept is None else kept.checkpoints,
+                step_timeout=self.step_timeout,
+            )
 
     def _write(
         self,
@@ -102,7 +150,18 @@ class Training:
         return {
             "split_seed": self.config.seed,
             **_folders(self.command.raw_dir, self.command.data_dir),
+            **stream_flags(self.command),
         }
+
+
+def check_signals(words: str | Callable[[], str]) -> None:
+    """`signals.check`, in all processes that train together or in none. Called by all."""
+    from jax_softmax.training import processes
+
+    number = processes.largest_of(signals.received or 0)
+    if number:
+        signals.received = signals.received or signal.Signals(number)
+    signals.check(words)
 
 
 def write_json(command: Train, record: dict[str, Any], run_dir: Path) -> None:
@@ -118,7 +177,16 @@ def resuming(dataset: str, run_dir: Path) -> str:
     return f"jax-softmax train {shlex.join([dataset, '--resume', str(run_dir)])}"
 
 
-def data_of(dataset: Dataset, raw_dir: Path | None, data_dir: Path | None) -> dict[str, Any]:
+def stream_flags(command: Train) -> dict[str, Any]:
+    """The flags by which a stream is opened again; none where there is none."""
+    if not command.stream:
+        return {}
+    test = None if command.test is None else str(command.test.expanduser().absolute())
+    given = {"label": command.label, "test": test, "feature_scale": command.feature_scale}
+    return {"stream": True, **{name: value for name, value in given.items() if value is not None}}
+
+
+def data_of(command: Train, dataset: Dataset | Streams) -> dict[str, Any]:
     """What the data were, so that the same are trained on when a training goes on."""
     from jax_softmax.datasets.load import DATA_DIR_VARIABLE, RAW_DIR_VARIABLE
 
@@ -126,7 +194,8 @@ def data_of(dataset: Dataset, raw_dir: Path | None, data_dir: Path | None) -> di
     return {
         "dataset": dataset.name,
         "source": dataset.source,
-        **_folders(raw_dir, data_dir),
+        **_folders(command.raw_dir, command.data_dir),
+        **stream_flags(command),
         "environment": {
             name: str(Path(value).expanduser().absolute()) for name, value in named.items() if value
         },
@@ -140,10 +209,16 @@ def _folders(raw_dir: Path | None, data_dir: Path | None) -> dict[str, str]:
     return {name: str(path.expanduser().absolute()) for name, path in given.items() if path}
 
 
-def _split_off(dataset: Dataset, seed: int) -> tuple[Dataset, Split]:
+def _split_off(dataset: Dataset | Streams, seed: int) -> tuple[Dataset | Streams, Split | Stream]:
     """The dataset with fewer training examples, and those: a tenth of each class."""
     from sklearn.model_selection import train_test_split
 
+    from jax_softmax.datasets import Dataset
+    from jax_softmax.datasets.load_stream import divide
+
+    if not isinstance(dataset, Dataset):
+        rest, held = divide(dataset.train, _VALIDATION_SHARE, seed)
+        return dataclasses.replace(dataset, train=rest), held
     split = dataset.train
     try:
         features, seen_features, labels, seen_labels = train_test_split(
@@ -163,32 +238,11 @@ def _split_off(dataset: Dataset, seed: int) -> tuple[Dataset, Split]:
     return dataclasses.replace(dataset, train=less), seen
 
 
-def _fit_with_progress(
-    train: Split, config: TrainConfig, validation: Split, kept: Unfinished | None, fate: str
-) -> FitResult:
-    from jax_softmax.training import fit
-
-    with training_warnings_said(), progress_bar("training", config.epochs, "epochs") as bar:
-
-        def on_progress(record: dict[str, float]) -> None:
-            bar.update(int(record["epoch"]) - bar.n)
-            bar.set_postfix(loss=f"{record['train_loss']:.4f}")
-            signals.check(lambda: f"after {_epochs(int(record['epoch']), config)}; {fate}")
-
-        return fit(
-            train,
-            config,
-            validation=validation,
-            on_progress=on_progress,
-            checkpoints=None if kept is None else kept.checkpoints,
-        )
+def _epochs(done: float, config: TrainConfig) -> str:
+    return f"epoch {round(done, 2):,} of {config.epochs:,}"
 
 
-def _epochs(done: int, config: TrainConfig) -> str:
-    return f"epoch {done:,} of {config.epochs:,}"
-
-
-def _metrics(dataset: Dataset, train: Evaluation, test: Evaluation) -> dict[str, Any]:
+def _metrics(dataset: Dataset | Streams, train: Evaluation, test: Evaluation) -> dict[str, Any]:
     return {
         "dataset": dataset.name,
         "source": dataset.source,

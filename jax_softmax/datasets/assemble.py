@@ -8,7 +8,7 @@ from jax_softmax.datasets.catalog import Entry
 from jax_softmax.datasets.types import Dataset, Split, Tables
 from jax_softmax.errors import InputError
 
-_TEST_SHARE = 0.2
+TEST_SHARE = 0.2
 
 
 def assemble(entry: Entry, tables: Tables, source: str, seed: int) -> Dataset:
@@ -52,6 +52,6 @@ def _divide(features: np.ndarray, labels: np.ndarray, seed: int) -> Tables:
     from sklearn.model_selection import train_test_split
 
     train_features, test_features, train_labels, test_labels = train_test_split(
-        features, labels, test_size=_TEST_SHARE, stratify=labels, random_state=seed
+        features, labels, test_size=TEST_SHARE, stratify=labels, random_state=seed
     )
     return {"train": (train_features, train_labels), "test": (test_features, test_labels)}

@@ -72,7 +72,7 @@ def _read(entry: Entry, raw_dir: Path | None, data_dir: Path | None) -> tuple[Ta
     if raw_dir is not None:
         return raw.read(entry, raw_dir)
     if data_dir is not None:
-        return prepared.read(entry, prepared.require(entry, data_dir))
+        return prepared.read(entry, prepared.require(entry.name, data_dir))
     return _read_from_surroundings(entry)
 
 
@@ -83,7 +83,7 @@ def _read_from_surroundings(entry: Entry) -> tuple[Tables, str]:
     data_dir = _path(
         DATA_DIR_VARIABLE, os.environ.get(DATA_DIR_VARIABLE) or "~/tensorflow_datasets"
     )
-    folder = prepared.find(entry, data_dir)
+    folder = prepared.find(entry.name, data_dir)
     if folder:
         return prepared.read(entry, folder)
     if network.is_cached(entry, data_dir):

@@ -15,11 +15,11 @@ from jax_softmax.datasets.types import Tables
 from jax_softmax.errors import InputError
 
 
-def find(entry: Entry, data_dir: Path) -> Path | None:
+def find(name: str, data_dir: Path) -> Path | None:
     """Return the newest prepared version of a dataset that needs no TensorFlow to be read.
 
     Args:
-      entry: The dataset.
+      name: The dataset's name.
       data_dir: TFDS's data folder, the one with a folder for each dataset.
 
     Returns:
@@ -27,25 +27,25 @@ def find(entry: Entry, data_dir: Path) -> Path | None:
     """
     versions = [
         info.parent
-        for info in data_dir.glob(f"{entry.name}/*/dataset_info.json")
+        for info in data_dir.glob(f"{name}/*/dataset_info.json")
         if any(info.parent.glob("*.array_record-*"))
     ]
     return max(versions, key=_version, default=None)
 
 
-def require(entry: Entry, data_dir: Path) -> Path:
+def require(name: str, data_dir: Path) -> Path:
     """Return what `find` finds.
 
     Raises:
       InputError: There is none; the message says what was looked for and what to do.
     """
-    folder = find(entry, data_dir)
+    folder = find(name, data_dir)
     if folder is None:
         raise InputError(
-            f"expected a prepared TFDS folder, {data_dir / entry.name}/<version>/, with "
+            f"expected a prepared TFDS folder, {data_dir / name}/<version>/, with "
             "dataset_info.json and ArrayRecord files (*.array_record-*); found "
-            f"{_what_is_there(entry, data_dir)}.\n"
-            f"Prepare it with tfds.builder({entry.name!r}, data_dir=..., "
+            f"{_what_is_there(name, data_dir)}.\n"
+            f"Prepare it with tfds.builder({name!r}, data_dir=..., "
             "file_format='array_record').download_and_prepare() where TensorFlow is installed, or "
             "drop --data-dir (data_dir= from Python) to use another source."
         )
@@ -107,12 +107,12 @@ def _version(folder: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in parts) if all(map(str.isdecimal, parts)) else ()
 
 
-def _what_is_there(entry: Entry, data_dir: Path) -> str:
+def _what_is_there(name: str, data_dir: Path) -> str:
     if not data_dir.is_dir():
         return f"no folder {data_dir}"
-    folder = data_dir / entry.name
+    folder = data_dir / name
     if not folder.is_dir():
-        return f"no folder {entry.name} in {data_dir}"
+        return f"no folder {name} in {data_dir}"
     if any(folder.glob("*/*.tfrecord-*")):
         return "TFRecord files, which need TensorFlow to be read"
     return "neither of them there"

@@ -27,6 +27,11 @@ def as_array(name: str, value: Any, dtype: Any = None) -> np.ndarray:
     """
     if isinstance(value, _NO_ARRAYS) or callable(value):
         raise InputError(f"{name}: expected an array, got {shown(value)}.")
+    if hasattr(value, "check_unchanged"):  # a stream, which NumPy would read row by row
+        raise InputError(
+            f"{name}: expected an array, got a stream; pass stream[first:last][0], as many rows as "
+            f"memory holds."
+        )
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(
             f"{name}: expected an array without a mask, which would be dropped; drop the masked "

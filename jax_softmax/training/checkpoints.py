@@ -1,8 +1,9 @@
 """Checkpoints: what a training needs to go on to the same bits, whole or passed over.
 
-Each is a folder `epoch-N` that gets its name in one step. orbax writes and reads what it holds;
-`checkpoint.json` has the SHA-256 of each of orbax's files, so that damaged ones are not given to
-it, and of what is to be restored from them. The last two are kept.
+Each is a folder `epoch-N`, or `epoch-N-PIECES` within an epoch, that gets its name in one step.
+orbax writes and reads what it holds; `checkpoint.json` has the SHA-256 of each of orbax's files, so
+that damaged ones are not given to it, and of what is to be restored from them. The last two are
+kept.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from jax_softmax.errors import CheckpointError, InputError, TrainingWarning
 from jax_softmax.training import atomic, processes, run_files
 from jax_softmax.training.config import TrainConfig
 from jax_softmax.training.step import Params, TrainState
+from jax_softmax.training.streams import is_stream
 
 _FORMAT = "jax_softmax.checkpoint.1"
-_NAME = re.compile(r"epoch-(\d{10})")
+_NAME = re.compile(r"epoch-\d{10}(-\d{10})?")
 _LOCK, _ORBAX, _SEAL = "lock", "orbax", "checkpoint.json"
 _CALLER_OF_FIT = 4
+_SAID = ("history", "shuffle", "train_seconds", "part")
 
 Arrays = dict[str, np.ndarray]
 
@@ -47,6 +50,7 @@ class Progress:
       history: a record an epoch, so far.
       best: the parameters of the smallest validation loss, where patience asks for them.
       train_seconds: time to run the epochs so far.
+      part: what is done of the next epoch, in the words of who runs it; nothing in memory.
     """
 
     state: TrainState
@@ -54,6 +58,7 @@ class Progress:
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     best: Params | None = None
     train_seconds: float = 0.0
+    part: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def epoch(self) -> int:
@@ -106,7 +111,8 @@ class Checkpoints:
         Raises:
           CheckpointError: if it cannot be written.
         """
-        path = self.folder / f"epoch-{progress.epoch:010d}"
+        part = f"-{progress.part['pieces']:010d}" if progress.part else ""
+        path = self.folder / f"epoch-{progress.epoch:010d}{part}"
         if path == self._last:
             return
         arrays, about = _arrays(progress), self._about(progress)
@@ -282,8 +288,11 @@ def training_of(
     """
     watched = None
     if validation is not None:
-        seen = {name: getattr(validation, name) for name in ("features", "labels")}
-        watched = _digest({name: np.asarray(value) for name, value in seen.items()}, None)
+        if is_stream(validation):
+            watched = validation.sha256
+        else:
+            seen = {name: np.asarray(getattr(validation, name)) for name in ("features", "labels")}
+            watched = _digest(seen, None)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "mesh"}
     return {
         **settings,
@@ -312,7 +321,7 @@ def _digest(arrays: Mapping[str, Any], about: Any) -> str:
 
 def _said(progress: Progress) -> dict[str, Any]:
     """What JSON can say of a training."""
-    return {name: getattr(progress, name) for name in ("history", "shuffle", "train_seconds")}
+    return {name: getattr(progress, name) for name in _SAID}
 
 
 def _progress(arrays: Arrays, about: Mapping[str, Any], like: Progress) -> Progress:
@@ -321,7 +330,8 @@ def _progress(arrays: Arrays, about: Mapping[str, Any], like: Progress) -> Progr
     if "best_bias" in arrays:
         best = {name: jnp.asarray(arrays[f"best_{name}"]) for name in like.state.params}
     state = _state(arrays, like.state)
-    return Progress(state, about["shuffle"], about["history"], best, about["train_seconds"])
+    said = {name: about.get(name, {}) for name in _SAID}  # those before streams have no part
+    return Progress(state=state, best=best, **said)
 
 
 def _arrays(progress: Progress) -> Arrays:

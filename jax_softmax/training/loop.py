@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ from jax_softmax.training.step import (
     sgd,
     steps_per_epoch,
 )
+from jax_softmax.training.streams import Streamed, is_stream, reader_of, sampled
 
 # Row numbers of shuffled examples handed to one call: 64 MB.
 _ORDERS_PER_CALL = 2**24
@@ -51,12 +52,12 @@ _LOOKS = 50
 
 
 def fit(
-    train: Examples,
+    train: Examples | Streamed,
     config: TrainConfig | None = None,
     *,
     params: Mapping[str, Any] | None = None,
     optimizer: optax.GradientTransformation | None = None,
-    validation: Examples | None = None,
+    validation: Examples | Streamed | None = None,
     on_progress: Callable[[dict[str, float]], None] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
@@ -73,7 +74,9 @@ def fit(
     Args:
       train: examples with `features [N, ...]`, `labels [N]` (or one-hot `[N, V]`), `class_names`
         and `feature_scale`: a `Split` of `load_dataset`, or one of your own. Labels that are
-        strings, booleans or categories become the result's class names.
+        strings, booleans or categories become the result's class names. Or a `Stream` of examples
+        that stay in files and are read a piece ahead, in the same order and to the same parameters;
+        it wants a batch size.
       config: settings; `TrainConfig()` if None.
       params: `{"kernel": [D, V], "bias": [V]}` to start from, whose dtype is computed in; None
         starts from zeros in float32 (float64 for float64 features where JAX has x64 enabled).
@@ -82,7 +85,8 @@ def fit(
         fits that should share a compiled program. It sees the kernel as `[V, D]`.
       validation: examples to evaluate on at up to 50 epochs of the run, for the history. With
         `config.patience` at every epoch, to stop by, and the best epoch's parameters are returned.
-      on_progress: called after each compiled call with the latest record of the history.
+      on_progress: called after each compiled call with the latest record of the history. Within an
+        epoch of a stream too, with how many epochs are done as a fraction, and the loss so far.
       on_epoch: called with each record of the history, in order, once its compiled call is done. If
         it or `on_progress` raises KeyboardInterrupt, a checkpoint is written first.
       checkpoints: a folder to write one to every `config.checkpoint_every` epochs and at the last;
@@ -118,11 +122,15 @@ def fit(
     check_checkpoints(config, checkpoints)
     processes.check_timeout(step_timeout)
     mesh = mesh_of(config.mesh)
-    class_names = check_class_names(train.class_names)
     feature_scale = check_feature_scale(train.feature_scale)
-    features = check_features(train.features)
-    labels, class_names = check_labels(train.labels, len(features), class_names)
-    check_several_classes(labels, class_names)
+    if is_stream(train):
+        # A sample stands for all of the features where they are looked at.
+        features, labels, class_names = sampled(train, config)
+    else:
+        class_names = check_class_names(train.class_names)
+        features = check_features(train.features)
+        labels, class_names = check_labels(train.labels, len(features), class_names)
+        check_several_classes(labels, class_names)
     start = starting_params(params, features, len(class_names))
     check_held(
         start["bias"].dtype,
@@ -132,13 +140,14 @@ def fit(
     )
     if optimizer is not None:
         check_optimizer(optimizer, start)
+    shape = train.feature_shape if is_stream(train) else np.shape(train.features)[1:]
     about = {
-        "feature_shape": np.shape(train.features)[1:],
+        "feature_shape": shape,
         "feature_scale": feature_scale,
         "class_names": class_names,
     }
-    run = _Run(config, mesh, optimizer, start, features, labels, about)
-    warn_of_scale(features, feature_scale, train.features)
+    run = _run_of(train, config, mesh, optimizer, start, features, labels, about, on_progress)
+    warn_of_scale(features, feature_scale, getattr(train, "features", None))
 
     def tell(records: list[dict[str, float]]) -> None:
         if on_epoch is not None:
@@ -174,21 +183,42 @@ def fit(
     )
 
 
+def _run_of(
+    train: Examples | Streamed,
+    config: TrainConfig,
+    mesh: Mesh | None,
+    optimizer: optax.GradientTransformation | None,
+    start: dict[str, np.ndarray],
+    features: np.ndarray,
+    labels: np.ndarray,
+    about: dict[str, Any],
+    on_progress: Callable[[dict[str, float]], None] | None,
+) -> _Run:
+    if not is_stream(train):
+        return _Run(config, mesh, optimizer, start, features, labels, about)
+    from jax_softmax.training.streamed_run import StreamedRun  # which is a _Run
+
+    reader = reader_of(train, labels, about["class_names"], start["kernel"].dtype)
+    reader.read(train.sample())  # checked, before anything is said of it
+    run = StreamedRun(config, mesh, optimizer, start, reader, reader, about)
+    run.on_piece = on_progress
+    return run
+
+
 def _calls(run: _Run, watched: bool) -> Calls:
     config = run.config
     look_every = -(-config.epochs // _LOOKS) if watched else None
     if config.patience is not None:
         look_every = 1
-    longest = max(1, run.layout.numbers_per_call // (run.examples * run.data.features.shape[1]))
-    if not run.full_batch:
-        longest = min(longest, max(1, _ORDERS_PER_CALL // run.examples))
-    longest = min(longest, config.epochs, *(n for n in (look_every, config.checkpoint_every) if n))
+    longest = min(
+        run.longest_call(), config.epochs, *(n for n in (look_every, config.checkpoint_every) if n)
+    )
     return Calls(config.epochs, longest, look_every, config.checkpoint_every)
 
 
 def _train(
     run: _Run,
-    validation: Examples | None,
+    validation: Examples | Streamed | None,
     kept: Checkpoints | OfFirstProcess | None,
     tell: Callable[[list[dict[str, float]]], None],
     watched: Callable[..., contextlib.AbstractContextManager[None]],
@@ -213,8 +243,15 @@ def _train(
         first = len(history)
         count = calls.count_after(first)
         done = first + count
-        with watched(f"the other processes in epoch {first + 1}"):
-            seconds, losses = run.advance(count, calls.longest, upcoming=calls.count_after(done))
+        try:
+            with watched(f"the other processes in epoch {first + 1}"):
+                seconds, losses = run.advance(
+                    count, calls.longest, upcoming=calls.count_after(done)
+                )
+        except KeyboardInterrupt:
+            if kept is not None:
+                kept.save(run.placement.kept(run.interrupted(progress)))
+            raise
         finite = np.isfinite(losses)
         if not finite.all():
             i = int(np.argmin(finite))
@@ -223,7 +260,7 @@ def _train(
             {"epoch": epoch, "train_loss": loss}
             for epoch, loss in enumerate(losses.tolist(), start=first + 1)
         ]
-        progress.state, progress.shuffle = run.state, run.shuffle
+        progress.state, progress.shuffle, progress.part = run.state, run.shuffle, {}
         progress.train_seconds += seconds
         if validation is not None and calls.due(calls.look_every, done):
             with watched("the other processes at the validation", first=True):
@@ -253,16 +290,16 @@ class _Run:
         mesh: Mesh | None,
         optimizer: optax.GradientTransformation | None,
         params: dict[str, np.ndarray],
-        features: np.ndarray,
-        labels: np.ndarray,
+        features: Any,
+        labels: Sized,
         about: dict[str, Any],
     ) -> None:
         self.config = config
         self.dtype = params["kernel"].dtype
         self.about = about
-        self.learning_rate = config.learning_rate if optimizer is None else 1.0
-        self.optimizer = _sgd(config, len(labels)) if optimizer is None else optimizer
         self.examples = len(labels)
+        self.learning_rate = config.learning_rate if optimizer is None else 1.0
+        self.optimizer = _sgd(config, self.examples) if optimizer is None else optimizer
         self.placement = placement_of(mesh, self.optimizer, self.examples, params)
         plain = optimizer is None and not config.momentum
         self.state = self.placement.state(params, without_arrays=plain)
@@ -271,14 +308,26 @@ class _Run:
         self.rng = np.random.default_rng(config.seed)
         self.shuffle = self.rng.bit_generator.state
         self.orders: np.ndarray | None = None
+        self._put(features, labels)
+
+    def _put(self, features: Any, labels: Any) -> None:
+        """Puts the examples on the device."""
         features = fit_dtype(features, self.dtype)
         floating = np.issubdtype(features.dtype, np.floating)
         # Copies, for the caller may write to the examples meanwhile, and jax.device_put may take an
         # array's memory as it is. (Not of JAX: its copies are two more programs to compile.)
         features = np.array(features, self.dtype if floating else None)
-        scale = np.asarray(about["feature_scale"], self.dtype)
+        scale = np.asarray(self.about["feature_scale"], self.dtype)
         self.data = self.placement.data(features, np.array(labels), scale)
         self.layout = layout_for(self.data.features)
+
+    def longest_call(self) -> int:
+        """How many epochs a compiled call may have."""
+        numbers = self.examples * self.data.features.shape[1]
+        longest = max(1, self.layout.numbers_per_call // numbers)
+        return (
+            longest if self.full_batch else min(longest, max(1, _ORDERS_PER_CALL // self.examples))
+        )
 
     def advance(self, count: int, calls_epochs: int, *, upcoming: int) -> tuple[float, np.ndarray]:
         """Runs the next `count` epochs; seconds and their `[count]` losses.
@@ -318,6 +367,10 @@ class _Run:
         progress = self.placement.restored(kept)
         self.state = progress.state
         self.rng.bit_generator.state = progress.shuffle
+        return progress
+
+    def interrupted(self, progress: Progress) -> Progress:
+        """What to keep where a call was interrupted: in memory, nothing of that call."""
         return progress
 
     def device(self) -> str:

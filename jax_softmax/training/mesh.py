@@ -159,7 +159,28 @@ def padded(length: int, devices: int) -> int:
     return -(-length // devices) * devices
 
 
-def place(mesh: Mesh, axis: str | None, array: np.ndarray, fill: int = 0) -> jax.Array:
+def own_rows(mesh: Mesh, length: int) -> slice:
+    """Which of so many rows, spread over the axis data, this process has devices for.
+
+    >>> own_rows(Mesh(np.array(jax.devices()[:1]).reshape(1, 1), (DATA, MODEL)), 10)
+    slice(0, 10, None)
+    """
+    rows = padded(length, mesh.shape[DATA])
+    indices = NamedSharding(mesh, P(DATA)).addressable_devices_indices_map((rows,)).values()
+    spans = [index[0].indices(rows) for index in indices if index is not None]
+    ends = min(span[0] for span in spans), max(span[1] for span in spans)
+    return slice(*(min(end, length) for end in ends))
+
+
+def place(
+    mesh: Mesh,
+    axis: str | None,
+    array: np.ndarray,
+    fill: int = 0,
+    *,
+    first: int = 0,
+    length: int | None = None,
+) -> jax.Array:
     """An array with its first axis spread over a mesh axis, or as a whole on every device.
 
     A process makes the parts of its own devices only.
@@ -167,17 +188,20 @@ def place(mesh: Mesh, axis: str | None, array: np.ndarray, fill: int = 0) -> jax
     Args:
       mesh: the devices.
       axis: `"data"`, `"model"`, or None.
-      array: `[N, ...]`.
+      array: `[N, ...]`; or the rows of this process's devices, from `first` on.
       fill: what fills up the rows that are missing where N does not divide.
+      first: which row the array begins with.
+      length: N, where the array has not all of them.
     """
+    length = len(array) if length is None else length
     array = array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
     sharding = NamedSharding(mesh, P(axis))
-    rows = len(array) if axis is None else padded(len(array), mesh.shape[axis])
+    rows = length if axis is None else padded(length, mesh.shape[axis])
 
     def part(index: Any) -> np.ndarray:
-        first, last, _ = index[0].indices(rows)
-        held = array[first:last]
-        missing = [(0, last - first - len(held)), *[(0, 0)] * (array.ndim - 1)]
+        start, stop, _ = index[0].indices(rows)
+        held = array[start - first : stop - first]
+        missing = [(0, stop - start - len(held)), *[(0, 0)] * (array.ndim - 1)]
         return np.pad(held, missing, constant_values=fill) if missing[0][1] else held
 
     return jax.make_array_from_callback((rows, *array.shape[1:]), sharding, part)

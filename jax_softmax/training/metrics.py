@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -32,6 +32,14 @@ from jax_softmax.training.model import SoftmaxModel
 from jax_softmax.training.processes import on_host
 from jax_softmax.training.programs import latest_programs
 from jax_softmax.training.step import Params
+from jax_softmax.training.streams import (
+    Pieces,
+    Reader,
+    Streamed,
+    is_stream,
+    read_ahead,
+    units_in_piece,
+)
 
 # Features or logits in a block of examples: 32 MB once they are float32.
 _NUMBERS_PER_BLOCK = 2**23
@@ -89,7 +97,10 @@ class Evaluation:
 
 
 def evaluate(
-    model: SoftmaxModel, examples: Examples, *, mesh: Mapping[str, int] | MeshShape | None = None
+    model: SoftmaxModel,
+    examples: Examples | Streamed,
+    *,
+    mesh: Mapping[str, int] | MeshShape | None = None,
 ) -> Evaluation:
     """Loss and accuracy over every example, none dropped.
 
@@ -112,18 +123,18 @@ def evaluate(
     1.0
     """
     _check_model(model)
-    check_examples("examples", examples, ("features", "labels"))
-    features = check_features(examples.features, model.feature_shape)
-    own_names = check_class_names(getattr(examples, "class_names", ()))
-    labels = labels_in(examples.labels, len(features), own_names, model.class_names)
-    losses, predictions = _in_blocks(
-        _losses_and_predictions,
-        sharded_metrics.losses_and_predictions,
-        mesh,
-        model,
-        features,
-        labels,
+    run = functools.partial(
+        _in_blocks, _losses_and_predictions, sharded_metrics.losses_and_predictions, mesh, model
     )
+    if is_stream(examples):
+        parts = list(_of_stream(run, model, examples))
+    else:
+        check_examples("examples", examples, ("features", "labels"))
+        features = check_features(examples.features, model.feature_shape)
+        own_names = check_class_names(getattr(examples, "class_names", ()))
+        labels = labels_in(examples.labels, len(features), own_names, model.class_names)
+        parts = [[*run(features, labels), labels]]
+    losses, predictions, labels = map(np.concatenate, zip(*parts, strict=True))
     return Evaluation(
         loss=float(losses.mean(dtype=np.float64)),
         accuracy=float(np.mean(predictions == labels)),
@@ -131,6 +142,25 @@ def evaluate(
         predictions=predictions,
         class_names=model.class_names,
     )
+
+
+def _of_stream(
+    run: Callable[..., list[np.ndarray]], model: SoftmaxModel, stream: Streamed
+) -> Iterator[list[np.ndarray]]:
+    """Losses, predictions and labels of a stream's examples, a block at a time."""
+    check_features(np.zeros((1, *stream.feature_shape), stream.dtype), model.feature_shape)
+    labels, own_names = stream.labels, stream.class_names
+    if labels is not None:
+        labels = labels_in(labels, len(stream), own_names, model.class_names)
+        own_names = model.class_names
+    dtype = np.dtype(model.params["kernel"].dtype)
+    reader = Reader(stream, labels, own_names, dtype)
+    widest = max(model.params["kernel"].shape)
+    pieces = Pieces(reader, np.arange(len(stream)), 1, units_in_piece(widest))
+    with read_ahead(pieces) as read:
+        for features, numbers in read:
+            numbers = labels_in(numbers, len(numbers), own_names, model.class_names)
+            yield [*run(features, numbers), numbers]
 
 
 def predict(

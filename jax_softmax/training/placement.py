@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from jax_softmax.training.checkpoints import Progress
-from jax_softmax.training.mesh import DATA, alone_on, place
+from jax_softmax.training.mesh import DATA, alone_on, own_rows, place
 from jax_softmax.training.processes import on_host
 from jax_softmax.training.sharded import NO_LABEL, Spread, cut, initial_state_of
 from jax_softmax.training.step import Batches, Params, TrainState, initial_state, transposed
@@ -48,6 +49,17 @@ class OneDevice:
     def data(self, features: np.ndarray, labels: np.ndarray, scale: np.ndarray) -> Batches:
         """The training examples, all of them."""
         return Batches(jax.device_put(features), jax.device_put(labels), scale)
+
+    def own_rows(self, length: int) -> slice:
+        """Which of so many rows this process must supply."""
+        return slice(0, length)
+
+    def piece(
+        self, features: np.ndarray, labels: np.ndarray, scale: np.ndarray, length: int
+    ) -> tuple[Batches, Spread | None]:
+        """A part of `length` training examples, of which the arrays are `own_rows`."""
+        del length  # as many as there are
+        return self.data(features, labels, scale), None
 
     def kept(self, progress: Progress) -> Progress:
         """A training as a checkpoint has it, of whole arrays."""
@@ -93,6 +105,19 @@ class SeveralDevices:
         """The training examples, all of them."""
         mesh = self.spread.mesh
         return Batches(place(mesh, DATA, features), place(mesh, DATA, labels, NO_LABEL), scale)
+
+    def own_rows(self, length: int) -> slice:
+        """Which of so many rows this process must supply."""
+        return own_rows(self.spread.mesh, length)
+
+    def piece(
+        self, features: np.ndarray, labels: np.ndarray, scale: np.ndarray, length: int
+    ) -> tuple[Batches, Spread | None]:
+        """A part of `length` training examples, of which the arrays are `own_rows`."""
+        first = self.own_rows(length).start
+        put = functools.partial(place, self.spread.mesh, DATA, first=first, length=length)
+        data = Batches(put(features), put(labels, fill=NO_LABEL), scale)
+        return data, self.spread._replace(examples=length)
 
     def kept(self, progress: Progress) -> Progress:
         """A training as a checkpoint has it, of whole arrays."""

@@ -138,9 +138,9 @@ def check_same(what: str, value: Any) -> None:
         )
 
 
-def any_of(flag: bool) -> bool:
-    """Whether it holds in any process. Called by all."""
-    return flag if count() == 1 else bool(np.any(_gathered(np.int32(flag))))
+def largest_of(number: int) -> int:
+    """The largest of the numbers that all processes have. Called by all."""
+    return number if count() == 1 else int(np.max(_gathered(np.int32(number))))
 
 
 @contextlib.contextmanager

@@ -92,6 +92,9 @@ class Spread(NamedTuple):
         def put(x: Any) -> jax.Array:
             if self._has_classes(x):
                 return place(self.mesh, self.axis_of_classes, on_host(x))
+            # From the host: from one device to those of other processes JAX would wait for them.
+            if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+                x = on_host(x)
             return jax.device_put(x, NamedSharding(self.mesh, P()))
 
         return jax.tree.map(put, tree)

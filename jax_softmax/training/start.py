@@ -13,6 +13,7 @@ from jax_softmax.errors import InputError
 from jax_softmax.training.arrays import as_array
 from jax_softmax.training.config import TrainConfig
 from jax_softmax.training.examples import check_examples
+from jax_softmax.training.streams import is_stream
 
 
 def check_types(
@@ -24,12 +25,13 @@ def check_types(
     on_epoch: object,
 ) -> None:
     """Raises InputError if an argument of `fit` is of another kind than it takes."""
-    check_examples("train", train, ("features", "labels", "class_names", "feature_scale"))
+    if not is_stream(train):
+        check_examples("train", train, ("features", "labels", "class_names", "feature_scale"))
     if not isinstance(config, TrainConfig):
         raise InputError(f"config: expected a TrainConfig, got {type(config).__name__}.")
-    if validation is not None:
+    if validation is not None and not is_stream(validation):
         check_examples("validation", validation, ("features", "labels"))
-    elif config.patience is not None:
+    if validation is None and config.patience is not None:
         raise InputError("patience: expected validation examples to go with it, got None.")
     methods = (getattr(optimizer, name, None) for name in ("init", "update"))
     if optimizer is not None and not all(map(callable, methods)):

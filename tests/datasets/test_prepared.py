@@ -76,7 +76,7 @@ def test_the_newest_version_is_taken(tmp_path):
         (folder / "dataset_info.json").touch()
         (folder / "iris-train.array_record-00000-of-00001").touch()
     (tmp_path / "iris" / "11.0.0").mkdir()
-    assert prepared.find(CATALOG["iris"], tmp_path) == tmp_path / "iris" / "10.0.0"
+    assert prepared.find("iris", tmp_path) == tmp_path / "iris" / "10.0.0"
 
 
 def truncate(path):
