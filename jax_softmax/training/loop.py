@@ -47,6 +47,8 @@ from jax_softmax.training.streams import Streamed, is_stream, reader_of, sampled
 
 # Row numbers of shuffled examples handed to one call: 64 MB.
 _ORDERS_PER_CALL = 2**24
+# Steps in a call where several processes train together: a second or so.
+_STEPS_OF_SEVERAL = 1000
 # Looks at the validation examples over a run, at most: a curve needs no more points.
 _LOOKS = 50
 
@@ -211,9 +213,19 @@ def _calls(run: _Run, watched: bool) -> Calls:
     if config.patience is not None:
         look_every = 1
     longest = min(
-        run.longest_call(), config.epochs, *(n for n in (look_every, config.checkpoint_every) if n)
+        run.longest_call(),
+        _longest_of_several(run),
+        config.epochs,
+        *(n for n in (look_every, config.checkpoint_every) if n),
     )
     return Calls(config.epochs, longest, look_every, config.checkpoint_every)
+
+
+def _longest_of_several(run: _Run) -> int:
+    """How many epochs a call of several processes may have, which cannot be interrupted."""
+    if processes.count() == 1:
+        return run.config.epochs
+    return max(1, _STEPS_OF_SEVERAL // steps_per_epoch(run.examples, run.config))
 
 
 def _train(
@@ -239,15 +251,18 @@ def _train(
     # No epochs: compiles and no more.
     with watched("the programs", first=True):
         compile_seconds, _ = run.advance(0, calls.longest, upcoming=calls.count_after(len(history)))
+    longest: float | None = None
     while len(history) < config.epochs and not waited():
         first = len(history)
         count = calls.count_after(first)
         done = first + count
         try:
-            with watched(f"the other processes in epoch {first + 1}"):
+            what = f"the other processes in epoch {first + 1}"
+            with watched(what, first=longest is None, usual=longest or 0.0):
                 seconds, losses = run.advance(
                     count, calls.longest, upcoming=calls.count_after(done)
                 )
+            longest = max(longest or 0.0, seconds)
         except KeyboardInterrupt:
             if kept is not None:
                 kept.save(run.placement.kept(run.interrupted(progress)))

@@ -137,10 +137,21 @@ def mesh_of(sizes: object) -> Mesh | None:
             f"mesh: expected at most the {here} that JAX finds here, got {shape}, which takes "
             f"{shape.size}; make it smaller, or leave it out for all devices on data."
         )
+    chosen = devices[: shape.size]
+    _check_of_all_processes(chosen, shape)
     if shape.size == 1:
         return None
-    chosen = np.array(devices[: shape.size]).reshape(shape.data, shape.model)
-    return Mesh(chosen, (DATA, MODEL))
+    return Mesh(np.array(chosen).reshape(shape.data, shape.model), (DATA, MODEL))
+
+
+def _check_of_all_processes(devices: list[Any], shape: MeshShape) -> None:
+    missing = set(range(jax.process_count())) - {device.process_index for device in devices}
+    if missing:
+        raise InputError(
+            f"mesh: expected devices of all {jax.process_count()} processes, got {shape}, which "
+            f"has none of process {min(missing)}; make it larger, or leave it out for all devices "
+            f"on data."
+        )
 
 
 @contextlib.contextmanager

@@ -144,7 +144,9 @@ def largest_of(number: int) -> int:
 
 
 @contextlib.contextmanager
-def watched(seconds: float | None, what: str, *, first: bool = False) -> Iterator[None]:
+def watched(
+    seconds: float | None, what: str, *, first: bool = False, usual: float = 0.0
+) -> Iterator[None]:
     """Ends this process if what is done takes longer: another process is then dead or stuck.
 
     A collective operation that waits for a process cannot be interrupted. So the process is ended
@@ -153,13 +155,14 @@ def watched(seconds: float | None, what: str, *, first: bool = False) -> Iterato
     Args:
       seconds: how long it may take; None is for ever.
       what: what is waited for, in the message.
-      first: whether programs are compiled meanwhile, which takes its time.
+      first: whether it is done the first time, or programs are compiled: which takes its time.
+      usual: how long it took before, which it may take twice.
     """
     if seconds is None or count() == 1:
         yield
         return
-    limit = seconds * (_FIRST_STEPS if first else 1)
-    timer = threading.Timer(limit, _end, [f"waited {limit:g} s for {what}"])
+    limit = seconds * (_FIRST_STEPS if first else 1) + 2 * usual
+    timer = threading.Timer(limit, _end, [f"waited {limit:.3g} s for {what}"])
     timer.daemon = True
     timer.start()
     try:
