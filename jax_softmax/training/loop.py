@@ -43,6 +43,9 @@ from jax_softmax.training.step import (
 
 # Row numbers of shuffled examples handed to one call: 64 MB.
 _ORDERS_PER_CALL = 2**24
+# Steps in one call over several devices, which wait for one another in each, however small it is:
+# few enough that the call ends soon where they are simulated, too.
+_STEPS_PER_CALL = 2**12
 # Looks at the validation examples over a run, at most: a curve needs no more points.
 _LOOKS = 50
 
@@ -170,6 +173,8 @@ def _calls(run: _Run, watched: bool) -> Calls:
     longest = max(1, run.layout.numbers_per_call // (run.examples * run.data.features.shape[1]))
     if not run.full_batch:
         longest = min(longest, max(1, _ORDERS_PER_CALL // run.examples))
+    if run.placement.spread is not None:
+        longest = min(longest, max(1, _STEPS_PER_CALL // steps_per_epoch(run.examples, config)))
     longest = min(longest, config.epochs, *(n for n in (look_every, config.checkpoint_every) if n))
     return Calls(config.epochs, longest, look_every, config.checkpoint_every)
 
