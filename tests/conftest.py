@@ -12,6 +12,7 @@ process may use one processor, so that few rows are many blocks on a machine of 
 """
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -64,13 +65,17 @@ def pytest_collection_modifyitems(items):
 def _one_device_unless_told():
     """Without a mesh, `fit`, `evaluate` and `predict` take one device: what most users have.
 
-    Their default is all devices, as tests/training/test_mesh.py has it.
+    Their default is all devices, as tests/training/test_mesh.py has it. Processes that tests start
+    have one device, now that this one has its eight.
     """
     import jax
 
     from jax_softmax.training import mesh
 
+    one = re.sub(f"{_FLAG}=\\d+", f"{_FLAG}=1", os.environ["XLA_FLAGS"])
     with pytest.MonkeyPatch.context() as monkeypatch:
+        assert jax.devices()
+        monkeypatch.setenv("XLA_FLAGS", one)
         monkeypatch.setattr(mesh, "default_devices", lambda: jax.devices()[:1])
         yield
 

@@ -47,8 +47,9 @@ from jax_softmax.training.streams import Streamed, is_stream, reader_of, sampled
 
 # Row numbers of shuffled examples handed to one call: 64 MB.
 _ORDERS_PER_CALL = 2**24
-# Steps in a call where several processes train together: a second or so.
-_STEPS_OF_SEVERAL = 1000
+# Steps in one call over several devices, which wait for one another in each, however small it is:
+# few enough that the call ends soon where they are simulated, too.
+_STEPS_PER_CALL = 2**12
 # Looks at the validation examples over a run, at most: a curve needs no more points.
 _LOOKS = 50
 
@@ -214,18 +215,10 @@ def _calls(run: _Run, watched: bool) -> Calls:
         look_every = 1
     longest = min(
         run.longest_call(),
-        _longest_of_several(run),
         config.epochs,
         *(n for n in (look_every, config.checkpoint_every) if n),
     )
     return Calls(config.epochs, longest, look_every, config.checkpoint_every)
-
-
-def _longest_of_several(run: _Run) -> int:
-    """How many epochs a call of several processes may have, which cannot be interrupted."""
-    if processes.count() == 1:
-        return run.config.epochs
-    return max(1, _STEPS_OF_SEVERAL // steps_per_epoch(run.examples, run.config))
 
 
 def _train(
@@ -340,9 +333,12 @@ class _Run:
         """How many epochs a compiled call may have."""
         numbers = self.examples * self.data.features.shape[1]
         longest = max(1, self.layout.numbers_per_call // numbers)
-        return (
-            longest if self.full_batch else min(longest, max(1, _ORDERS_PER_CALL // self.examples))
-        )
+        if not self.full_batch:
+            longest = min(longest, max(1, _ORDERS_PER_CALL // self.examples))
+        if self.placement.spread is not None:
+            steps = steps_per_epoch(self.examples, self.config)
+            longest = min(longest, max(1, _STEPS_PER_CALL // steps))
+        return longest
 
     def advance(self, count: int, calls_epochs: int, *, upcoming: int) -> tuple[float, np.ndarray]:
         """Runs the next `count` epochs; seconds and their `[count]` losses.

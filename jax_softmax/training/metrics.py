@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.dtypes import canonicalize_dtype
 from jax.sharding import Mesh
 
 from jax_softmax._checks import check_class_names, shown
@@ -246,7 +247,7 @@ def _in_blocks(
     The last block is filled up with copies of its last row and cut again: one program serves all.
     """
     mesh = mesh_of(sizes)
-    scale = np.asarray(model.feature_scale, model.params["kernel"].dtype)
+    scale = np.asarray(model.feature_scale, canonicalize_dtype(model.params["kernel"].dtype))
     arrays = (fit_dtype(arrays[0], scale.dtype), *arrays[1:])
     examples, width = arrays[0].shape
     classes = len(model.class_names)

@@ -114,7 +114,7 @@ def test_an_exception_that_is_swallowed_stops_all_the_same(monkeypatch, command,
 
     original = jax_softmax.training.evaluate
 
-    def evaluate(*arguments):
+    def evaluate(*arguments, **options):
         def callback(phase, _info):
             gc.callbacks.remove(callback)
             os.kill(os.getpid(), signal.SIGINT)
@@ -123,7 +123,7 @@ def test_an_exception_that_is_swallowed_stops_all_the_same(monkeypatch, command,
 
         gc.callbacks.append(callback)
         gc.collect()
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(jax_softmax.training, "evaluate", evaluate)
     done = command("evaluate", iris.run)

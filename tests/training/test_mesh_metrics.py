@@ -95,6 +95,17 @@ def test_float64(x64):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_float64_where_jax_has_none():
+    wide = model(kernel=KERNEL.astype(np.float64), bias=BIAS.astype(np.float64))
+    features = FEATURES["float32"].astype(np.float64)
+    expected = predict_proba(wide, features)
+    found = predict_proba(wide, features, mesh={"data": 4, "model": 2})
+    assert found.dtype == expected.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    with pytest.raises(InputError, match="expected numbers that float32 holds, got 1e\\+300"):
+        predict_proba(wide, np.full((1, 6), 1e300), mesh={"data": 2})
+
+
 def test_bad_input_is_told_first():
     with pytest.raises(InputError, match="^features: expected 6 numbers an example"):
         predict(model(), np.zeros((2, 5)), mesh={"data": 2})

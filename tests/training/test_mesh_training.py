@@ -291,6 +291,18 @@ def test_memory_of_a_device_is_its_share(calls):
     assert eight.temp_size_in_bytes <= one.temp_size_in_bytes / 2
 
 
+@pytest.mark.parametrize(("batch_size", "calls"), [(None, 3), (27, 6)])
+def test_a_call_over_a_mesh_has_so_many_steps(batch_size, calls, monkeypatch):
+    """However small they are, for devices wait for one another in each."""
+    monkeypatch.setattr(loop, "_STEPS_PER_CALL", 4)
+    config, told = over(MESHES[1], TrainConfig(epochs=12, batch_size=batch_size)), []
+    fit(SPLITS["float32"], config, on_progress=told.append)
+    assert len(told) == calls
+    told.clear()
+    fit(SPLITS["float32"], over(None, config), on_progress=told.append)
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize("mesh", MESHES[:2], ids=str)
 def test_other_calls_compile_nothing_more(mesh, calls, lay_out, programs):
     lay_out(numbers_per_call=1)
