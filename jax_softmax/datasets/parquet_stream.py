@@ -85,24 +85,27 @@ def stream_parquet(
 class _ParquetRows(RowFiles):
     def __init__(self, files: tuple[Path, ...], label: str) -> None:
         self.files, self.label = files, label
-        opened = [_opened(path) for path in files]
-        self.columns = _columns(opened[0].schema_arrow, label, files[0])
-        self.dtype, self.feature_shape = _numbers_of(opened[0], self.columns, files[0])
-        first = opened[0].schema_arrow
+        with _opened(files[0]) as file:
+            first = file.schema_arrow
+            self.columns = _columns(first, label, files[0])
+            self.dtype, self.feature_shape = _numbers_of(file, self.columns, files[0])
+        self._about: list[Any] = []
         self._groups: list[tuple[int, int]] = []
         counts, self._starts = [], [0]
-        for i, (path, file) in enumerate(zip(files, opened, strict=True)):
-            schema = file.schema_arrow
+        for i, path in enumerate(files):
+            with _opened(path) as file:  # one at a time: there may be more than a process may open
+                about, schema = file.metadata, file.schema_arrow
             if schema.remove_metadata() != first.remove_metadata():
                 raise InputError(
                     f"{path}: expected the columns of {files[0]} ({_described(first)}), got "
                     f"{_described(schema)}; give a folder of files alike."
                 )
-            for group in range(file.num_row_groups):
-                if file.metadata.row_group(group).num_rows:
+            for group in range(about.num_row_groups):
+                if about.row_group(group).num_rows:
                     self._groups.append((i, group))
-                    counts.append(file.metadata.row_group(group).num_rows)
-            self._starts.append(self._starts[-1] + file.metadata.num_rows)
+                    counts.append(about.row_group(group).num_rows)
+            self._about.append(about)
+            self._starts.append(self._starts[-1] + about.num_rows)
         ends = np.cumsum(counts, dtype=np.int64)
         self.length = int(ends[-1]) if counts else 0
         self._first = ends - np.array(counts, np.int64)
@@ -137,8 +140,9 @@ class _ParquetRows(RowFiles):
 
     def label_column(self, file: int) -> Any:
         """The labels of a file, as pyarrow has them."""
-        with _said(self.files[file]):
-            return _opened(self.files[file]).read(columns=[self.label]).column(0)
+        path = self.files[file]
+        with _said(path), _opened(path, self._about[file]) as opened:
+            return opened.read(columns=[self.label]).column(0)
 
     def _group(self, number: int) -> np.ndarray:
         """A row group's features; the latest are kept."""
@@ -154,7 +158,7 @@ class _ParquetRows(RowFiles):
     def _decoded(self, number: int) -> np.ndarray:
         file, group = self._groups[number]
         path = self.files[file]
-        with _said(path), _opened(path) as opened:
+        with _said(path), _opened(path, self._about[file]) as opened:
             table = opened.read_row_group(group, columns=self.columns)
         out = np.empty((len(table), *self.feature_shape), self.dtype)
         for i, name in enumerate(self.columns):
@@ -230,11 +234,12 @@ def _labels(rows: _ParquetRows) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.concatenate(found), tuple(ordered)
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path, about: Any = None) -> Any:
+    """The file; what it says of itself, which grows with its row groups, need not be read again."""
     import pyarrow.parquet as pq
 
     with _said(path):
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, metadata=about)
 
 
 @contextlib.contextmanager
