@@ -191,7 +191,8 @@ def _fit_with_progress(
     with training_warnings_said(), progress_bar("training", config.epochs, "epochs") as bar:
 
         def on_progress(record: dict[str, float]) -> None:
-            bar.update(round(record["epoch"], 2) - bar.n)
+            bar.n = round(record["epoch"], 2)  # of a stream a fraction
+            bar.update(0)
             bar.set_postfix(loss=f"{record['train_loss']:.4f}")
             signals.check(lambda: f"after {_epochs(record['epoch'], config)}; {fate}")
 

@@ -24,7 +24,7 @@ from jax_softmax import (
 )
 from jax_softmax.errors import TrainingWarning
 from jax_softmax.training import checkpoints, streamed_run, streams
-from jax_softmax.training.streams import Pieces, Reader, rows_of_batch
+from jax_softmax.training.streams import Pieces, Reader, batches_of_process, rows_of_batch
 
 CONFIG = TrainConfig(batch_size=7, epochs=3, learning_rate=0.2, momentum=0.5, seed=4)
 # Numbers to a piece: of the 60 rows of 10 in `many`, 4 pieces of 14 rows and one of 4.
@@ -259,6 +259,24 @@ def test_the_shards_of_each_batch_are_the_batch_in_order(count, many, stream_of)
     assert (labels == many.labels[shards[-1].rows(0)]).all()
 
 
+@pytest.mark.parametrize("first", [0, 4])
+def test_processes_supply_each_step_together(first, many, stream_of):
+    reader = Reader(stream_of(many), many.labels, many.class_names, np.dtype(np.float32))
+    order = np.random.default_rng(1).permutation(60)
+    with (
+        batches_of_process(reader, order, 7, (0, 2), first=first) as left,
+        batches_of_process(reader, order, 7, (1, 2), first=first) as right,
+        batches_of_process(reader, order, 7, first=first) as alone,  # JAX's own: one process
+    ):
+        steps = list(zip(left, right, alone, strict=True))
+    assert len(steps) == 9 - first
+    for step, (a, b, both) in enumerate(steps, start=first):
+        rows = order[7 * step : 7 * (step + 1)]
+        assert (np.concatenate([a[0], b[0]]) == many.features[rows]).all()
+        assert (np.concatenate([a[1], b[1]]) == many.labels[rows]).all()
+        assert (both[0] == many.features[rows]).all()
+
+
 @pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0), (0.5, 2)])
 def test_a_shard_that_is_none_is_refused(shard):
     with pytest.raises(InputError, match=r"shard: expected \(index, count\) with index in"):
@@ -331,6 +349,18 @@ def test_warns_of_scale_and_of_a_loss_that_rose(many, stream_of):
 def test_a_run_that_diverges_says_so(many, stream_of, small_pieces):
     with pytest.raises(InputError, match=r"loss became (nan|inf) in epoch \d"):
         fit(stream_of(many), TrainConfig(batch_size=7, epochs=40, learning_rate=1e38))
+
+
+@pytest.mark.parametrize("package", ["grain", "pyarrow"])
+def test_a_package_that_is_missing_says_its_extra(package, many, stream_of, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    if package == "pyarrow":
+        monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)
+    words = rf"{package} is not installed; it comes with the extra \[stream\]: pip install"
+    stream = stream_of(many)
+    pl.DataFrame({"x": [1.0, 2.0], "y": [0, 1]}).write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=words):
+        fit(stream if package == "grain" else stream_parquet(tmp_path / "x.parquet", "y"), CONFIG)
 
 
 def test_no_reader_is_left_behind(many, stream_of, small_pieces):
