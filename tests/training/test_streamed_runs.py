@@ -353,9 +353,14 @@ def test_a_run_that_diverges_says_so(many, stream_of, small_pieces):
 
 @pytest.mark.parametrize("package", ["grain", "pyarrow"])
 def test_a_package_that_is_missing_says_its_extra(package, many, stream_of, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)
-    if package == "pyarrow":
-        monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)
+    class Hide:
+        def find_spec(name, path=None, target=None):
+            if name == package:
+                raise ModuleNotFoundError("hidden by the test", name=name)
+
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Hide, *sys.meta_path])
     words = rf"{package} is not installed; it comes with the extra \[stream\]: pip install"
     stream = stream_of(many)
     pl.DataFrame({"x": [1.0, 2.0], "y": [0, 1]}).write_parquet(tmp_path / "x.parquet")
