@@ -20,6 +20,8 @@ from jax_softmax.errors import InputError
 
 # Bytes of rows that are shuffled together, at least; twice as many are kept.
 _TOGETHER = 2**27
+# A row group is held whole: larger ones are no streaming.
+_LARGEST = 2**31
 _COLUMNS_IN_A_MESSAGE = 8
 
 
@@ -35,7 +37,8 @@ def stream_parquet(
 
     Rows can only be read by row groups. Where all fit in 128 MB they are shuffled as in memory;
     elsewhere row groups are drawn in random order and so many of them shuffled together as make up
-    128 MB. So row groups should be much smaller than that. Two such lots are held at most.
+    128 MB. So row groups should be much smaller than that; 2 GB are refused. Two such lots are held
+    at most.
 
     Args:
       path: a Parquet file, or a folder of them, which are taken in the order of their names.
@@ -89,6 +92,7 @@ class _ParquetRows(RowFiles):
             first = file.schema_arrow
             self.columns = _columns(first, label, files[0])
             self.dtype, self.feature_shape = _numbers_of(file, self.columns, files[0])
+        row_bytes = self.dtype.itemsize * int(np.prod(self.feature_shape))
         self._about: list[Any] = []
         self._groups: list[tuple[int, int]] = []
         counts, self._starts = [], [0]
@@ -101,15 +105,15 @@ class _ParquetRows(RowFiles):
                     f"{_described(schema)}; give a folder of files alike."
                 )
             for group in range(about.num_row_groups):
-                if about.row_group(group).num_rows:
+                if count := about.row_group(group).num_rows:
+                    self._check_size(path, group, count * row_bytes, _LARGEST // row_bytes)
                     self._groups.append((i, group))
-                    counts.append(about.row_group(group).num_rows)
+                    counts.append(count)
             self._about.append(about)
             self._starts.append(self._starts[-1] + about.num_rows)
         ends = np.cumsum(counts, dtype=np.int64)
         self.length = int(ends[-1]) if counts else 0
         self._first = ends - np.array(counts, np.int64)
-        row_bytes = max(1, self.dtype.itemsize * int(np.prod(self.feature_shape)))
         self.together = max(1, _TOGETHER // row_bytes)
         self.first_rows = self._first if self.length > self.together else None
         # Two lots that are shuffled together: a piece may have rows of both.
@@ -117,6 +121,14 @@ class _ParquetRows(RowFiles):
         self._kept: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._lock = threading.Lock()
         self.remember()
+
+    def _check_size(self, path: Path, group: int, size: int, most_rows: int) -> None:
+        if size > _LARGEST:
+            raise InputError(
+                f"{path}: expected row groups of at most {_LARGEST:,} bytes once decoded, got "
+                f"{size:,} in row group {group}; write it again with row groups of {most_rows:,} "
+                f"rows at most, better far fewer."
+            )
 
     def place(self, row: int) -> str:
         file = int(np.searchsorted(self._starts, row, side="right")) - 1

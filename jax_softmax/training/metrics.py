@@ -91,7 +91,7 @@ def evaluate(model: SoftmaxModel, examples: Examples | Streamed) -> Evaluation:
       model: what `fit` or `load_run` returned.
       examples: `features [N, ...]` as stored (the model scales them) and `labels [N]`, integers
         or names of the model's classes, or one-hot. Where they have `class_names` in another order,
-        labels count in that.
+        labels count in that. Or a `Stream`, which is read a piece at a time.
 
     Raises:
       InputError: if the features are not finite or not the model's width, or a label is none of its

@@ -201,6 +201,15 @@ def test_a_parquet_file_that_is_damaged_within(parquet):
         stream[:]
 
 
+def test_a_row_group_larger_than_any_should_be(parquet, monkeypatch):
+    monkeypatch.setattr("jax_softmax.datasets.parquet_stream._LARGEST", 31)
+    words = (
+        "row groups of at most 31 bytes once decoded, got 32 in row group 0; write it again with"
+    )
+    with pytest.raises(InputError, match=words + " row groups of 1 rows at most"):
+        stream_parquet(parquet(TABLE), "kind")
+
+
 def test_an_empty_folder_and_an_empty_table(parquet, tmp_path):
     with pytest.raises(InputError, match=r"expected files ending in \.parquet in it, found none"):
         stream_parquet(tmp_path, "y")

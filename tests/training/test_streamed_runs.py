@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import types
 
 import numpy as np
 import optax
@@ -353,14 +354,13 @@ def test_a_run_that_diverges_says_so(many, stream_of, small_pieces):
 
 @pytest.mark.parametrize("package", ["grain", "pyarrow"])
 def test_a_package_that_is_missing_says_its_extra(package, many, stream_of, tmp_path, monkeypatch):
-    class Hide:
-        def find_spec(name, path=None, target=None):
-            if name == package:
-                raise ModuleNotFoundError("hidden by the test", name=name)
+    def hide(name, path=None, target=None):
+        if name == package:
+            raise ModuleNotFoundError("hidden by the test", name=name)
 
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [Hide, *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [types.SimpleNamespace(find_spec=hide), *sys.meta_path])
     words = rf"{package} is not installed; it comes with the extra \[stream\]: pip install"
     stream = stream_of(many)
     pl.DataFrame({"x": [1.0, 2.0], "y": [0, 1]}).write_parquet(tmp_path / "x.parquet")
