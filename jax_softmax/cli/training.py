@@ -105,7 +105,8 @@ class Training:
         with training_warnings_said(), progress_bar("training", config.epochs, "epochs") as bar:
 
             def on_progress(record: dict[str, float]) -> None:
-                bar.update(round(record["epoch"], 2) - bar.n)
+                bar.n = round(record["epoch"], 2)  # of a stream a fraction
+                bar.update(0)
                 bar.set_postfix(loss=f"{record['train_loss']:.4f}")
                 check_signals(lambda: f"after {_epochs(record['epoch'], config)}; {fate}")
 

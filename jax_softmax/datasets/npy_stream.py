@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Sequence
@@ -92,19 +93,27 @@ class _NpyRows(RowFiles):
                 for begin, end, first in zip(
                     begins.tolist(), ends.tolist(), rows[begins].tolist(), strict=True
                 ):
-                    file.seek(self._start + first * width)
-                    self._fill(file, data[begin * width : end * width])
+                    part = data[begin * width : end * width]
+                    self._fill(file, part, self._start + first * width)
         except OSError as error:
             raise InputError(f"{self.files[0]}: cannot be read ({error}).") from error
         return out.astype(self.dtype, copy=False), None
 
-    def _fill(self, file: Any, part: memoryview) -> None:
+    def _fill(self, file: io.RawIOBase, part: memoryview, offset: int) -> None:
         while part:
-            count = file.readinto(part)
+            count = _read_at(file, part, offset)
             if not count:
                 self.check_unchanged()
                 raise InputError(f"{self.files[0]}: ended before its last row.")
-            part = part[count:]
+            part, offset = part[count:], offset + count
+
+
+def _read_at(file: io.RawIOBase, part: memoryview, offset: int) -> int:
+    """Reads as much of `part` as comes at once; how many bytes that was."""
+    if hasattr(os, "preadv"):  # not on Windows; a call to the system less for each row
+        return os.preadv(file.fileno(), [part], offset)
+    file.seek(offset)
+    return file.readinto(part) or 0
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:

@@ -20,6 +20,8 @@ from jax_softmax.errors import InputError
 
 # Bytes of rows that are shuffled together, at least; twice as many are kept.
 _TOGETHER = 2**27
+# A row group is held whole: larger ones are no streaming.
+_LARGEST = 2**31
 _COLUMNS_IN_A_MESSAGE = 8
 
 
@@ -35,7 +37,8 @@ def stream_parquet(
 
     Rows can only be read by row groups. Where all fit in 128 MB they are shuffled as in memory;
     elsewhere row groups are drawn in random order and so many of them shuffled together as make up
-    128 MB. So row groups should be much smaller than that. Two such lots are held at most.
+    128 MB. So row groups should be much smaller than that; 2 GB are refused. Two such lots are held
+    at most.
 
     Args:
       path: a Parquet file, or a folder of them, which are taken in the order of their names.
@@ -85,28 +88,32 @@ def stream_parquet(
 class _ParquetRows(RowFiles):
     def __init__(self, files: tuple[Path, ...], label: str) -> None:
         self.files, self.label = files, label
-        opened = [_opened(path) for path in files]
-        self.columns = _columns(opened[0].schema_arrow, label, files[0])
-        self.dtype, self.feature_shape = _numbers_of(opened[0], self.columns, files[0])
-        first = opened[0].schema_arrow
+        with _opened(files[0]) as file:
+            first = file.schema_arrow
+            self.columns = _columns(first, label, files[0])
+            self.dtype, self.feature_shape = _numbers_of(file, self.columns, files[0])
+        row_bytes = self.dtype.itemsize * int(np.prod(self.feature_shape))
+        self._about: list[Any] = []
         self._groups: list[tuple[int, int]] = []
         counts, self._starts = [], [0]
-        for i, (path, file) in enumerate(zip(files, opened, strict=True)):
-            schema = file.schema_arrow
+        for i, path in enumerate(files):
+            with _opened(path) as file:  # one at a time: there may be more than a process may open
+                about, schema = file.metadata, file.schema_arrow
             if schema.remove_metadata() != first.remove_metadata():
                 raise InputError(
                     f"{path}: expected the columns of {files[0]} ({_described(first)}), got "
                     f"{_described(schema)}; give a folder of files alike."
                 )
-            for group in range(file.num_row_groups):
-                if file.metadata.row_group(group).num_rows:
+            for group in range(about.num_row_groups):
+                if count := about.row_group(group).num_rows:
+                    self._check_size(path, group, count * row_bytes, _LARGEST // row_bytes)
                     self._groups.append((i, group))
-                    counts.append(file.metadata.row_group(group).num_rows)
-            self._starts.append(self._starts[-1] + file.metadata.num_rows)
+                    counts.append(count)
+            self._about.append(about)
+            self._starts.append(self._starts[-1] + about.num_rows)
         ends = np.cumsum(counts, dtype=np.int64)
         self.length = int(ends[-1]) if counts else 0
         self._first = ends - np.array(counts, np.int64)
-        row_bytes = max(1, self.dtype.itemsize * int(np.prod(self.feature_shape)))
         self.together = max(1, _TOGETHER // row_bytes)
         self.first_rows = self._first if self.length > self.together else None
         # Two lots that are shuffled together: a piece may have rows of both.
@@ -114,6 +121,14 @@ class _ParquetRows(RowFiles):
         self._kept: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._lock = threading.Lock()
         self.remember()
+
+    def _check_size(self, path: Path, group: int, size: int, most_rows: int) -> None:
+        if size > _LARGEST:
+            raise InputError(
+                f"{path}: expected row groups of at most {_LARGEST:,} bytes once decoded, got "
+                f"{size:,} in row group {group}; write it again with row groups of {most_rows:,} "
+                f"rows at most, better far fewer."
+            )
 
     def place(self, row: int) -> str:
         file = int(np.searchsorted(self._starts, row, side="right")) - 1
@@ -137,8 +152,9 @@ class _ParquetRows(RowFiles):
 
     def label_column(self, file: int) -> Any:
         """The labels of a file, as pyarrow has them."""
-        with _said(self.files[file]):
-            return _opened(self.files[file]).read(columns=[self.label]).column(0)
+        path = self.files[file]
+        with _said(path), _opened(path, self._about[file]) as opened:
+            return opened.read(columns=[self.label]).column(0)
 
     def _group(self, number: int) -> np.ndarray:
         """A row group's features; the latest are kept."""
@@ -154,7 +170,7 @@ class _ParquetRows(RowFiles):
     def _decoded(self, number: int) -> np.ndarray:
         file, group = self._groups[number]
         path = self.files[file]
-        with _said(path), _opened(path) as opened:
+        with _said(path), _opened(path, self._about[file]) as opened:
             table = opened.read_row_group(group, columns=self.columns)
         out = np.empty((len(table), *self.feature_shape), self.dtype)
         for i, name in enumerate(self.columns):
@@ -230,11 +246,12 @@ def _labels(rows: _ParquetRows) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.concatenate(found), tuple(ordered)
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path, about: Any = None) -> Any:
+    """The file; what it says of itself, which grows with its row groups, need not be read again."""
     import pyarrow.parquet as pq
 
     with _said(path):
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, metadata=about)
 
 
 @contextlib.contextmanager

@@ -109,7 +109,7 @@ def evaluate(
       model: what `fit` or `load_run` returned.
       examples: `features [N, ...]` as stored (the model scales them) and `labels [N]`, integers
         or names of the model's classes, or one-hot. Where they have `class_names` in another order,
-        labels count in that.
+        labels count in that. Or a `Stream`, which is read a piece at a time.
       mesh: the devices, as of `TrainConfig`: examples are spread over `data`, classes over `model`;
         None is all devices on `data`. The results are the same to rounding.
 

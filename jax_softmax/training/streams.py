@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import jax
 import numpy as np
 
 from jax_softmax._checks import require
@@ -163,7 +164,8 @@ def sampled(
 
     Raises:
       InputError: if it cannot be read, or a label in memory is no class, or there are not several
-        classes, or the settings ask for all examples at once.
+        classes, or the settings ask for all examples at once, or the extra `[stream]` is not
+        installed.
     """
     require(
         config.batch_size is not None,
@@ -171,6 +173,8 @@ def sampled(
         "fit",
         config.batch_size,
     )
+    with needs_train_extra():
+        import grain  # noqa: F401 - before anything is read
     rows = stream.sample()
     features, labels = stream.read(rows)
     names = stream.class_names
@@ -222,6 +226,27 @@ class Pieces:
     def __getitem__(self, piece: int) -> tuple[np.ndarray, np.ndarray]:
         """Features `[n, D]` and labels `[n]` of a piece."""
         return self._reader.read(self.rows(piece))
+
+
+def batches_of_process(
+    reader: Reader,
+    order: np.ndarray,
+    batch_size: int,
+    shard: tuple[int, int] | None = None,
+    *,
+    first: int = 0,
+) -> contextlib.AbstractContextManager[Iterator[Any]]:
+    """What one of several processes supplies to each step: features `[n, D]` and labels `[n]`.
+
+    Args:
+      reader: what reads the rows.
+      order: `[N]` numbers of rows, the same in all processes.
+      batch_size: rows of all processes to a step; the last step may have fewer.
+      shard: which process, and of how many; None takes JAX's.
+      first: the step to begin with.
+    """
+    shard = (jax.process_index(), jax.process_count()) if shard is None else shard
+    return read_ahead(Pieces(reader, order, batch_size, 1, shard), first)
 
 
 @contextlib.contextmanager

@@ -50,6 +50,11 @@ def test_rows_of_npy_files_by_number_slice_and_numbers(pair):
         assert (labels == np.array([0, 1, 1, 0, 2])[rows]).all()
 
 
+def test_rows_are_read_without_preadv_too(pair, monkeypatch):
+    monkeypatch.delattr(os, "preadv", raising=False)
+    assert (stream_npy(*pair)[[4, 0, 3]][0] == FEATURES[[4, 0, 3]]).all()
+
+
 def test_a_subset_of_a_subset(pair):
     stream = stream_npy(*pair).subset(np.array([4, 2, 0])).subset(np.array([2, 0]))
     features, labels = stream[:]
@@ -201,6 +206,13 @@ def test_a_parquet_file_that_is_damaged_within(parquet):
         stream[:]
 
 
+def test_a_row_group_larger_than_any_should_be(parquet, monkeypatch):
+    monkeypatch.setattr("jax_softmax.datasets.parquet_stream._LARGEST", 31)
+    words = "row groups of at most 31 bytes once decoded, got 32 in row group 0; write it again"
+    with pytest.raises(InputError, match=words):
+        stream_parquet(parquet(TABLE), "kind")
+
+
 def test_an_empty_folder_and_an_empty_table(parquet, tmp_path):
     with pytest.raises(InputError, match=r"expected files ending in \.parquet in it, found none"):
         stream_parquet(tmp_path, "y")
@@ -295,11 +307,8 @@ def test_a_digest_is_of_the_examples_not_of_their_place(pair, tmp_path):
     assert stream_npy(*copies).sha256 != there.sha256
 
 
-def test_a_prepared_folder_is_what_load_dataset_reads(prepared_data):
-    stream, dataset = (
-        stream_tfds("mnist", prepared_data),
-        load_dataset("mnist", data_dir=prepared_data),
-    )
+def test_a_prepared_folder_is_what_load_dataset_reads(prepared_data, prepared_mnist):
+    stream, dataset = stream_tfds("mnist", prepared_data), prepared_mnist
     assert isinstance(stream, Stream)
     assert (len(stream), stream.feature_shape, stream.dtype) == (60_000, (28, 28), np.uint8)
     assert stream.feature_scale == dataset.train.feature_scale
