@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import jax
 import numpy as np
 
 from jax_softmax._checks import require
@@ -225,28 +225,11 @@ class Pieces:
 
     def __getitem__(self, piece: int) -> tuple[np.ndarray, np.ndarray]:
         """Features `[n, D]` and labels `[n]` of a piece."""
-        return self._reader.read(self.rows(piece))
-
-
-def batches_of_process(
-    reader: Reader,
-    order: np.ndarray,
-    batch_size: int,
-    shard: tuple[int, int] | None = None,
-    *,
-    first: int = 0,
-) -> contextlib.AbstractContextManager[Iterator[Any]]:
-    """What one of several processes supplies to each step: features `[n, D]` and labels `[n]`.
-
-    Args:
-      reader: what reads the rows.
-      order: `[N]` numbers of rows, the same in all processes.
-      batch_size: rows of all processes to a step; the last step may have fewer.
-      shard: which process, and of how many; None takes JAX's.
-      first: the step to begin with.
-    """
-    shard = (jax.process_index(), jax.process_count()) if shard is None else shard
-    return read_ahead(Pieces(reader, order, batch_size, 1, shard), first)
+        rows = self.rows(piece)
+        if len(rows) == 0:  # the other processes have all that there are
+            width = math.prod(self._reader.stream.feature_shape)
+            return np.zeros((0, width), self._reader.stored), np.zeros(0, np.int32)
+        return self._reader.read(rows)
 
 
 @contextlib.contextmanager

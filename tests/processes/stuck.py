@@ -1,4 +1,4 @@
-"""`python -m tests.processes.stuck PORT N I`: trains; process 1 sleeps after its first epoch."""
+"""`python -m tests.processes.stuck PORT N I`: trains; process 1 sleeps after its first epochs."""
 
 import sys
 import time
@@ -8,15 +8,19 @@ import jax
 from jax_softmax import TrainConfig, fit
 from tests.processes.rank import split_of
 
-port, count, index = map(int, sys.argv[1:])
-jax.distributed.initialize(f"127.0.0.1:{port}", count, index)
+
+def main(port, count, index):
+    jax.distributed.initialize(f"127.0.0.1:{port}", count, index)
+
+    def on_epoch(record):
+        sys.stdout.write(f"{record['epoch']}\n")
+        sys.stdout.flush()
+        if index == 1:
+            time.sleep(600)
+
+    config = TrainConfig(epochs=10**6, batch_size=8)
+    fit(split_of(64), config, on_epoch=on_epoch, step_timeout=4)
 
 
-def on_epoch(record):
-    sys.stdout.write(f"{record['epoch']}\n")
-    sys.stdout.flush()
-    if index == 1:
-        time.sleep(600)
-
-
-fit(split_of(64), TrainConfig(epochs=10**6, batch_size=8), on_epoch=on_epoch, step_timeout=4)
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

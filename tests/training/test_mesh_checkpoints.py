@@ -51,7 +51,9 @@ def test_on_the_same_mesh_to_the_same_bits(mesh, optimizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("there", "optimizer"), [*[(mesh, None) for mesh in MESHES], (MESHES[1], NOISY)], ids=str
+    ("there", "optimizer"),
+    [*[(mesh, None) for mesh in MESHES], (MESHES[1], NOISY)],
+    ids=[*map(str, MESHES), "noisy"],
 )
 def test_on_another_mesh_to_rounding(there, optimizer, tmp_path):
     here = MESHES[MESHES.index(there) - 1]
