@@ -21,8 +21,8 @@ from jax_softmax.errors import InputError
 
 DATA, MODEL = "data", "model"
 
-# Two programs whose devices wait for one another would wait for ever, were they started by two
-# threads on one device in one order and on another in the other.
+# Devices wait for one another in a program. Were two started by two threads at once, on one device
+# in one order and on another in the other, they could wait for ever.
 _ONE_AT_A_TIME = threading.RLock()
 
 _SUCH_AS = "such as {'data': 4, 'model': 2}"
