@@ -272,7 +272,8 @@ def _costs(about: Step, program: Any, seconds: float, mesh: Mesh) -> Step:
     expected = None
     if about.machine != "v5e" and about.contender == OURS:
         products, once = flops / MEASURED_FLOPS, moved.memory_bytes_once / MEASURED_COPY
-        low, high = (factor * products + once for factor in OVER_PRODUCTS)
+        least = max(flops / kind.flops, moved.memory_bytes / kind.memory_rate, links)
+        low, high = (max(least, factor * products + once) for factor in OVER_PRODUCTS)
         expected = (low, high + links)
     return _with(
         about,
