@@ -259,11 +259,12 @@ def test_the_compilers_say_what_the_page_says(machine, tmp_path):
     words = ["--step", "--on", machine, "--mesh", mesh, "--block-rows", rows]
     words += ["--json", str(tmp_path / "steps.json")]
     unwanted = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "benchmarks/pod.py", *words],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k not in unwanted}
-        | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         timeout=500,
