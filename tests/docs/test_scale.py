@@ -229,6 +229,13 @@ def test_the_pods_command_starts_and_goes_on(left, objects, tmp_path):
     assert words == ["train", "mnist", "--distributed", *shlex.split(flags)]
 
 
+def test_files_have_the_names_of_this_version():
+    from jax_softmax import __version__
+
+    named = re.findall(r"jax[-_]softmax[-:](\d+\.\d+\.\d+)", PAGE)
+    assert len(named) == 3 and set(named) == {__version__}
+
+
 def test_the_page_adds_up():
     """The steps, the operations and the hours that follow from what stands beside them."""
     rows, operations = 1e9, 6 * 1e9 * 4096 * 1e6
