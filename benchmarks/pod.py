@@ -2,7 +2,14 @@
 
 python benchmarks/pod.py [--rows N] [--width D] [--classes V ...] [--json FILE]
 
-Needs `pip install "jax[tpu]"` on a Linux machine, and no TPU. A size takes a minute or less.
+With `--step` a whole step of SGD with momentum, on TPUs or GPUs: memory, operations, bytes moved
+and sent, and the least time of a step at the rates that the makers publish.
+
+python benchmarks/pod.py --step [--on v5e|h100|h200] [--mesh data=16,model=16 ...]
+                         [--block-rows N ...] [--rows N] [--width D] [--classes V]
+
+Needs `pip install "jax[tpu]"` (for GPUs `"jax[cuda13]"`) on a Linux machine, and no TPU or GPU. A
+size takes a minute or less.
 """
 
 from __future__ import annotations
@@ -14,7 +21,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +36,16 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from pod_step import (
+    MACHINES,
+    UNFUSED,
+    Step,
+    devices_of,
+    measure_step,
+    mesh_over,
+    print_steps,
+    what_it_lacked,
+)
 
 from jax_softmax import linear_softmax_cross_entropy
 from jax_softmax.benchmark import Record
@@ -37,9 +54,9 @@ from jax_softmax.benchmark.loss_suite import optax_loss
 from jax_softmax.benchmark.results import OURS
 from jax_softmax.benchmark.timing import compiled, temporaries
 from jax_softmax.cli.bench_report import report_console
+from jax_softmax.errors import InputError
 
 TOPOLOGY, SIDE = "v5e:16x16", 16
-UNFUSED = "optax, float32 logits"
 _X, _K, _Y = P("data"), P(None, "model"), P("data")
 
 
@@ -108,17 +125,6 @@ def _held(function: Callable[..., Any], *arrays: Any) -> dict[str, Any]:
     return {"compile_seconds": seconds, "temporary_bytes": temporaries(program)}
 
 
-def what_it_lacked(message: str) -> dict[str, Any]:
-    """What the compiler says of a program that does not fit, as fields of a record."""
-    sizes = re.search(r"temporaries \(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", message)
-    if sizes is None:
-        return {"skipped": f"does not compile: {message.splitlines()[0]}"}
-    return {
-        "temporary_bytes": round(float(sizes[1]) * 2**30),
-        "note": f"does not fit: a chip has {sizes[2]} GiB",
-    }
-
-
 def print_table(records: Sequence[Record]) -> None:
     """A line for each number of classes and contender."""
     from rich.table import Table
@@ -146,26 +152,77 @@ def print_table(records: Sequence[Record]) -> None:
     console.print(table)
 
 
+def steps(options: argparse.Namespace) -> list[Step]:
+    """A step on each mesh, with each size of block, then one that holds its logits."""
+    devices, found = devices_of(options.on), []
+    rows = options.rows or (2**20 if options.on == "v5e" else 2**16)
+    classes = (options.classes or [1_000_000])[0]
+    meshes = options.mesh or [(16, 16) if options.on == "v5e" else (1, 8)]
+    for data, model in meshes:
+        taken, there = data * model, MACHINES[options.on].devices
+        if taken > there or (options.on == "v5e" and taken != there):
+            raise InputError(f"--mesh: expected {there} devices, got {taken}.")
+        if rows % data or classes % model:
+            raise InputError(
+                f"--mesh: expected rows that {data} divides and classes that {model} divides, "
+                f"got {rows:,} and {classes:,}."
+            )
+    for data, model in meshes:
+        mesh, size = mesh_over(devices, data, model), (rows, options.width, classes)
+        for block in options.block_rows or [None]:
+            found.append(measure_step(options.on, mesh, *size, block))
+        found.append(measure_step(options.on, mesh, *size, contender=UNFUSED))
+    return found
+
+
+def mesh_sizes(words: str) -> tuple[int, int]:
+    """The sizes of `data=4,model=2`."""
+    sizes = re.fullmatch(r"data=([1-9]\d*),model=([1-9]\d*)", words)
+    if sizes is None:
+        raise argparse.ArgumentTypeError(f"expected data=4,model=2 or the like, got {words!r}")
+    return int(sizes[1]), int(sizes[2])
+
+
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=2**20)
+    parser.add_argument("--rows", type=int, help="default 2**20; for GPUs 2**16")
     parser.add_argument("--width", type=int, default=4096)
-    parser.add_argument("--classes", type=int, nargs="+", default=[2**i for i in range(16, 21)])
+    parser.add_argument("--classes", type=int, nargs="+", help="default 2**16 to 2**20, or 10**6")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--step", action="store_true")
+    parser.add_argument("--on", choices=MACHINES, default="v5e", help="with --step")
+    parser.add_argument("--mesh", type=mesh_sizes, nargs="+", help="with --step")
+    parser.add_argument("--block-rows", type=int, nargs="+", help="with --step")
+    parser.add_argument("--examples", type=float, default=1e9, help="with --step")
     options = parser.parse_args(words)
-    if importlib.util.find_spec("libtpu") is None:
-        print('pod.py: TPU\'s compiler is not installed: pip install "jax[tpu]"', file=sys.stderr)
+    compiler, extra = ("libtpu", "tpu") if options.on == "v5e" else ("jax_cuda13_plugin", "cuda13")
+    if importlib.util.find_spec(compiler) is None:
+        maker = "TPU" if extra == "tpu" else "CUDA"
+        print(
+            f'pod.py: {maker}\'s compiler is not installed: pip install "jax[{extra}]"',
+            file=sys.stderr,
+        )
         return 2
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY)
-    devices = np.reshape(topology.devices, (SIDE, SIDE))
-    found = []
-    for classes in options.classes:
-        found += measure(options.rows, options.width, classes, devices)
+    if options.step:
+        try:
+            taken = steps(options)
+        except InputError as error:
+            print(f"pod.py: {error}", file=sys.stderr)
+            return 2
+        records = [asdict(step) for step in taken]
+        print_steps(taken, options.examples)
+    else:
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY)
+        devices = np.reshape(topology.devices, (SIDE, SIDE))
+        found = []
+        for classes in options.classes or [2**i for i in range(16, 21)]:
+            found += measure(options.rows or 2**20, options.width, classes, devices)
+        records = [record.record() for record in found]
+        print_table(found)
     if options.json:
-        options.json.write_text(json.dumps([record.record() for record in found], indent=1))
-    print_table(found)
+        options.json.write_text(json.dumps(records, indent=1))
     return 0
 
 
