@@ -18,7 +18,10 @@ from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
     from jax_softmax.cli.train import Train
+    from jax_softmax.training.processes import Watchdog
 
+# How long a process waits for another in a step.
+_STEP = 45.0
 # JAX ends a process whose peers it has not heard of for so long: later than the step's own limit,
 # which says more.
 _HEARTBEAT = 50
@@ -28,8 +31,8 @@ _WHERE = "SLURM, Open MPI, TPU pods and Kubernetes"
 
 
 @contextlib.contextmanager
-def joined(command: Train) -> Iterator[bool]:
-    """Inside, this process is one of several that train together, if the flags say so: whether.
+def joined(command: Train) -> Iterator[Watchdog | None]:
+    """Inside, this process is one of several that train together; None if no flag says so.
 
     The first alone prints.
 
@@ -38,10 +41,18 @@ def joined(command: Train) -> Iterator[bool]:
     """
     given = _given(command)
     if given is None:
-        yield False
+        if command.step_timeout is not None:
+            raise InputError(
+                "--step-timeout: expected --distributed or --coordinator to go with it, for one "
+                "process waits for no other; leave it out."
+            )
+        yield None
         return
     import jax
 
+    from jax_softmax.training.processes import Watchdog
+
+    watchdog = Watchdog(_STEP if command.step_timeout is None else command.step_timeout, _end)
     with signals.kept(), _expected(given):
         try:
             jax.distributed.initialize(
@@ -57,7 +68,7 @@ def joined(command: Train) -> Iterator[bool]:
         if jax.process_index() > 0:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-        yield True
+        yield watchdog
 
 
 def prepared_by_first(command: Train, prepare: Callable[[], Prepared | None]) -> Prepared | None:
@@ -144,23 +155,25 @@ def _given(command: Train) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def _expected(given: dict[str, Any]) -> Iterator[None]:
     """Ends this process where the others do not come: JAX's waiting cannot be interrupted."""
-
-    def end() -> None:
-        where = given.get("coordinator_address", "the coordinator")
-        sys.stderr.write(
-            f"jax-softmax: waited {_JOIN:g} s at {where}: expected all processes to start, but not "
-            f"all did; look at the others' output, and see that they reach that address.\n"
-        )
-        sys.stderr.flush()
-        os._exit(2)
-
-    timer = threading.Timer(_JOIN, end)
+    where = given.get("coordinator_address", "the coordinator")
+    words = (
+        f"waited {_JOIN:g} s at {where}: expected all processes to start, but not all did; look at "
+        f"the others' output, and see that they reach that address."
+    )
+    timer = threading.Timer(_JOIN, _end, [words])
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def _end(words: str) -> None:
+    """Ends the process, whatever it waits for."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"jax-softmax: {words}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _failed(error: Exception) -> str:

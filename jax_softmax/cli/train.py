@@ -128,13 +128,13 @@ class Train(DataOptions):
     def run(self) -> None:
         """Loads, trains, measures, writes the run folder and prints the report."""
         with contextlib.ExitStack() as stack:
-            several = stack.enter_context(joined(self))
+            watchdog = stack.enter_context(joined(self))
             prepare = functools.partial(self._prepared, stack)
-            prepared = prepared_by_first(self, prepare) if several else prepare()
+            prepared = prepared_by_first(self, prepare) if watchdog else prepare()
             if prepared is not None:
                 stack.enter_context(signals.deferred())
                 training, kept = prepared
-                training.run(kept)
+                training.run(kept, watchdog)
 
     def _prepared(self, stack: contextlib.ExitStack) -> Prepared | None:
         """The training, and where it is kept until it is done; None if it is done already."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jax_softmax.datasets import Dataset, Split, Stream
     from jax_softmax.datasets.load_stream import Streams
     from jax_softmax.training import Evaluation, FitResult, TrainConfig
+    from jax_softmax.training.processes import Watchdog
     from jax_softmax.training.runs import Place
     from jax_softmax.training.unfinished import Unfinished
 
@@ -41,8 +42,13 @@ class Training:
     config: TrainConfig
     place: Place
 
-    def run(self, kept: Unfinished | None) -> None:
-        """Trains and writes the run folder; `kept` has the checkpoints, where there are any."""
+    def run(self, kept: Unfinished | None, watchdog: Watchdog | None = None) -> None:
+        """Trains and writes the run folder.
+
+        Args:
+          kept: has the checkpoints, where there are any.
+          watchdog: of several processes.
+        """
         from jax_softmax.training import evaluate, processes
 
         fate = "nothing was saved"
@@ -53,14 +59,14 @@ class Training:
         try:
             if self.config.patience is not None:
                 dataset, validation = _split_off(dataset, self.config.seed)
-            result = self._fit(dataset.train, validation, kept, fate)
+            result = self._fit(dataset.train, validation, kept, fate, watchdog)
         except CheckpointError as error:
             raise CheckpointError(f"{error} To go on then: {fate.split('`')[1]}") from error
         except InputError as error:
             if kept is not None and processes.is_first():
                 self._give_up(kept, error)
             raise
-        with processes.watched(self.step_timeout, "the evaluation", first=True):
+        with processes.watched(watchdog, "the evaluation", first=True):
             train, test = (
                 evaluate(result, split, mesh=self.config.mesh)
                 for split in (dataset.train, dataset.test)
@@ -79,14 +85,6 @@ class Training:
         print("\n".join(evaluation_lines(train=train, test=test)))
         print(f"\nrun folder  {run_dir}")
 
-    @property
-    def step_timeout(self) -> float:
-        """How long to wait for other processes."""
-        from jax_softmax.training.processes import STEP_TIMEOUT
-
-        given = self.command.step_timeout
-        return STEP_TIMEOUT if given is None else given
-
     def _give_up(self, kept: Unfinished, error: InputError) -> None:
         """Removes what is kept of the training, if it would only fail again."""
         if isinstance(error, DivergedError) or not kept.has_checkpoints:
@@ -98,6 +96,7 @@ class Training:
         validation: Split | Stream,
         kept: Unfinished | None,
         fate: str,
+        watchdog: Watchdog | None,
     ) -> FitResult:
         from jax_softmax.training import fit
 
@@ -116,7 +115,7 @@ class Training:
                 validation=validation,
                 on_progress=on_progress,
                 checkpoints=None if kept is None else kept.checkpoints,
-                step_timeout=self.step_timeout,
+                watchdog=watchdog,
             )
 
     def _write(

@@ -4,6 +4,7 @@ from jax_softmax.training.config import TrainConfig
 from jax_softmax.training.loop import fit
 from jax_softmax.training.metrics import Evaluation, evaluate, predict, predict_proba
 from jax_softmax.training.model import FitResult, SoftmaxModel
+from jax_softmax.training.processes import Watchdog
 from jax_softmax.training.runs import load_run, save_run
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "FitResult",
     "SoftmaxModel",
     "TrainConfig",
+    "Watchdog",
     "evaluate",
     "fit",
     "load_run",

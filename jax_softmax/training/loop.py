@@ -34,6 +34,7 @@ from jax_softmax.training.mesh import mesh_of
 from jax_softmax.training.metrics import evaluate
 from jax_softmax.training.model import FitResult, SoftmaxModel, best_record, is_better
 from jax_softmax.training.placement import placement_of
+from jax_softmax.training.processes import Watchdog
 from jax_softmax.training.start import check_held, check_optimizer, check_types, starting_params
 from jax_softmax.training.step import (
     Params,
@@ -64,7 +65,7 @@ def fit(
     on_progress: Callable[[dict[str, float]], None] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
-    step_timeout: float | None = processes.STEP_TIMEOUT,
+    watchdog: Watchdog | None = None,
 ) -> FitResult:
     """Trains a softmax classifier, `softmax((features * feature_scale) @ kernel + bias)`, by SGD.
 
@@ -96,10 +97,9 @@ def fit(
         the last two are kept. Training goes on from the newest whole one that is there, to the same
         bits as if it had not stopped; records from before are not handed to `on_epoch` again. Needs
         the extra `[checkpoint]`.
-      step_timeout: where several processes train together (`jax.distributed.initialize()`, then
-        `fit` with the same arguments in each), seconds after which one that waits for another ends
-        itself with a message and exit code 1, for what waits cannot be interrupted; None waits for
-        ever. The first process writes the checkpoints, and its own are gone on from.
+      watchdog: what to do where several processes train together (`jax.distributed.initialize()`,
+        then `fit` with the same arguments in each) and one waits too long for another. The first
+        process writes the checkpoints, and its own are gone on from.
 
     Returns:
       The trained parameters with their history; arrays of NumPy where several devices trained them.
@@ -107,7 +107,8 @@ def fit(
     Raises:
       InputError: if an argument cannot be used, or the mesh takes more devices than there are, or
         the loss is not finite (the message names epoch and learning rate), or the checkpoints are
-        of another training, or cannot be written.
+        of another training, or cannot be written, or several processes have different trainings.
+      LostProcessError: if another process died, as far as this one is told.
 
     Warns:
       TrainingWarning: if the features are far from unit scale, or the loss rose over the run, or a
@@ -123,7 +124,6 @@ def fit(
     config = TrainConfig() if config is None else config
     check_types(train, config, validation, optimizer, on_progress, on_epoch)
     check_checkpoints(config, checkpoints)
-    processes.check_timeout(step_timeout)
     mesh = mesh_of(config.mesh)
     feature_scale = check_feature_scale(train.feature_scale)
     if is_stream(train):
@@ -166,7 +166,7 @@ def fit(
             processes.check_same("training", training)
         if checkpoints is not None:
             kept = stack.enter_context(checkpoints_of(checkpoints, training))
-        watched = functools.partial(processes.watched, step_timeout)
+        watched = functools.partial(processes.watched, watchdog)
         compile_seconds, progress = _train(run, validation, kept, tell, watched)
     model = run.model()
     if not all(np.isfinite(value).all() for value in map(np.asarray, model.params.values())):

@@ -7,10 +7,9 @@ be called by all of them in the same order. With one process they cost nothing.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
-import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -23,21 +22,35 @@ from jax_softmax.errors import CheckpointError, InputError, LostProcessError
 
 T = TypeVar("T")
 
-# A process that is stuck ends the others after so many seconds, unless they are told another time.
-STEP_TIMEOUT = 45.0
 # Compiling takes its time, and not on every process the same.
 _FIRST_STEPS = 20.0
 # The kinds of error that one process tells to the others.
 _KINDS: dict[str, type[InputError]] = {"CheckpointError": CheckpointError}
 
 
-def check_timeout(seconds: object) -> None:
-    """Raises InputError unless it is a time that a process may wait for others, or None."""
-    require(
-        seconds is None or (is_finite(seconds) and seconds > 0),
-        "step timeout: expected a positive number of seconds, or None for ever",
-        seconds,
-    )
+@dataclasses.dataclass(frozen=True)
+class Watchdog:
+    """What is done where a process waits too long for another, which is then dead or stuck.
+
+    What waits cannot be interrupted: the process can only be ended.
+
+    Attributes:
+      seconds: how long it may wait, on top of twice the longest call so far.
+      end: is called in a thread with a message, and ends the process.
+
+    Raises:
+      InputError: if the seconds are no positive number.
+    """
+
+    seconds: float
+    end: Callable[[str], object]
+
+    def __post_init__(self) -> None:
+        require(
+            is_finite(self.seconds) and self.seconds > 0,
+            "step timeout: expected a positive number of seconds",
+            self.seconds,
+        )
 
 
 def count() -> int:
@@ -145,35 +158,37 @@ def largest_of(number: int) -> int:
 
 @contextlib.contextmanager
 def watched(
-    seconds: float | None, what: str, *, first: bool = False, usual: float = 0.0
+    watchdog: Watchdog | None, what: str, *, first: bool = False, usual: float = 0.0
 ) -> Iterator[None]:
-    """Ends this process if what is done takes longer: another process is then dead or stuck.
-
-    A collective operation that waits for a process cannot be interrupted. So the process is ended
-    at once, with a message and exit code 1, as JAX ends it where it knows of a dead one.
+    """Minds, where there are several processes, that one of them may be lost meanwhile.
 
     Args:
-      seconds: how long it may take; None is for ever.
+      watchdog: what to do if it takes too long; None waits for ever.
       what: what is waited for, in the message.
       first: whether it is done the first time, or programs are compiled: which takes its time.
       usual: how long it took before, which it may take twice.
+
+    Raises:
+      LostProcessError: if what is done failed for want of another process.
     """
-    if seconds is None or count() == 1:
+    if count() == 1:
         yield
         return
-    limit = seconds * (_FIRST_STEPS if first else 1) + 2 * usual
-    timer = threading.Timer(limit, _end, [f"waited {limit:.3g} s for {what}"])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        words = str(error).partition("\n")[0]
-        raise LostProcessError(_lost(f"{what} failed ({words})")) from error
-    finally:
-        timer.cancel()
+    with contextlib.ExitStack() as stack:
+        if watchdog is not None:
+            limit = watchdog.seconds * (_FIRST_STEPS if first else 1) + 2 * usual
+            words = _lost(f"waited {limit:.3g} s for {what}")
+            timer = threading.Timer(limit, watchdog.end, [words])
+            timer.daemon = True
+            timer.start()
+            stack.callback(timer.cancel)
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            words = str(error).partition("\n")[0]
+            raise LostProcessError(_lost(f"{what} failed ({words})")) from error
 
 
 def _lost(what: str) -> str:
@@ -182,13 +197,6 @@ def _lost(what: str) -> str:
         f"{jax.process_index()}, cannot go on without it; look at the others' output, and go on "
         f"from the last checkpoint, if there is one."
     )
-
-
-def _end(what: str) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"jax-softmax: {_lost(what)}\n")
-        sys.stderr.flush()
-    os._exit(1)
 
 
 def _gathered(value: np.ndarray | np.generic) -> np.ndarray:

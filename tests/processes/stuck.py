@@ -1,11 +1,13 @@
 """`python -m tests.processes.stuck PORT N I`: trains; process 1 sleeps after its first epochs."""
 
+import os
 import sys
 import time
 
 import jax
 
 from jax_softmax import TrainConfig, fit
+from jax_softmax.training import Watchdog
 from tests.processes.rank import split_of
 
 
@@ -18,8 +20,13 @@ def main(port, count, index):
         if index == 1:
             time.sleep(600)
 
+    def end(words):
+        sys.stderr.write(words)
+        sys.stderr.flush()
+        os._exit(1)
+
     config = TrainConfig(epochs=10**6, batch_size=8)
-    fit(split_of(64), config, on_epoch=on_epoch, step_timeout=4)
+    fit(split_of(64), config, on_epoch=on_epoch, watchdog=Watchdog(4, end))
 
 
 if __name__ == "__main__":
