@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -62,12 +63,12 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_bits(tmp_path, times
     _start(START, tmp_path / "never").communicate()
     usual = time.monotonic() - began
     assert _files(tmp_path / "never" / "run") == never
-    kills, found, said = times(4, 200), collections.Counter(), []
-    while found["kills"] < kills:
+    ends, found, said = times(2, 200), collections.Counter(), []
+    while found["ends"] < ends:
         folder = tmp_path / f"training-{found['ends']}"
         folder.mkdir()
-        # A few times each, that kills fall on resumed ones too.
-        for _ in range(int(rng.integers(2, 6))):
+        # Some of them twice, that kills fall on resumed ones too.
+        for _ in range(int(rng.choice([1, 1, 1, 2]))):
             known, before = _known(folder), _newest(folder)
             process = _start(RESUME if known else START, folder)
             time.sleep(rng.uniform(0.2, 1.1) * usual)
@@ -92,6 +93,8 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_bits(tmp_path, times
         found["strays"] += left != ["run"]
         if not same or left != ["run"]:
             said.append((left, out, err))
+        if len(said) == 0:
+            shutil.rmtree(folder)
     tell(f"SIGKILL of checkpointed trainings ({usual:.1f} s each): {dict(found)}")
     assert found["ends"] == found["bit-identical"], said
     lost = ("checkpoints lost", "trainings lost", "tracebacks", "strays")
