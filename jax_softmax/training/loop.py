@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import time
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,30 +26,17 @@ from jax_softmax.training.checkpoints import (
     training_of,
 )
 from jax_softmax.training.config import TrainConfig
-from jax_softmax.training.examples import Examples, check_features, fit_dtype
+from jax_softmax.training.examples import Examples, check_features
 from jax_softmax.training.labels import check_labels, check_several_classes
-from jax_softmax.training.layout import layout_for
+from jax_softmax.training.memory_run import MemoryRun
 from jax_softmax.training.mesh import mesh_of
 from jax_softmax.training.metrics import evaluate
-from jax_softmax.training.model import FitResult, SoftmaxModel, best_record, is_better
-from jax_softmax.training.placement import placement_of
+from jax_softmax.training.model import FitResult, best_record, is_better
 from jax_softmax.training.processes import Watchdog
 from jax_softmax.training.start import check_held, check_optimizer, check_types, starting_params
-from jax_softmax.training.step import (
-    Params,
-    epoch_orders,
-    is_full_batch,
-    run_epochs,
-    sgd,
-    steps_per_epoch,
-)
+from jax_softmax.training.streamed_run import StreamedRun
 from jax_softmax.training.streams import Streamed, is_stream, reader_of, sampled
 
-# Row numbers of shuffled examples handed to one call: 64 MB.
-_ORDERS_PER_CALL = 2**24
-# Steps in one call over several devices, which wait for one another in each, however small it is:
-# few enough that the call ends soon where they are simulated, too.
-_STEPS_PER_CALL = 2**12
 # Looks at the validation examples over a run, at most: a curve needs no more points.
 _LOOKS = 50
 
@@ -196,11 +182,9 @@ def _run_of(
     labels: np.ndarray,
     about: dict[str, Any],
     on_progress: Callable[[dict[str, float]], None] | None,
-) -> _Run:
+) -> MemoryRun:
     if not is_stream(train):
-        return _Run(config, mesh, optimizer, start, features, labels, about)
-    from jax_softmax.training.streamed_run import StreamedRun  # which is a _Run
-
+        return MemoryRun(config, mesh, optimizer, start, features, labels, about)
     reader = reader_of(train, labels, about["class_names"], start["kernel"].dtype)
     reader.read(train.sample())  # checked, before anything is said of it
     run = StreamedRun(config, mesh, optimizer, start, reader, reader, about)
@@ -208,7 +192,7 @@ def _run_of(
     return run
 
 
-def _calls(run: _Run, watched: bool) -> Calls:
+def _calls(run: MemoryRun, watched: bool) -> Calls:
     config = run.config
     look_every = -(-config.epochs // _LOOKS) if watched else None
     if config.patience is not None:
@@ -222,7 +206,7 @@ def _calls(run: _Run, watched: bool) -> Calls:
 
 
 def _train(
-    run: _Run,
+    run: MemoryRun,
     validation: Examples | Streamed | None,
     kept: Checkpoints | OfFirstProcess | None,
     tell: Callable[[list[dict[str, float]]], None],
@@ -241,29 +225,30 @@ def _train(
         last = 0 if best is None else best["epoch"]
         return config.patience is not None and len(history) - last >= config.patience
 
+    def keep(progress: Progress) -> None:
+        if kept is not None:
+            with watched(f"the checkpoint after epoch {progress.epoch}", first=True):
+                kept.save(run.placement.kept(progress))
+
     # No epochs: compiles and no more.
     with watched("the programs", first=True):
         compile_seconds, _ = run.advance(0, calls.longest, upcoming=calls.count_after(len(history)))
-    longest: float | None = None
+    usual: float | None = None
     while len(history) < config.epochs and not waited():
         first = len(history)
         count = calls.count_after(first)
         done = first + count
+        what = f"the other processes in epoch {first + 1}"
         try:
-            what = f"the other processes in epoch {first + 1}"
-            with watched(what, first=longest is None, usual=longest or 0.0):
+            with watched(what, first=usual is None, usual=usual or 0.0):
                 seconds, losses = run.advance(
                     count, calls.longest, upcoming=calls.count_after(done)
                 )
-            longest = max(longest or 0.0, seconds)
         except KeyboardInterrupt:
-            if kept is not None:
-                kept.save(run.placement.kept(run.interrupted(progress)))
+            keep(run.interrupted(progress))
             raise
-        finite = np.isfinite(losses)
-        if not finite.all():
-            i = int(np.argmin(finite))
-            raise _diverged(f"loss became {losses[i]}", first + i + 1, config, run.given_optimizer)
+        usual = max(usual or 0.0, seconds)
+        _check_finite(losses, first, config, run.given_optimizer)
         history += [
             {"epoch": epoch, "train_loss": loss}
             for epoch, loss in enumerate(losses.tolist(), start=first + 1)
@@ -276,132 +261,27 @@ def _train(
             history[-1].update(validation_loss=seen.loss, validation_accuracy=seen.accuracy)
             if config.patience is not None and is_better(history[-1], best):
                 best, progress.best = history[-1], run.state.params
-        if kept is not None and (calls.due(calls.keep_every, done) or waited()):
-            with watched(f"the checkpoint after epoch {done}", first=True):
-                kept.save(run.placement.kept(progress))
+        if calls.due(calls.keep_every, done) or waited():
+            keep(progress)
         try:
             tell(history[first:])
         except KeyboardInterrupt:
-            if kept is not None:
-                with watched(f"the checkpoint after epoch {done}"):
-                    kept.save(run.placement.kept(progress))
+            keep(progress)
             raise
     return compile_seconds, progress
 
 
-class _Run:
-    """The data on the device and the state that moves, as one `fit` needs them."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        mesh: Mesh | None,
-        optimizer: optax.GradientTransformation | None,
-        params: dict[str, np.ndarray],
-        features: Any,
-        labels: Sized,
-        about: dict[str, Any],
-    ) -> None:
-        self.config = config
-        self.dtype = params["kernel"].dtype
-        self.about = about
-        self.examples = len(labels)
-        self.learning_rate = config.learning_rate if optimizer is None else 1.0
-        self.optimizer = _sgd(config, self.examples) if optimizer is None else optimizer
-        self.placement = placement_of(mesh, self.optimizer, self.examples, params)
-        plain = optimizer is None and not config.momentum
-        self.state = self.placement.state(params, without_arrays=plain)
-        self.full_batch = is_full_batch(config.batch_size, self.examples)
-        self.given_optimizer = optimizer
-        self.rng = np.random.default_rng(config.seed)
-        self.shuffle = self.rng.bit_generator.state
-        self.orders: np.ndarray | None = None
-        self._put(features, labels)
-
-    def _put(self, features: Any, labels: Any) -> None:
-        """Puts the examples on the device."""
-        features = fit_dtype(features, self.dtype)
-        floating = np.issubdtype(features.dtype, np.floating)
-        # Copies, for the caller may write to the examples meanwhile, and jax.device_put may take an
-        # array's memory as it is. (Not of JAX: its copies are two more programs to compile.)
-        features = np.array(features, self.dtype if floating else None)
-        scale = np.asarray(self.about["feature_scale"], self.dtype)
-        self.data = self.placement.data(features, np.array(labels), scale)
-        self.layout = layout_for(self.data.features)
-
-    def longest_call(self) -> int:
-        """How many epochs a compiled call may have."""
-        numbers = self.examples * self.data.features.shape[1]
-        longest = max(1, self.layout.numbers_per_call // numbers)
-        if not self.full_batch:
-            longest = min(longest, max(1, _ORDERS_PER_CALL // self.examples))
-        if self.placement.spread is not None:
-            steps = steps_per_epoch(self.examples, self.config)
-            longest = min(longest, max(1, _STEPS_PER_CALL // steps))
-        return longest
-
-    def advance(self, count: int, calls_epochs: int, *, upcoming: int) -> tuple[float, np.ndarray]:
-        """Runs the next `count` epochs; seconds and their `[count]` losses.
-
-        While they run it shuffles for the next call, which has `upcoming` epochs: an accelerator
-        would wait for that otherwise, a tenth of the time of an epoch of MNIST.
-        """
-        started = time.perf_counter()
-        # With room for one only, XLA:CPU lays the epoch out otherwise and rounds otherwise.
-        calls_epochs = max(2, calls_epochs)
-        with self.placement.computing():
-            self.state, all_losses = run_epochs(
-                self.state,
-                self.data,
-                self.orders if count else self._shuffled(0, calls_epochs),
-                # Numbers of NumPy, for each of JAX costs a dispatch: a fifth of a short run.
-                np.int32(count),
-                np.asarray(self.learning_rate, self.dtype),
-                optimizer=self.optimizer,
-                batch_size=self.config.batch_size,
-                calls_epochs=calls_epochs,
-                layout=self.layout,
-                spread=self.placement.spread,
-            )
-            self.shuffle = self.rng.bit_generator.state
-            self.orders = self._shuffled(upcoming, calls_epochs) if upcoming else None
-            losses = processes.on_host(all_losses)[:count]
-        return time.perf_counter() - started, losses
-
-    def _shuffled(self, count: int, calls_epochs: int) -> np.ndarray | None:
-        if self.full_batch:
-            return None
-        return epoch_orders(self.rng, self.examples, count, calls_epochs)
-
-    def restore(self, kept: Progress) -> Progress:
-        """Goes back to where a checkpoint was written."""
-        progress = self.placement.restored(kept)
-        self.state = progress.state
-        self.rng.bit_generator.state = progress.shuffle
-        return progress
-
-    def interrupted(self, progress: Progress) -> Progress:
-        """What to keep where a call was interrupted: in memory, nothing of that call."""
-        return progress
-
-    def device(self) -> str:
-        """The devices the parameters are on, e.g. `cpu`, `NVIDIA H200` or `8 x NVIDIA H200`."""
-        devices = self.state.params["bias"].devices()
-        kind: str = next(iter(devices)).device_kind
-        return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
-
-    def model(self, params: Params | None = None) -> SoftmaxModel:
-        """The parameters as they stand, or those given, in their public layout."""
-        params = self.state.params if params is None else params
-        return SoftmaxModel(params=self.placement.public(params), **self.about)
-
-
-def _sgd(config: TrainConfig, examples: int) -> optax.GradientTransformation:
-    # A schedule's length is part of the program; a constant rate has none: one program serves all.
-    constant = config.schedule == "constant"
-    steps = 0 if constant else steps_per_epoch(examples, config) * config.epochs
-    steps = min(steps, 2**31 - 1)  # of which optax makes an int32
-    return sgd(config.momentum, config.nesterov, config.weight_decay, config.schedule, steps)
+def _check_finite(
+    losses: np.ndarray,
+    first: int,
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation | None,
+) -> None:
+    """Raises DivergedError unless all losses, from epoch `first` on, are finite."""
+    finite = np.isfinite(losses)
+    if not finite.all():
+        i = int(np.argmin(finite))
+        raise _diverged(f"loss became {losses[i]}", first + i + 1, config, optimizer)
 
 
 def _diverged(

@@ -17,7 +17,7 @@ from jax_softmax.training import processes
 from jax_softmax.training.checkpoints import Progress
 from jax_softmax.training.labels import check_several_classes
 from jax_softmax.training.layout import layout_for
-from jax_softmax.training.loop import _Run
+from jax_softmax.training.memory_run import MemoryRun
 from jax_softmax.training.step import TrainState, is_full_batch, run_epochs
 from jax_softmax.training.streams import Pieces, Reader, read_ahead, units_in_piece
 
@@ -39,7 +39,7 @@ class _Part(NamedTuple):
     row: int = -1
 
 
-class StreamedRun(_Run):
+class StreamedRun(MemoryRun):
     """The state that moves, and the pieces that are read for it.
 
     A piece is to the compiled program what an epoch in memory is, with its rows in order: the same

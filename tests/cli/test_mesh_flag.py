@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jax_softmax import load_run
-from jax_softmax.training import loop, unfinished
+from jax_softmax.training import memory_run, unfinished
 
 SETTINGS = ("--epochs", 6, "--batch-size", 50, "--momentum", 0.5, "--checkpoint-every", 2)
 START = ("train", "digits", *SETTINGS, "--run-dir", "run")
@@ -48,7 +48,7 @@ def assert_close(run, other):
 def kill(command, monkeypatch):
     """Runs a command that ends, as if killed, before the third epoch or where it is told."""
 
-    def run(*words, target=loop, name="run_epochs", after=3):
+    def run(*words, target=memory_run, name="run_epochs", after=3):
         original, calls = getattr(target, name), []
 
         def dies(*arguments, **options):

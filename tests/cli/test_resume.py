@@ -13,7 +13,7 @@ import pytest
 
 from jax_softmax import datasets, load_run
 from jax_softmax.errors import DivergedError
-from jax_softmax.training import atomic, checkpoints, loop, run_files, unfinished
+from jax_softmax.training import atomic, checkpoints, memory_run, run_files, unfinished
 
 SETTINGS = ("--epochs", 12, "--momentum", 0.5, "--seed", 4, "--checkpoint-every", 5)
 START = ("train", "digits", *SETTINGS, "--run-dir", "run")
@@ -61,7 +61,7 @@ def stopped_by(command, monkeypatch):
     """Runs a command that gets a signal in a call of epochs, the first of which is 1."""
 
     def run(*words, call=7, number=signal.SIGTERM):
-        original, calls = loop.run_epochs, []
+        original, calls = memory_run.run_epochs, []
 
         def run_epochs(*arguments, **options):
             calls.append(1)
@@ -70,7 +70,7 @@ def stopped_by(command, monkeypatch):
             return original(*arguments, **options)
 
         with monkeypatch.context() as patched:
-            patched.setattr(loop, "run_epochs", run_epochs)
+            patched.setattr(memory_run, "run_epochs", run_epochs)
             return command(*words)
 
     return run
@@ -110,7 +110,7 @@ def test_a_folder_s_name_is_quoted_where_the_shell_needs_it(stopped_by, command,
 
 def test_without_a_checkpoint_it_starts_from_the_beginning(command, monkeypatch, never, cwd):
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "run_epochs", killed)
+        patched.setattr(memory_run, "run_epochs", killed)
         with pytest.raises(Killed):
             command(*START)
     assert names(cwd) == [KEPT] and newest(cwd / KEPT) == ""
@@ -186,7 +186,7 @@ def kept(tmp_path_factory, train_once):
     """A training's folder, to be copied, as if it had been killed early."""
     folder = tmp_path_factory.mktemp("kept")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(loop, "run_epochs", killed)
+        monkeypatch.setattr(memory_run, "run_epochs", killed)
         monkeypatch.setattr(unfinished.Unfinished, "remove", lambda _self: None)
         with pytest.raises(Killed):
             train_once("digits", *SETTINGS)

@@ -62,7 +62,7 @@ def on_call(monkeypatch):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_in_training_stops_it_between_two_calls(number, on_call, command, cwd, tree):
-    on_call("jax_softmax.training.loop.run_epochs", number, times=3)
+    on_call("jax_softmax.training.memory_run.run_epochs", number, times=3)
     done = command("train", "iris", "--run-dir", "runs/mine", "--json", "out.json")
     assert (done.code, done.out) == (SIGNALS[number], "")
     # The first call only compiles; the others are of 20 epochs.
@@ -133,7 +133,7 @@ def test_an_exception_that_is_swallowed_stops_all_the_same(monkeypatch, command,
 
 def test_ignored_signals_stay_ignored(on_call, command):
     """As under nohup."""
-    on_call("jax_softmax.training.loop.run_epochs", signal.SIGHUP, times=2)
+    on_call("jax_softmax.training.memory_run.run_epochs", signal.SIGHUP, times=2)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     assert command("train", "iris", "--epochs", 2, "--run-dir", "run").code == 0
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -178,12 +178,12 @@ def _started(cwd, script):
 TRAINS = """
 import sys
 from jax_softmax import cli
-from jax_softmax.training import loop
-original = loop.run_epochs
+from jax_softmax.training import memory_run
+original = memory_run.run_epochs
 def run_epochs(*arguments, **options):
     print("runs", flush=True)
     return original(*arguments, **options)
-loop.run_epochs = run_epochs
+memory_run.run_epochs = run_epochs
 sys.argv[1:] = ["train", "digits", "--epochs", "1000000", "--run-dir", "runs/mine"]
 cli.entry()
 """
@@ -207,11 +207,11 @@ def test_a_second_interrupt_ends_a_process_at_once(cwd, tree):
     hangs = """
 import hashlib
 from jax_softmax.cli import main
-from jax_softmax.training import loop
+from jax_softmax.training import memory_run
 def run_epochs(*arguments, **options):
     print("hangs", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # for many minutes, without the GIL
-loop.run_epochs = run_epochs
+memory_run.run_epochs = run_epochs
 main(["train", "iris"])
 """
     with _started(cwd, hangs) as process:

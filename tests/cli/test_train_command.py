@@ -254,7 +254,7 @@ def test_an_interrupt_leaves_nothing(command, cwd, tree, monkeypatch):
     def interrupt(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jax_softmax.training.loop.run_epochs", interrupt)
+    monkeypatch.setattr("jax_softmax.training.memory_run.run_epochs", interrupt)
     outcome = command("train", "iris", "--run-dir", "runs/mine", "--json", "out.json")
     assert outcome.code == 130
     assert outcome.out == ""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jax_softmax import Split, TrainConfig, fit
-from jax_softmax.training import loop
+from jax_softmax.training import memory_run
 from jax_softmax.training.layout import CPU
 
 CLASS_NAMES = ("cat", "dog", "eel")
@@ -26,7 +26,7 @@ def lay_out(monkeypatch):
     """Has `fit` take a layout, with changes, whatever the device."""
 
     def lay_out(layout=CPU, **changes):
-        monkeypatch.setattr(loop, "layout_for", lambda array: layout._replace(**changes))
+        monkeypatch.setattr(memory_run, "layout_for", lambda array: layout._replace(**changes))
 
     return lay_out
 

@@ -16,7 +16,7 @@ from plain_loops import (
 )
 
 from jax_softmax import InputError, Split, TrainConfig, evaluate, fit
-from jax_softmax.training import loop
+from jax_softmax.training import memory_run
 from jax_softmax.training.step import epoch_orders
 
 MINI = TrainConfig(learning_rate=0.3, batch_size=8, epochs=4, seed=1)
@@ -72,7 +72,7 @@ def test_every_epoch_takes_every_example_once_in_another_order(examples):
 
 def test_orders_too_many_for_one_call_change_nothing(table, monkeypatch):
     expected = fit(table, MINI)
-    monkeypatch.setattr(loop, "_ORDERS_PER_CALL", 2 * 23)
+    monkeypatch.setattr(memory_run, "_ORDERS_PER_CALL", 2 * 23)
     seen = _spy_on_data(monkeypatch)
     assert_params_equal(fit(table, MINI).params, expected.params)
     assert len(seen) == 3  # one that compiles, and two epochs a call
@@ -113,8 +113,8 @@ def _spy_on_data(monkeypatch):
         seen.append(data)
         return run_epochs(state, data, *arguments, **options)
 
-    run_epochs = loop.run_epochs
-    monkeypatch.setattr(loop, "run_epochs", spy)
+    run_epochs = memory_run.run_epochs
+    monkeypatch.setattr(memory_run, "run_epochs", spy)
     return seen
 
 
@@ -308,7 +308,7 @@ def test_a_given_optimizer_that_diverges_is_not_blamed_on_the_rate(table):
 def test_the_next_orders_are_there_before_the_losses_are_waited_for(table, lay_out, monkeypatch):
     lay_out(numbers_per_call=2 * 23 * 5)
     log = []
-    run_epochs, orders = loop.run_epochs, loop.epoch_orders
+    run_epochs, orders = memory_run.run_epochs, memory_run.epoch_orders
 
     class Losses:
         def __init__(self, losses):
@@ -327,8 +327,8 @@ def test_the_next_orders_are_there_before_the_losses_are_waited_for(table, lay_o
         log.append(count)
         return orders(rng, examples, count, calls_epochs)
 
-    monkeypatch.setattr(loop, "run_epochs", spy)
-    monkeypatch.setattr(loop, "epoch_orders", shuffle)
+    monkeypatch.setattr(memory_run, "run_epochs", spy)
+    monkeypatch.setattr(memory_run, "epoch_orders", shuffle)
     fit(table, dataclasses.replace(MINI, epochs=5))
     compiling = [0, "started", 2, "waited"]
     assert log == [*compiling, "started", 2, "waited", "started", 1, "waited", "started", "waited"]

@@ -12,7 +12,7 @@ import pytest
 from plain_loops import assert_params_close
 
 from jax_softmax import Split, TrainConfig, fit
-from jax_softmax.training import loop, step
+from jax_softmax.training import memory_run, step
 from jax_softmax.training.layout import ACCELERATOR, CPU, layout_for
 
 
@@ -27,7 +27,7 @@ def test_the_devices_that_hold_an_array_decide(platforms, layout):
 
 def test_fit_asks_where_its_data_are(table, monkeypatch):
     asked, passed = [], []
-    run_epochs = loop.run_epochs
+    run_epochs = memory_run.run_epochs
 
     def layout(array):
         asked.append(array)
@@ -37,8 +37,8 @@ def test_fit_asks_where_its_data_are(table, monkeypatch):
         passed.append((data.features, options["layout"]))
         return run_epochs(state, data, *arguments, **options)
 
-    monkeypatch.setattr(loop, "layout_for", layout)
-    monkeypatch.setattr(loop, "run_epochs", spy)
+    monkeypatch.setattr(memory_run, "layout_for", layout)
+    monkeypatch.setattr(memory_run, "run_epochs", spy)
     fit(table, TrainConfig(epochs=1))
     assert [found for _, found in passed] == [ACCELERATOR] * 2
     assert asked[0] is passed[0][0]

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from jax_softmax import Split, TrainConfig, fit, predict_proba
-from jax_softmax.training import loop
+from jax_softmax.training import memory_run
 from jax_softmax.training.layout import ACCELERATOR
 from jax_softmax.training.mesh import alone_on, mesh_of
 
@@ -77,13 +77,13 @@ def bits(result):
 def calls(monkeypatch):
     """What the compiled program was called with, and its own text."""
     seen = []
-    run_epochs = loop.run_epochs
+    run_epochs = memory_run.run_epochs
 
     def spy(*arguments, **options):
         seen.append((arguments, options))
         return run_epochs(*arguments, **options)
 
-    monkeypatch.setattr(loop, "run_epochs", spy)
+    monkeypatch.setattr(memory_run, "run_epochs", spy)
     spy.seen = seen
 
     def compiled():
@@ -294,7 +294,7 @@ def test_memory_of_a_device_is_its_share(calls):
 @pytest.mark.parametrize(("batch_size", "calls"), [(None, 3), (27, 6)])
 def test_a_call_over_a_mesh_has_so_many_steps(batch_size, calls, monkeypatch):
     """However small they are, for devices wait for one another in each."""
-    monkeypatch.setattr(loop, "_STEPS_PER_CALL", 4)
+    monkeypatch.setattr(memory_run, "_STEPS_PER_CALL", 4)
     config, told = over(MESHES[1], TrainConfig(epochs=12, batch_size=batch_size)), []
     fit(SPLITS["float32"], config, on_progress=told.append)
     assert len(told) == calls
