@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +15,7 @@ from jax_softmax.cli.distributed import joined, prepared_by_first
 from jax_softmax.cli.options import DataOptions, Mesh, mesh_given, note
 from jax_softmax.cli.resume import resume
 from jax_softmax.cli.stopping import signals
-from jax_softmax.cli.training import Prepared, Training, data_of, resuming
+from jax_softmax.cli.training import Prepared, Training, data_of, new_run_dir, resuming
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
@@ -218,15 +216,3 @@ class Train(DataOptions):
         from jax_softmax.training import TrainConfig
 
         return TrainConfig(**_SETTINGS.get(self.dataset.lower(), {}) | self.given_settings())
-
-
-def new_run_dir(dataset: str) -> Path:
-    """`runs/DATASET-TIME`, or the next such name that is not taken."""
-    from jax_softmax.training import unfinished
-
-    name = Path(dataset.strip()).absolute().stem or "files"
-    stem = f"{name.lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path, i = Path("runs") / stem, 2
-    while os.path.lexists(path) or unfinished.is_there(path):
-        path, i = Path("runs") / f"{stem}-{i}", i + 1
-    return path

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shlex
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,6 @@ class Training:
         kept: Unfinished | None,
     ) -> Path:
         """Writes the run folder and `--json`; the folder's path."""
-        from jax_softmax.cli.train import new_run_dir
         from jax_softmax.training.runs import RunExistsError, check_run_dir, write_run
 
         place = self.place
@@ -170,6 +170,18 @@ def write_json(command: Train, record: dict[str, Any], run_dir: Path) -> None:
         command.write_json([record | {"run_dir": str(run_dir)}])
     except InputError as error:
         raise InputError(f"{error} The run is saved, in {run_dir}.") from error
+
+
+def new_run_dir(dataset: str) -> Path:
+    """`runs/DATASET-TIME`, or the next such name that is not taken."""
+    from jax_softmax.training import unfinished
+
+    name = Path(dataset.strip()).absolute().stem or "files"
+    stem = f"{name.lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, i = Path("runs") / stem, 2
+    while os.path.lexists(path) or unfinished.is_there(path):
+        path, i = Path("runs") / f"{stem}-{i}", i + 1
+    return path
 
 
 def resuming(dataset: str, run_dir: Path) -> str:
