@@ -157,8 +157,9 @@ def _expected(given: dict[str, Any]) -> Iterator[None]:
     """Ends this process where the others do not come: JAX's waiting cannot be interrupted."""
     where = given.get("coordinator_address", "the coordinator")
     words = (
-        f"waited {_JOIN:g} s at {where}: expected all processes to start, but not all did; look at "
-        f"the others' output, and see that they reach that address."
+        f"waited {_JOIN:g} s at {where}: expected all processes to start and reach that address, "
+        f"with the same --processes and each with a --process-id of its own, but not all did; look "
+        f"at the others' output."
     )
     timer = threading.Timer(_JOIN, _end, [words])
     timer.daemon = True

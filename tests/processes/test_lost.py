@@ -161,4 +161,4 @@ def test_the_others_do_not_come():
 
     ((code, _, errors),) = ended(started(arguments, 1), 60)
     assert code == 1
-    assert "waited 2 s at 127.0.0.1:" in errors and "expected all processes to start" in errors
+    assert "waited 2 s at 127.0.0.1:" in errors and "expected all processes to start and reach" in errors
