@@ -7,11 +7,12 @@ import time
 import jax
 
 from jax_softmax import TrainConfig, fit
-from jax_softmax.training import Watchdog
+from jax_softmax.training import Watchdog, memory_run
 from tests.processes.rank import split_of
 
 
 def main(port, count, index):
+    memory_run._STEPS_PER_CALL = 8  # or a call may take long on a busy machine
     jax.distributed.initialize(f"127.0.0.1:{port}", count, index)
 
     def on_epoch(record):

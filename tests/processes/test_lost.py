@@ -10,6 +10,8 @@ from jax_softmax import load_run
 from jax_softmax.cli import main
 from tests.processes.start import ended, kill, started
 
+pytestmark = pytest.mark.slow  # starts other programs
+
 WITHIN = 60
 
 
@@ -115,32 +117,6 @@ def test_the_first_alone_prints_and_writes(tmp_path):
     assert f"jax-softmax: process 0: {there}" in second[2]
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--coordinator", "here:80"], "--processes, --process-id: expected all of --coordinator"),
-        (["--processes", "2"], "--coordinator, --process-id: expected all of --coordinator"),
-        (
-            ["--coordinator", "here", "--processes", "2", "--process-id", "0"],
-            "--coordinator: expected HOST:PORT of process 0, such as node1:8476, got 'here'.",
-        ),
-        (
-            ["--coordinator", "h:1", "--processes", "2", "--process-id", "2"],
-            "--process-id: expected a number from 0 to 1, one less than --processes, got 2 of 2",
-        ),
-        (["--step-timeout", "9"], "--step-timeout: expected --distributed or --coordinator to go"),
-        (
-            ["--coordinator=h:1", "--processes=1", "--process-id=0", "--step-timeout=0"],
-            "step timeout: expected a positive number of seconds, got 0.0.",
-        ),
-    ],
-)
-def test_flags_that_do_not_fit(flags, words, capsys, tmp_path):
-    assert main(["train", "iris", "--run-dir", str(tmp_path / "run"), *flags]) == 2
-    assert words in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
 def test_distributed_where_nothing_says_how():
     program = "from jax_softmax.cli import entry; entry()"
     ranks = started(lambda port, i: ["-c", program, "train", "iris", "--distributed"], 1)
@@ -161,4 +137,7 @@ def test_the_others_do_not_come():
 
     ((code, _, errors),) = ended(started(arguments, 1), 60)
     assert code == 1
-    assert "waited 2 s at 127.0.0.1:" in errors and "expected all processes to start and reach" in errors
+    assert (
+        "waited 2 s at 127.0.0.1:" in errors
+        and "expected all processes to start and reach" in errors
+    )

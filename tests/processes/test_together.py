@@ -2,14 +2,14 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
 from jax_softmax import TrainConfig, fit
-from jax_softmax.training.mesh import place
 from tests.processes.rank import SETTINGS, said, split_of
 from tests.processes.start import ended, started
+
+pytestmark = pytest.mark.slow  # starts other programs
 
 STEPS = ("memory", "full", "stream", "classes", "kept")
 
@@ -109,12 +109,3 @@ def test_what_processes_disagree_on(count, two, four):
             f"InputError: mesh: expected devices of all {count} processes, got data=1,model=1, "
             f"which has none of process 1; make it larger, or leave it out for all devices on data."
         )
-
-
-def test_rows_of_a_process_are_put_where_they_belong():
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]).reshape(4, 1), ("data", "model"))
-    rows = np.arange(10)
-    whole = place(mesh, "data", rows, fill=-1)
-    assert np.asarray(whole).tolist() == [*range(10), -1, -1]
-    shards = {shard.index[0].start: shard.data.tolist() for shard in whole.addressable_shards}
-    assert shards == {0: [0, 1, 2], 3: [3, 4, 5], 6: [6, 7, 8], 9: [9, -1, -1]}

@@ -218,3 +218,12 @@ def test_arrays_go_to_their_devices_in_parts(rows, dtype):
     np.testing.assert_array_equal(placed[:rows], array)
     assert (np.asarray(placed[rows:]) == 7).all() and len(placed) == 4 * part
     np.testing.assert_array_equal(place(mesh, None, array), array)
+
+
+def test_rows_of_a_process_are_put_where_they_belong():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]).reshape(4, 1), ("data", "model"))
+    rows = np.arange(10)
+    whole = place(mesh, "data", rows, fill=-1)
+    assert np.asarray(whole).tolist() == [*range(10), -1, -1]
+    shards = {shard.index[0].start: shard.data.tolist() for shard in whole.addressable_shards}
+    assert shards == {0: [0, 1, 2], 3: [3, 4, 5], 6: [6, 7, 8], 9: [9, -1, -1]}
