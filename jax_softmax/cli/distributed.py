@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jax_softmax.cli.resume import same_data
+from jax_softmax.cli.resume import names_of, same_data
 from jax_softmax.cli.stopping import signals
 from jax_softmax.cli.training import Prepared, Training, data_of
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
     from jax_softmax.cli.train import Train
+    from jax_softmax.training import TrainConfig
     from jax_softmax.training.processes import Watchdog
 
 # How long a process waits for another in a step.
@@ -25,8 +26,8 @@ _STEP = 45.0
 # JAX ends a process whose peers it has not heard of for so long: later than the step's own limit,
 # which says more.
 _HEARTBEAT = 50
-# How long processes wait for all to have started.
-_JOIN = 300
+# How long processes wait for all to have started, and when they say so.
+_JOIN, _NOTICE = 300, 5
 _WHERE = "SLURM, Open MPI, TPU pods and Kubernetes"
 
 
@@ -52,7 +53,7 @@ def joined(command: Train) -> Iterator[Watchdog | None]:
 
     from jax_softmax.training.processes import Watchdog
 
-    watchdog = Watchdog(_STEP if command.step_timeout is None else command.step_timeout, _end)
+    watchdog = Watchdog(_STEP if command.step_timeout is None else command.step_timeout, _end, _say)
     with signals.kept(), _expected(given):
         try:
             jax.distributed.initialize(
@@ -109,11 +110,30 @@ def _followed(command: Train, said: Mapping[str, Any]) -> Prepared:
     from jax_softmax.training.unfinished import Unfinished, folder_of
 
     path, config = Path(said["run_dir"]), TrainConfig(**said["config"])
+    _check_agrees(command, config, said["data"]["dataset"])
     # Its folder is the first process's to use.
     kept = Unfinished(folder_of(path), config, said["data"], overwrite=False)
     command, dataset = same_data(command, kept)
     place = Place(path, path, empty=False, overwrite=False)
     return Training(command, dataset, config, place), kept if said["kept"] else None
+
+
+def _check_agrees(command: Train, config: TrainConfig, dataset: str) -> None:
+    """Raises InputError unless this process was started to train as the first is."""
+    alike = "start all processes with the same arguments"
+    if dataset not in names_of(command):
+        raise InputError(
+            f"dataset: expected {dataset}, as process 0 has it, got {command.dataset}; {alike}."
+        )
+    resumed = command.resume is not None
+    own = command.given_settings() if resumed else vars(command.settings())
+    for name, value in own.items():
+        theirs = getattr(config, name)
+        if value != theirs:
+            raise InputError(
+                f"{name.replace('_', ' ')}: expected {theirs}, as process 0 has it, got {value}; "
+                f"{alike}."
+            )
 
 
 def _given(command: Train) -> dict[str, Any] | None:
@@ -126,6 +146,11 @@ def _given(command: Train) -> dict[str, Any] | None:
     missing = [f"--{name}" for name, value in named.items() if value is None]
     if len(missing) == len(named):
         return {} if command.distributed else None
+    if command.distributed:
+        raise InputError(
+            f"--distributed: expected it where {_WHERE} say where the processes are, and beside it "
+            f"no --coordinator, --processes and --process-id, which say so; leave one out."
+        )
     if missing:
         raise InputError(
             f"{', '.join(missing)}: expected all of --coordinator HOST:PORT, --processes N and "
@@ -161,19 +186,29 @@ def _expected(given: dict[str, Any]) -> Iterator[None]:
         f"with the same --processes and each with a --process-id of its own, but not all did; look "
         f"at the others' output."
     )
-    timer = threading.Timer(_JOIN, _end, [words])
-    timer.daemon = True
-    timer.start()
+    notice = f"waiting at {where} for all processes to start, for {_JOIN:g} s at most ..."
+    timers = [
+        threading.Timer(_NOTICE, _say, [notice]),
+        threading.Timer(_JOIN, _end, [words]),
+    ]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
     try:
         yield
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
+
+
+def _say(words: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(f"jax-softmax: {words}", file=sys.stderr, flush=True)
 
 
 def _end(words: str) -> None:
     """Ends the process, whatever it waits for."""
-    with contextlib.suppress(OSError, ValueError):
-        print(f"jax-softmax: {words}", file=sys.stderr, flush=True)
+    _say(words)
     os._exit(1)
 
 

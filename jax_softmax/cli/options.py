@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -152,6 +153,24 @@ def progress_bar(words: str, total: int, unit: str) -> tqdm:
         leave=False,
         disable=None,  # silent where standard error is no terminal
     )
+
+
+class Lines:
+    """A line a minute on standard error where it is no terminal: a log of hours must not be empty.
+
+    >>> Lines(seconds=60)("epoch 1 of 3, loss 0.5")  # nothing yet
+    """
+
+    def __init__(self, seconds: float = 60) -> None:
+        """One in so many seconds."""
+        self._seconds, self._last = seconds, time.monotonic()
+
+    def __call__(self, words: str) -> None:
+        """Says the words if it is time."""
+        now = time.monotonic()
+        if now - self._last >= self._seconds and not sys.stderr.isatty():
+            self._last = now
+            print(f"jax-softmax: {words}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -86,9 +86,14 @@ def _finished(command: Train, run_dir: Path) -> None:
     print(f"{run_dir} is finished: epoch {len(result.history):,} was its last.")
 
 
+def names_of(command: Train) -> tuple[str, str]:
+    """What the dataset of a command may be called: a name, or the path of files."""
+    return command.dataset.strip().lower(), str(Path(command.dataset).expanduser().absolute())
+
+
 def _check_agrees(command: Train, run_dir: Path, config: TrainConfig, dataset: object) -> None:
     """Raises InputError unless flags say what the training was started with, the mesh aside."""
-    if dataset not in (command.dataset.strip().lower(), str(Path(command.dataset).absolute())):
+    if dataset not in names_of(command):
         raise InputError(
             f"--resume {run_dir}: expected {dataset}, which it was started on, got "
             f"{command.dataset}."

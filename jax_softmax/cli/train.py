@@ -143,7 +143,7 @@ class Train(DataOptions):
         self._check_stream()
         if self.resume is not None:
             return resume(self, self.resume, stack)
-        config = self._config()
+        config = self.settings()
         place = check_run_dir(self.run_dir or new_run_dir(self.dataset), overwrite=self.overwrite)
         if unfinished.is_there(place.path) and not self.overwrite:
             raise InputError(
@@ -212,7 +212,11 @@ class Train(DataOptions):
             settings["mesh"] = mesh_given(self.mesh)
         return settings
 
-    def _config(self) -> TrainConfig:
+    def settings(self) -> TrainConfig:
+        """The settings of a training that starts."""
         from jax_softmax.training import TrainConfig
 
-        return TrainConfig(**_SETTINGS.get(self.dataset.lower(), {}) | self.given_settings())
+        suit = dict(_SETTINGS.get(self.dataset.lower(), {}))
+        if self.stream and suit.get("batch_size", 0) is None:
+            del suit["batch_size"]  # a stream has no full batch
+        return TrainConfig(**suit | self.given_settings())

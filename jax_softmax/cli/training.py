@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jax_softmax.cli.measured import split_digest
-from jax_softmax.cli.options import progress_bar, training_warnings_said
+from jax_softmax.cli.options import Lines, progress_bar, training_warnings_said
 from jax_softmax.cli.report import count_of, evaluation_lines, train_report
 from jax_softmax.cli.stopping import signals
 from jax_softmax.errors import CheckpointError, DivergedError, InputError
@@ -99,15 +99,18 @@ class Training:
         fate: str,
         watchdog: Watchdog | None,
     ) -> FitResult:
-        from jax_softmax.training import fit
+        from jax_softmax.training import fit, processes
 
-        config = self.config
+        config, say = self.config, Lines()
         with training_warnings_said(), progress_bar("training", config.epochs, "epochs") as bar:
 
             def on_progress(record: dict[str, float]) -> None:
                 bar.n = round(record["epoch"], 2)  # of a stream a fraction
                 bar.update(0)
-                bar.set_postfix(loss=f"{record['train_loss']:.4f}")
+                loss = f"loss {record['train_loss']:.4f}"
+                bar.set_postfix_str(loss)
+                if processes.is_first():
+                    say(f"{_epochs(record['epoch'], config)}, {loss}")
                 check_signals(lambda: f"after {_epochs(record['epoch'], config)}; {fate}")
 
             return fit(

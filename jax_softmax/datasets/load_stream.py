@@ -86,7 +86,8 @@ def load_stream(
         where, name = str(path.absolute()), str(path.absolute())
         if test is not None:
             held = _opened(test, label, feature_scale)
-            return Streams(name, train, held, f"{where}, streamed; test examples of {test}")
+            tested = test.expanduser().absolute()
+            return Streams(name, train, held, f"{where}, streamed; test examples of {tested}")
     train, held = divide(train, TEST_SHARE, seed)
     return Streams(name, train, held, f"{where}, streamed")
 

@@ -47,7 +47,7 @@ def require(name: str, data_dir: Path) -> Path:
             f"{_what_is_there(name, data_dir)}.\n"
             f"Prepare it with tfds.builder({name!r}, data_dir=..., "
             "file_format='array_record').download_and_prepare() where TensorFlow is installed, or "
-            "drop --data-dir (data_dir= from Python) to use another source."
+            "leave --data-dir and --stream out (data_dir= from Python) to use another source."
         )
     return folder
 

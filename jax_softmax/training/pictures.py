@@ -25,7 +25,8 @@ def learning_curve(history: Sequence[dict[str, float]]) -> Figure:
     watched = [record for record in history if "validation_loss" in record]
     figure = _figure(9 if watched else 6, 4)
     losses = figure.add_subplot(1, 2 if watched else 1, 1)
-    losses.plot(*_series(history, "train_loss"), label="training")
+    point = "o" if len(history) == 1 else None  # a line needs two
+    losses.plot(*_series(history, "train_loss"), marker=point, label="training")
     losses.set(xlabel="epoch", ylabel="cross-entropy (nats)", title="Loss")
     if watched:
         marker = "o" if len(watched) == 1 else None
@@ -35,7 +36,7 @@ def learning_curve(history: Sequence[dict[str, float]]) -> Figure:
         accuracy.plot(*_series(watched, "validation_accuracy"), marker=marker, color="tab:orange")
         accuracy.set(xlabel="epoch", ylabel="share of examples", title="Accuracy (test)")
     for axes in figure.axes:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     return figure

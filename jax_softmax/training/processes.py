@@ -37,6 +37,8 @@ class Watchdog:
     Attributes:
       seconds: how long it may wait, on top of twice the longest call so far.
       end: is called in a thread with a message, and ends the process.
+      say: is called so with a message before that, where the first call, in which others may still
+        be loading, takes as long as later ones may not; None says nothing.
 
     Raises:
       InputError: if the seconds are no positive number.
@@ -44,6 +46,7 @@ class Watchdog:
 
     seconds: float
     end: Callable[[str], object]
+    say: Callable[[str], object] | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -177,11 +180,10 @@ def watched(
     with contextlib.ExitStack() as stack:
         if watchdog is not None:
             limit = watchdog.seconds * (_FIRST_STEPS if first else 1) + 2 * usual
-            words = _lost(f"waited {limit:.3g} s for {what}")
-            timer = threading.Timer(limit, watchdog.end, [words])
-            timer.daemon = True
-            timer.start()
-            stack.callback(timer.cancel)
+            _after(stack, limit, watchdog.end, _lost(f"waited {limit:.3g} s for {what}"))
+            if first and watchdog.say is not None:
+                words = f"has waited {watchdog.seconds:.3g} s for {what}, and waits on, for it is"
+                _after(stack, watchdog.seconds, watchdog.say, f"{words} the first time.")
         try:
             yield
         except (RuntimeError, ValueError) as error:
@@ -189,6 +191,16 @@ def watched(
                 raise
             words = str(error).partition("\n")[0]
             raise LostProcessError(_lost(f"{what} failed ({words})")) from error
+
+
+def _after(
+    stack: contextlib.ExitStack, seconds: float, f: Callable[[str], object], words: str
+) -> None:
+    """Calls `f` after so many seconds, unless the stack is left before."""
+    timer = threading.Timer(seconds, f, [words])
+    timer.daemon = True
+    timer.start()
+    stack.callback(timer.cancel)
 
 
 def _lost(what: str) -> str:

@@ -1,8 +1,12 @@
 """Flags of several processes that do not fit together: nothing is waited for, nothing is made."""
 
 import pytest
+import tyro
 
-from jax_softmax.cli import main
+from jax_softmax import InputError, TrainConfig
+from jax_softmax.cli import distributed, main
+from jax_softmax.cli.options import Lines
+from jax_softmax.cli.train import Train
 
 
 @pytest.mark.parametrize(
@@ -18,6 +22,10 @@ from jax_softmax.cli import main
             ["--coordinator", "h:1", "--processes", "2", "--process-id", "2"],
             "--process-id: expected a number from 0 to 1, one less than --processes, got 2 of 2",
         ),
+        (
+            ["--distributed", "--coordinator=h:1", "--processes=1", "--process-id=0"],
+            "--distributed: expected it where SLURM, Open MPI, TPU pods and Kubernetes say where",
+        ),
         (["--step-timeout", "9"], "--step-timeout: expected --distributed or --coordinator to go"),
         (
             ["--coordinator=h:1", "--processes=1", "--process-id=0", "--step-timeout=0"],
@@ -29,3 +37,37 @@ def test_flags_that_do_not_fit(flags, words, capsys, tmp_path):
     assert main(["train", "iris", "--run-dir", str(tmp_path / "run"), *flags]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_log_gets_a_line_a_minute(monkeypatch, capsys):
+    """Where standard error is no terminal; and none before, so that short runs say nothing."""
+    clock = iter([0.0, 59.0, 60.0, 61.0, 121.0])
+    monkeypatch.setattr("jax_softmax.cli.options.time.monotonic", lambda: next(clock))
+    say = Lines()
+    for words in ("one", "two", "three", "four"):
+        say(words)
+    assert capsys.readouterr().err == "jax-softmax: two\njax-softmax: four\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "digits"], "dataset: expected iris, as process 0 has it, got digits; start"),
+        (["train", "iris", "--seed", "1"], "seed: expected 0, as process 0 has it, got 1; start"),
+        (
+            ["train", "iris", "--mesh", "data=1"],
+            "mesh: expected None, as process 0 has it, got dat",
+        ),
+        (["train", "iris", "--resume", "run", "--epochs", "3"], "epochs: expected 1000, as proces"),
+    ],
+)
+def test_another_training_than_that_of_the_first(words, message):
+    command = tyro.cli(Train, args=words[1:], config=(tyro.conf.FlagCreatePairsOff,))
+    with pytest.raises(InputError, match=f"^{message}"):
+        distributed._check_agrees(command, TrainConfig(batch_size=None, epochs=1000), "iris")
+
+
+def test_a_stream_has_batches_though_the_dataset_has_none():
+    command = tyro.cli(Train, args=["iris", "--stream"], config=(tyro.conf.FlagCreatePairsOff,))
+    assert command.settings().batch_size == 128
+    assert command.settings().epochs == 1000
