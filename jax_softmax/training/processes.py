@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 # Compiling takes its time, and not on every process the same.
 _FIRST_STEPS = 20.0
+# Of what is waited for now.
+_alarms: list[_Alarm] = []
 # The kinds of error that one process tells to the others.
 _KINDS: dict[str, type[InputError]] = {"CheckpointError": CheckpointError}
 
@@ -35,7 +37,8 @@ class Watchdog:
     What waits cannot be interrupted: the process can only be ended.
 
     Attributes:
-      seconds: how long it may wait, on top of twice the longest call so far.
+      seconds: how long it may wait, on top of twice the longest call so far. Counted anew with each
+        piece of a stream, and each block of an evaluation, that is done.
       end: is called in a thread with a message, and ends the process.
 
     Raises:
@@ -80,6 +83,9 @@ def told_by_first(f: Callable[[], T]) -> T:
 
     Args:
       f: gives what JSON can say.
+
+    Raises:
+      LostProcessError: in the others, if `f` raises anything else in the first.
     """
     if count() == 1:
         return f()
@@ -87,14 +93,17 @@ def told_by_first(f: Callable[[], T]) -> T:
     if is_first():
         try:
             said = {"value": f()}
-        except InputError as error:
-            said = {"kind": type(error).__name__, "message": str(error)}
+        except BaseException as error:  # of any kind, for the others wait
+            mistake = isinstance(error, InputError)
+            said = {"kind": type(error).__name__, "message": str(error), "mistake": mistake}
             _broadcast(json.dumps(said).encode())
             raise
     said = json.loads(_broadcast(json.dumps(said).encode()))
     if "message" in said:
-        kind = _KINDS.get(said["kind"], InputError)
-        raise kind(f"process 0: {said['message']}")
+        kind, message = said["kind"], said["message"]
+        if not said["mistake"]:
+            raise LostProcessError(_lost(f"process 0 stopped ({kind}: {message})"))
+        raise _KINDS.get(kind, InputError)(f"process 0: {message}")
     value: T = said["value"]
     return value
 
@@ -118,13 +127,13 @@ def arrays_of_first(arrays: Mapping[str, np.ndarray] | None) -> dict[str, np.nda
 
 
 def together(f: Callable[[], T]) -> T:
-    """What `f` gives in each process; if it raises InputError in one, all do. Called by all."""
+    """What `f` gives in each process; if it raises in one, all raise. Called by all."""
     if count() == 1:
         return f()
-    failure = None
+    failure: BaseException | None = None
     try:
         value = f()
-    except InputError as error:
+    except BaseException as error:  # of any kind, for the others wait
         failure = error
     failed = [i for i, x in enumerate(_gathered(np.int32(failure is not None))) if x]
     if failure is not None:
@@ -178,10 +187,10 @@ def watched(
         if watchdog is not None:
             limit = watchdog.seconds * (_FIRST_STEPS if first else 1) + 2 * usual
             words = _lost(f"waited {limit:.3g} s for {what}")
-            timer = threading.Timer(limit, watchdog.end, [words])
-            timer.daemon = True
-            timer.start()
-            stack.callback(timer.cancel)
+            alarm = _Alarm(limit, watchdog.end, words)
+            _alarms.append(alarm)
+            stack.callback(_alarms.remove, alarm)
+            stack.callback(alarm.stop)
         try:
             yield
         except (RuntimeError, ValueError) as error:
@@ -189,6 +198,32 @@ def watched(
                 raise
             words = str(error).partition("\n")[0]
             raise LostProcessError(_lost(f"{what} failed ({words})")) from error
+
+
+def progressed() -> None:
+    """Something that is waited for goes on: it is waited for anew."""
+    for alarm in _alarms:
+        alarm.restart()
+
+
+class _Alarm:
+    """Calls a function with some words after so many seconds."""
+
+    def __init__(self, seconds: float, function: Callable[[str], object], words: str) -> None:
+        self._given = seconds, function, [words]
+        self._start()
+
+    def _start(self) -> None:
+        self._timer = threading.Timer(*self._given)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def restart(self) -> None:
+        self.stop()
+        self._start()
+
+    def stop(self) -> None:
+        self._timer.cancel()
 
 
 def _lost(what: str) -> str:

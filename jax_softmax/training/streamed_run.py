@@ -77,7 +77,7 @@ class StreamedRun(_Run):
 
     def restore(self, kept: Progress) -> Progress:
         """Goes back to where a checkpoint was written, which may be within an epoch."""
-        progress = super().restore(kept)
+        progress = self._restored(kept)
         self._last, self._done = (self.state, _Part(**progress.part)), progress.epoch
         return progress
 
@@ -172,6 +172,7 @@ class StreamedRun(_Run):
         loss = total + float(processes.on_host(losses)[0]) * share
         # At once, for an interrupt may come between any two lines.
         self._last = state, _Part(pieces + 1, loss, int(order[done - 1]))
+        processes.progressed()
         if done < self.examples and self.on_piece is not None:
             share = done / self.examples
             self.on_piece({"epoch": self._done + share, "train_loss": loss / share})
