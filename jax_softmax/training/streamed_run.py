@@ -120,6 +120,7 @@ class StreamedRun(_Run):
                     seen = np.union1d(labels, labels if seen is None else seen)
                 rows = min(self._rows, self.examples - piece * self._rows)
                 losses = self._call(features, labels, 1, rows)
+                processes.progressed()
                 under_way.append((self.state, losses))
                 if len(under_way) > _UNDER_WAY:
                     self._wait(order, *under_way.popleft())
@@ -172,7 +173,6 @@ class StreamedRun(_Run):
         loss = total + float(processes.on_host(losses)[0]) * share
         # At once, for an interrupt may come between any two lines.
         self._last = state, _Part(pieces + 1, loss, int(order[done - 1]))
-        processes.progressed()
         if done < self.examples and self.on_piece is not None:
             share = done / self.examples
             self.on_piece({"epoch": self._done + share, "train_loss": loss / share})
