@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shlex
 import signal
@@ -98,7 +99,7 @@ class Training:
         fate: str,
         watchdog: Watchdog | None,
     ) -> FitResult:
-        from jax_softmax.training import fit
+        from jax_softmax.training import fit, processes
 
         config = self.config
         with training_warnings_said(), progress_bar("training", config.epochs, "epochs") as bar:
@@ -107,7 +108,9 @@ class Training:
                 bar.n = round(record["epoch"], 2)  # of a stream a fraction
                 bar.update(0)
                 bar.set_postfix(loss=f"{record['train_loss']:.4f}")
-                check_signals(lambda: f"after {_epochs(record['epoch'], config)}; {fate}")
+                what = f"the other processes in epoch {math.ceil(record['epoch'])}"
+                with processes.watched(watchdog, what):
+                    check_signals(lambda: f"after {_epochs(record['epoch'], config)}; {fate}")
 
             return fit(
                 train,
