@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shlex
 import signal
@@ -111,7 +112,9 @@ class Training:
                 bar.set_postfix_str(loss)
                 if processes.is_first():
                     say(f"{_epochs(record['epoch'], config)}, {loss}")
-                check_signals(lambda: f"after {_epochs(record['epoch'], config)}; {fate}")
+                what = f"the other processes in epoch {math.ceil(record['epoch'])}"
+                with processes.watched(watchdog, what):
+                    check_signals(lambda: f"after {_epochs(record['epoch'], config)}; {fate}")
 
             return fit(
                 train,

@@ -138,6 +138,11 @@ def _header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
 
 
 def _labels(labels: Any) -> np.ndarray:
+    if isinstance(labels, np.ma.MaskedArray):
+        raise InputError(
+            "labels: expected an array without a mask, which would be dropped; drop the masked "
+            "rows, or fill them with .filled(number)."
+        )
     if not isinstance(labels, (str, os.PathLike)):
         try:
             return np.asarray(labels)

@@ -111,6 +111,7 @@ class _ParquetRows(RowFiles):
                     counts.append(count)
             self._about.append(about)
             self._starts.append(self._starts[-1] + about.num_rows)
+            self._check_count(path, sum(counts), self._starts[-1])
         ends = np.cumsum(counts, dtype=np.int64)
         self.length = int(ends[-1]) if counts else 0
         self._first = ends - np.array(counts, np.int64)
@@ -128,6 +129,13 @@ class _ParquetRows(RowFiles):
                 f"{path}: expected row groups of at most {_LARGEST:,} bytes once decoded, got "
                 f"{size:,} in row group {group}; write it again with row groups of {most_rows:,} "
                 f"rows at most, better far fewer."
+            )
+
+    def _check_count(self, path: Path, found: int, expected: int) -> None:
+        if found != expected:
+            raise InputError(
+                f"{path}: expected an intact Parquet file (its footer says {expected:,} rows where "
+                f"{found:,} are); replace it with one."
             )
 
     def place(self, row: int) -> str:
@@ -154,7 +162,9 @@ class _ParquetRows(RowFiles):
         """The labels of a file, as pyarrow has them."""
         path = self.files[file]
         with _said(path), _opened(path, self._about[file]) as opened:
-            return opened.read(columns=[self.label]).column(0)
+            column = opened.read(columns=[self.label]).column(0)
+        self._check_count(path, len(column), self._starts[file + 1] - self._starts[file])
+        return column
 
     def _group(self, number: int) -> np.ndarray:
         """A row group's features; the latest are kept."""
@@ -172,6 +182,7 @@ class _ParquetRows(RowFiles):
         path = self.files[file]
         with _said(path), _opened(path, self._about[file]) as opened:
             table = opened.read_row_group(group, columns=self.columns)
+        self._check_count(path, len(table), self._about[file].row_group(group).num_rows)
         out = np.empty((len(table), *self.feature_shape), self.dtype)
         for i, name in enumerate(self.columns):
             column = table.column(name).combine_chunks()
@@ -251,7 +262,10 @@ def _opened(path: Path, about: Any = None) -> Any:
     import pyarrow.parquet as pq
 
     with _said(path):
-        return pq.ParquetFile(path, metadata=about)
+        file = pq.ParquetFile(path, metadata=about)
+        if about is None:
+            _ = file.schema_arrow.names  # raises where they are no text
+        return file
 
 
 @contextlib.contextmanager
@@ -261,7 +275,7 @@ def _said(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         why = str(error).partition("\n")[0]
         raise InputError(
             f"{path}: expected an intact Parquet file ({why}); replace it with one."

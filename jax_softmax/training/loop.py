@@ -108,6 +108,62 @@ def fit(
     ((1, 2), True)
     """
     config = TrainConfig() if config is None else config
+    watched = functools.partial(processes.watched, watchdog)
+    prepare = functools.partial(
+        _prepared, train, config, params, optimizer, validation, on_progress, on_epoch, checkpoints
+    )
+    with watched("the other processes to start", first=True):
+        run, features, training = processes.together(prepare)
+        # A checkpoint goes on over any mesh, but processes must have the same.
+        processes.check_same("training", training | {"mesh": str(config.mesh)})
+    warn_of_scale(features, run.about["feature_scale"], getattr(train, "features", None))
+
+    def tell(records: list[dict[str, float]]) -> None:
+        if on_epoch is not None:
+            for record in records:
+                on_epoch(dict(record))
+        if on_progress is not None:
+            on_progress(records[-1])
+
+    with contextlib.ExitStack() as stack:
+        kept = None
+        if checkpoints is not None:
+            with watched("the checkpoints' folder", first=True):
+                kept = stack.enter_context(checkpoints_of(checkpoints, training))
+        compile_seconds, progress = _train(run, validation, kept, tell, watched)
+    model = run.model()
+    if not all(np.isfinite(value).all() for value in map(np.asarray, model.params.values())):
+        # By the last step, which comes after the last loss.
+        epoch = len(progress.history)
+        raise _diverged("parameters became infinite or NaN", epoch, config, optimizer)
+    warn_of_rise(progress.history, optimizer is not None)
+    if progress.best is not None:
+        model = run.model(progress.best)
+    return FitResult(
+        **vars(model),
+        config=config,
+        history=tuple(progress.history),
+        compile_seconds=compile_seconds,
+        train_seconds=progress.train_seconds,
+        device=run.device(),
+    )
+
+
+def _prepared(
+    train: Examples | Streamed,
+    config: TrainConfig,
+    params: Mapping[str, Any] | None,
+    optimizer: optax.GradientTransformation | None,
+    validation: Examples | Streamed | None,
+    on_progress: Callable[[dict[str, float]], None] | None,
+    on_epoch: Callable[[dict[str, float]], None] | None,
+    checkpoints: str | os.PathLike[str] | None,
+) -> tuple[MemoryRun, np.ndarray, dict[str, Any]]:
+    """What one process alone makes of `fit`'s arguments, or raises.
+
+    Returns:
+      The run; the features, or a sample of them; and what `training_of` says, where it is asked.
+    """
     check_types(train, config, validation, optimizer, on_progress, on_epoch)
     check_checkpoints(config, checkpoints)
     mesh = mesh_of(config.mesh)
@@ -136,40 +192,10 @@ def fit(
         "class_names": class_names,
     }
     run = _run_of(train, config, mesh, optimizer, start, features, labels, about, on_progress)
-    warn_of_scale(features, feature_scale, getattr(train, "features", None))
-
-    def tell(records: list[dict[str, float]]) -> None:
-        if on_epoch is not None:
-            for record in records:
-                on_epoch(dict(record))
-        if on_progress is not None:
-            on_progress(records[-1])
-
-    with contextlib.ExitStack() as stack:
-        kept = None
-        if checkpoints is not None or processes.count() > 1:
-            training = training_of(config, optimizer, features, labels, about, start, validation)
-            processes.check_same("training", training)
-        if checkpoints is not None:
-            kept = stack.enter_context(checkpoints_of(checkpoints, training))
-        watched = functools.partial(processes.watched, watchdog)
-        compile_seconds, progress = _train(run, validation, kept, tell, watched)
-    model = run.model()
-    if not all(np.isfinite(value).all() for value in map(np.asarray, model.params.values())):
-        # By the last step, which comes after the last loss.
-        epoch = len(progress.history)
-        raise _diverged("parameters became infinite or NaN", epoch, config, optimizer)
-    warn_of_rise(progress.history, optimizer is not None)
-    if progress.best is not None:
-        model = run.model(progress.best)
-    return FitResult(
-        **vars(model),
-        config=config,
-        history=tuple(progress.history),
-        compile_seconds=compile_seconds,
-        train_seconds=progress.train_seconds,
-        device=run.device(),
-    )
+    training: dict[str, Any] = {}
+    if checkpoints is not None or processes.count() > 1:
+        training = training_of(config, optimizer, features, labels, about, start, validation)
+    return run, features, training
 
 
 def _run_of(
@@ -216,7 +242,8 @@ def _train(
     config, calls = run.config, _calls(run, validation is not None)
     progress = Progress(run.state, run.shuffle)
     if kept is not None:
-        found = kept.newest(run.placement.kept(progress))
+        with watched("the checkpoint to go on from", first=True):
+            found = kept.newest(run.placement.kept(progress))
         progress = progress if found is None else run.restore(found)
     history = progress.history
     best = best_record(history)

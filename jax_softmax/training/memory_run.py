@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from jax_softmax.errors import CheckpointError
 from jax_softmax.training import processes
 from jax_softmax.training.checkpoints import Progress
 from jax_softmax.training.config import TrainConfig
@@ -118,7 +119,15 @@ class MemoryRun:
         return epoch_orders(self.rng, self.examples, count, calls_epochs)
 
     def restore(self, kept: Progress) -> Progress:
-        """Goes back to where a checkpoint was written."""
+        """Goes back to where a checkpoint was written, after an epoch."""
+        if kept.part:
+            raise CheckpointError(
+                "checkpoint within an epoch: is of examples that were streamed; go on with the "
+                "stream, or remove it to go on from the one before."
+            )
+        return self._restored(kept)
+
+    def _restored(self, kept: Progress) -> Progress:
         progress = self.placement.restored(kept)
         self.state = progress.state
         self.rng.bit_generator.state = progress.shuffle

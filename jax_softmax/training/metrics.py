@@ -30,7 +30,7 @@ from jax_softmax.training.mesh import (
     place,
 )
 from jax_softmax.training.model import SoftmaxModel
-from jax_softmax.training.processes import on_host
+from jax_softmax.training.processes import on_host, progressed
 from jax_softmax.training.programs import latest_programs
 from jax_softmax.training.step import Params
 from jax_softmax.training.streams import (
@@ -264,6 +264,7 @@ def _in_blocks(
             if count < block:
                 rows = [np.concatenate([r, np.repeat(r[-1:], block - count, axis=0)]) for r in rows]
             results.append([on_host(out)[:count] for out in run(*rows)])
+            progressed()
     return [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
 

@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 # Compiling takes its time, and not on every process the same.
 _FIRST_STEPS = 20.0
+# Of what is waited for now.
+_alarms: list[_Alarm] = []
 # The kinds of error that one process tells to the others.
 _KINDS: dict[str, type[InputError]] = {"CheckpointError": CheckpointError}
 
@@ -35,7 +37,8 @@ class Watchdog:
     What waits cannot be interrupted: the process can only be ended.
 
     Attributes:
-      seconds: how long it may wait, on top of twice the longest call so far.
+      seconds: how long it may wait, on top of twice the longest call so far. Counted anew with each
+        piece of a stream, and each block of an evaluation, that is done.
       end: is called in a thread with a message, and ends the process.
       say: is called so with a message before that, where the first call, in which others may still
         be loading, takes as long as later ones may not; None says nothing.
@@ -83,6 +86,9 @@ def told_by_first(f: Callable[[], T]) -> T:
 
     Args:
       f: gives what JSON can say.
+
+    Raises:
+      LostProcessError: in the others, if `f` raises anything else in the first.
     """
     if count() == 1:
         return f()
@@ -90,14 +96,17 @@ def told_by_first(f: Callable[[], T]) -> T:
     if is_first():
         try:
             said = {"value": f()}
-        except InputError as error:
-            said = {"kind": type(error).__name__, "message": str(error)}
+        except BaseException as error:  # of any kind, for the others wait
+            mistake = isinstance(error, InputError)
+            said = {"kind": type(error).__name__, "message": str(error), "mistake": mistake}
             _broadcast(json.dumps(said).encode())
             raise
     said = json.loads(_broadcast(json.dumps(said).encode()))
     if "message" in said:
-        kind = _KINDS.get(said["kind"], InputError)
-        raise kind(f"process 0: {said['message']}")
+        kind, message = said["kind"], said["message"]
+        if not said["mistake"]:
+            raise LostProcessError(_lost(f"process 0 stopped ({kind}: {message})"))
+        raise _KINDS.get(kind, InputError)(f"process 0: {message}")
     value: T = said["value"]
     return value
 
@@ -121,13 +130,13 @@ def arrays_of_first(arrays: Mapping[str, np.ndarray] | None) -> dict[str, np.nda
 
 
 def together(f: Callable[[], T]) -> T:
-    """What `f` gives in each process; if it raises InputError in one, all do. Called by all."""
+    """What `f` gives in each process; if it raises in one, all raise. Called by all."""
     if count() == 1:
         return f()
-    failure = None
+    failure: BaseException | None = None
     try:
         value = f()
-    except InputError as error:
+    except BaseException as error:  # of any kind, for the others wait
         failure = error
     failed = [i for i, x in enumerate(_gathered(np.int32(failure is not None))) if x]
     if failure is not None:
@@ -180,10 +189,10 @@ def watched(
     with contextlib.ExitStack() as stack:
         if watchdog is not None:
             limit = watchdog.seconds * (_FIRST_STEPS if first else 1) + 2 * usual
-            _after(stack, limit, watchdog.end, _lost(f"waited {limit:.3g} s for {what}"))
+            _alarm(stack, limit, watchdog.end, _lost(f"waited {limit:.3g} s for {what}"))
             if first and watchdog.say is not None:
                 words = f"has waited {watchdog.seconds:.3g} s for {what}, and waits on, for it is"
-                _after(stack, watchdog.seconds, watchdog.say, f"{words} the first time.")
+                _alarm(stack, watchdog.seconds, watchdog.say, f"{words} the first time.")
         try:
             yield
         except (RuntimeError, ValueError) as error:
@@ -193,14 +202,40 @@ def watched(
             raise LostProcessError(_lost(f"{what} failed ({words})")) from error
 
 
-def _after(
+def _alarm(
     stack: contextlib.ExitStack, seconds: float, f: Callable[[str], object], words: str
 ) -> None:
     """Calls `f` after so many seconds, unless the stack is left before."""
-    timer = threading.Timer(seconds, f, [words])
-    timer.daemon = True
-    timer.start()
-    stack.callback(timer.cancel)
+    alarm = _Alarm(seconds, f, words)
+    _alarms.append(alarm)
+    stack.callback(_alarms.remove, alarm)
+    stack.callback(alarm.stop)
+
+
+def progressed() -> None:
+    """Something that is waited for goes on: it is waited for anew."""
+    for alarm in _alarms:
+        alarm.restart()
+
+
+class _Alarm:
+    """Calls a function with some words after so many seconds."""
+
+    def __init__(self, seconds: float, function: Callable[[str], object], words: str) -> None:
+        self._given = seconds, function, [words]
+        self._start()
+
+    def _start(self) -> None:
+        self._timer = threading.Timer(*self._given)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def restart(self) -> None:
+        self.stop()
+        self._start()
+
+    def stop(self) -> None:
+        self._timer.cancel()
 
 
 def _lost(what: str) -> str:

@@ -92,10 +92,12 @@ class Spread(NamedTuple):
         def put(x: Any) -> jax.Array:
             if self._has_classes(x):
                 return place(self.mesh, self.axis_of_classes, on_host(x))
-            # From the host: from one device to those of other processes JAX would wait for them.
+            whole = NamedSharding(self.mesh, P())
+            # From the host: JAX takes nothing from one device to those of other processes.
             if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-                x = on_host(x)
-            return jax.device_put(x, NamedSharding(self.mesh, P()))
+                return jax.device_put(on_host(x), whole)
+            numbers = jax.device_put(on_host(jax.random.key_data(x)), whole)
+            return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(x))
 
         return jax.tree.map(put, tree)
 

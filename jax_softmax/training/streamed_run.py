@@ -77,7 +77,7 @@ class StreamedRun(MemoryRun):
 
     def restore(self, kept: Progress) -> Progress:
         """Goes back to where a checkpoint was written, which may be within an epoch."""
-        progress = super().restore(kept)
+        progress = self._restored(kept)
         self._last, self._done = (self.state, _Part(**progress.part)), progress.epoch
         return progress
 
@@ -120,6 +120,7 @@ class StreamedRun(MemoryRun):
                     seen = np.union1d(labels, labels if seen is None else seen)
                 rows = min(self._rows, self.examples - piece * self._rows)
                 losses = self._call(features, labels, 1, rows)
+                processes.progressed()
                 under_way.append((self.state, losses))
                 if len(under_way) > _UNDER_WAY:
                     self._wait(order, *under_way.popleft())

@@ -206,6 +206,30 @@ def test_a_parquet_file_that_is_damaged_within(parquet):
         stream[:]
 
 
+def test_a_footer_with_a_bit_that_is_wrong(tmp_path):
+    """Parquet has no digest of it: numbers may be others, rows never fewer or more."""
+    path = tmp_path / "table.parquet"
+    columns = {"x": np.arange(4.0), "y": [0, 1, 1, 0]}
+    pl.DataFrame(columns).write_parquet(path, row_group_size=2, statistics=False)
+    whole = path.read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little")
+    said = set()
+    for i in range(len(whole) - 8 - footer, len(whole)):
+        for bit in range(8):
+            data = bytearray(whole)
+            data[i] ^= 1 << bit
+            path.write_bytes(data)
+            try:
+                features, labels = stream_parquet(path, "y")[:]
+            except InputError as error:
+                said.add(str(error))
+            else:
+                assert (features.shape, labels.shape) == ((4, 1), (4,)), (i, bit)
+    expected = f"{path}: expected an intact Parquet file ("
+    assert expected + "its footer says 6 rows where 4 are); replace it with one." in said
+    assert any(words.startswith(expected + "'utf-8' codec can't decode") for words in said)
+
+
 def test_a_row_group_larger_than_any_should_be(parquet, monkeypatch):
     monkeypatch.setattr("jax_softmax.datasets.parquet_stream._LARGEST", 31)
     words = "row groups of at most 31 bytes once decoded, got 32 in row group 0; write it again"
@@ -283,6 +307,11 @@ def test_labels_of_another_length(labels, pair):
 def test_labels_that_are_objects(pair):
     with pytest.raises(InputError, match="labels: expected integers, booleans or strings, got Py"):
         stream_npy(pair[0], [None] * 5)
+
+
+def test_labels_with_a_mask(pair):
+    with pytest.raises(InputError, match="labels: expected an array without a mask, which would"):
+        stream_npy(pair[0], np.ma.array([0, 1, 1, 0, 2], mask=[1, 0, 0, 0, 0]))
 
 
 def test_labels_of_several_lengths(pair):

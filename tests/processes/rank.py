@@ -3,6 +3,7 @@
 Prints a line of JSON: what came of each step. All processes take the same steps.
 """
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 
 from jax_softmax import InputError, Split, TrainConfig, evaluate, fit, predict, predict_proba
 from jax_softmax.datasets import stream_npy
+from jax_softmax.errors import LostProcessError
 from jax_softmax.training import processes
 
 SETTINGS = {"batch_size": 100, "momentum": 0.9, "schedule": "cosine"}
@@ -44,7 +47,7 @@ def said(result, split, mesh=None):
 def refused(f):
     try:
         f()
-    except InputError as error:
+    except (InputError, LostProcessError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -61,7 +64,17 @@ def different(index):
     def of_first():
         raise processes.CheckpointError("the disk is full.")
 
+    def a_bug():
+        if index in (0, 1):
+            raise TypeError("a bug.")
+
+    not_finite = Split(np.full((64, 3), np.nan if index == 1 else 1.0), np.arange(64) % 2)
+    meshes = [{"data": 4}, {"data": 2, "model": 2}]
     return {
+        "mesh": refused(lambda: fit(split_of(64), TrainConfig(mesh=meshes[index % 2]))),
+        "features": refused(lambda: fit(not_finite)),
+        "bug": refused(lambda: processes.together(a_bug)),
+        "bug of first": refused(lambda: processes.told_by_first(a_bug)),
         "data": refused(lambda: fit(mine, TrainConfig(epochs=1, batch_size=8))),
         "settings": refused(lambda: fit(split_of(64), TrainConfig(epochs=1, seed=index))),
         "one": refused(lambda: processes.together(only_here)),
@@ -78,6 +91,34 @@ def different(index):
     }
 
 
+def keys(folder):
+    """The same, of an optimiser whose state has a key, before and after its checkpoint is read."""
+
+    def update(gradients, key, _params=None):
+        noise = 1 + jax.random.uniform(key)
+        updates = jax.tree.map(lambda x: -0.1 * noise * x, gradients)
+        return updates, jax.random.split(key)[0]
+
+    optimizer = optax.GradientTransformation(lambda _params: jax.random.key(1), update)
+
+    def bits(epochs):
+        config = TrainConfig(epochs=2, checkpoint_every=1)
+
+        def stop(record):
+            if record["epoch"] == epochs:
+                raise KeyboardInterrupt
+
+        with contextlib.suppress(KeyboardInterrupt):
+            found = fit(
+                split_of(), config, optimizer=optimizer, checkpoints=folder / "kept", on_epoch=stop
+            )
+            return np.asarray(found.params["kernel"]).ravel()[:8].tolist()
+
+    whole = fit(split_of(), TrainConfig(epochs=2), optimizer=optimizer)
+    bits(1)
+    return np.asarray(whole.params["kernel"]).ravel()[:8].tolist(), bits(None)
+
+
 def main(folder, index):
     split = split_of()
     stream = stream_npy(folder / "features.npy", folder / "labels.npy", feature_scale=1 / 255)
@@ -92,6 +133,7 @@ def main(folder, index):
         "stream": said(fit(stream, config), stream),
         "classes": said(fit(split, by_classes), split, over_classes),
         "kept": said(fit(split, kept, checkpoints=folder / "kept"), split),
+        "keys": keys(folder / "keys" / str(jax.process_count())),
         "different": different(index),
     }
 

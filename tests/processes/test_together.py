@@ -83,11 +83,18 @@ def test_checkpoints_go_on_in_another_number_of_processes(two, four, folder):
 
 
 @pytest.mark.parametrize("count", [4, 2])
+def test_an_optimiser_with_a_key_goes_on(count, two, four):
+    for rank in {4: four, 2: two}[count]:
+        whole, resumed = rank["keys"]
+        assert whole == resumed
+
+
+@pytest.mark.parametrize("count", [4, 2])
 def test_what_processes_disagree_on(count, two, four):
     """An error in all of them, and not a wait for ever."""
     for i, rank in enumerate({4: four, 2: two}[count]):
         different = rank["different"]
-        for what in ("data", "settings"):
+        for what in ("data", "settings", "mesh"):
             assert different[what] == (
                 f"InputError: training: expected the same in all {count} processes, got other ones "
                 f"in process 1 than in process 0; start all of them with the same arguments and "
@@ -98,6 +105,19 @@ def test_what_processes_disagree_on(count, two, four):
             if i == 1
             else f"InputError: process 1 of {count} cannot train with the others; its own output "
             f"says why."
+        )
+        elsewhere = f"InputError: process 1 of {count} cannot train with the others; its own output"
+        assert different["features"].startswith(
+            "InputError: features: expected finite numbers, got nan in row 0"
+            if i == 1
+            else elsewhere
+        )
+        elsewhere = elsewhere.replace("process 1", "process 0")
+        assert different["bug"].startswith("TypeError: a bug." if i < 2 else elsewhere)
+        assert different["bug of first"].startswith(
+            "TypeError: a bug."
+            if i == 0
+            else f"LostProcessError: process 0 stopped (TypeError: a bug.): another of the {count} "
         )
         of_first = "" if i == 0 else "process 0: "
         assert different["first"] == f"CheckpointError: {of_first}the disk is full."

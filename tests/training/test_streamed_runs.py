@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from jax_softmax import (
     stream_parquet,
 )
 from jax_softmax.errors import TrainingWarning
-from jax_softmax.training import checkpoints, streamed_run, streams
+from jax_softmax.training import checkpoints, processes, streamed_run, streams
 from jax_softmax.training.streams import Pieces, Reader
 
 CONFIG = TrainConfig(batch_size=7, epochs=3, learning_rate=0.2, momentum=0.5, seed=4)
@@ -202,6 +203,46 @@ def test_a_checkpoint_of_another_order_is_refused(
     words = "checkpoint within an epoch: is of another order of the rows, as another version may"
     with pytest.raises(checkpoints.CheckpointError, match=words):
         fit(stream_of(many), config, checkpoints=tmp_path / "kept")
+
+
+def test_a_checkpoint_within_an_epoch_is_refused_in_memory(many, stream_of, small_pieces, tmp_path):
+    """A sample of few examples is all of them: the same training, by its digests."""
+    config = TrainConfig(batch_size=7, epochs=2, checkpoint_every=2)
+
+    def stop(record):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(stream_of(many), config, on_progress=stop, checkpoints=tmp_path / "kept")
+    words = "checkpoint within an epoch: is of examples that were streamed; go on with the stream"
+    with pytest.raises(checkpoints.CheckpointError, match=words):
+        fit(many, config, checkpoints=tmp_path / "kept")
+
+
+def test_each_piece_has_other_processes_waited_for_anew(many, stream_of, small_pieces, monkeypatch):
+    """An epoch of a stream may take longer than a process is waited for."""
+    started, ended = [], []
+
+    class Timer(threading.Thread):
+        def __init__(self, seconds, *_given):
+            super().__init__(target=lambda: None)
+            started.append(seconds)
+
+        def cancel(self):
+            ended.append(self)
+
+    monkeypatch.setattr(processes.threading, "Timer", Timer)
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(processes, "count", lambda: 2)
+            watchdog = processes.Watchdog(7.0, pytest.fail)
+            stack.enter_context(processes.watched(watchdog, "the others"))
+        result = fit(stream_of(many), CONFIG)
+        of_training = len(started)
+        evaluate(result, stream_of(many))
+    assert of_training == 1 + CONFIG.epochs * 5  # pieces
+    assert len(started) == of_training + 5
+    assert started == [7.0] * len(ended)
 
 
 def test_predictions_want_an_array(many, stream_of):
