@@ -63,7 +63,8 @@ def _run(given: Sequence[str], *, own_process: bool) -> int:
                     use_compilation_cache()
             code = command.run() or 0
         signals.check()  # JAX may have swallowed what was raised
-        sys.stdout.flush()
+        if sys.stdout is not None:  # `>&-`
+            sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

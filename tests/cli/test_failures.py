@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jax_softmax import load_run
+from jax_softmax.cli import main
 from jax_softmax.training import runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,3 +135,11 @@ def test_letters_that_standard_output_lacks(cwd):
     again = subprocess.run([sys.executable, "-c", script, *words], **run)
     assert again.returncode == 2
     assert again.stderr.startswith("jax-softmax: run folder \\xfc\\u732b: a run is there already")
+
+
+def test_standard_output_that_is_closed(monkeypatch, tmp_path):
+    """`>&-`: the training is done and saved, and nobody reads of it."""
+    monkeypatch.setattr("sys.stdout", None)
+    run = tmp_path / "run"
+    assert main(["train", "digits", "--epochs", "1", "--run-dir", str(run)]) == 0
+    assert (run / "model.safetensors").is_file()
