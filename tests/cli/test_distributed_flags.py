@@ -5,7 +5,6 @@ import tyro
 
 from jax_softmax import InputError, TrainConfig
 from jax_softmax.cli import distributed, main
-from jax_softmax.cli.options import Lines
 from jax_softmax.cli.train import Train
 
 
@@ -39,16 +38,6 @@ def test_flags_that_do_not_fit(flags, words, capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_log_gets_a_line_a_minute(monkeypatch, capsys):
-    """Where standard error is no terminal; and none before, so that short runs say nothing."""
-    clock = iter([0.0, 59.0, 60.0, 61.0, 121.0])
-    monkeypatch.setattr("jax_softmax.cli.options.time.monotonic", lambda: next(clock))
-    say = Lines()
-    for words in ("one", "two", "three", "four"):
-        say(words)
-    assert capsys.readouterr().err == "jax-softmax: two\njax-softmax: four\n"
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -65,9 +54,3 @@ def test_another_training_than_that_of_the_first(words, message):
     command = tyro.cli(Train, args=words[1:], config=(tyro.conf.FlagCreatePairsOff,))
     with pytest.raises(InputError, match=f"^{message}"):
         distributed._check_agrees(command, TrainConfig(batch_size=None, epochs=1000), "iris")
-
-
-def test_a_stream_has_batches_though_the_dataset_has_none():
-    command = tyro.cli(Train, args=["iris", "--stream"], config=(tyro.conf.FlagCreatePairsOff,))
-    assert command.settings().batch_size == 128
-    assert command.settings().epochs == 1000

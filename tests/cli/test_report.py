@@ -1,9 +1,10 @@
-"""Tables and paragraphs fit the width there is, and break no word."""
+"""Tables and paragraphs fit the width there is, and break no word; a log gets a line a minute."""
 
 from __future__ import annotations
 
 import pytest
 
+from jax_softmax.cli.options import Lines
 from jax_softmax.cli.report import Column, named_lines, table_lines
 
 COLUMNS = (Column("class", left=True, wraps=True), Column("examples"))
@@ -67,3 +68,13 @@ def test_where_there_is_no_terminal_lines_are_100_wide_at_most(monkeypatch):
 
 def _no_terminal(*_arguments):
     raise OSError("not a terminal")
+
+
+def test_a_log_gets_a_line_a_minute(monkeypatch, capsys):
+    """Where standard error is no terminal; and none before, so that short runs say nothing."""
+    clock = iter([0.0, 59.0, 60.0, 61.0, 121.0])
+    monkeypatch.setattr("jax_softmax.cli.options.time.monotonic", lambda: next(clock))
+    say = Lines()
+    for words in ("one", "two", "three", "four"):
+        say(words)
+    assert capsys.readouterr().err == "jax-softmax: two\njax-softmax: four\n"

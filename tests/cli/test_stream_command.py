@@ -7,8 +7,10 @@ import signal
 import numpy as np
 import polars as pl
 import pytest
+import tyro
 
 from jax_softmax import load_dataset
+from jax_softmax.cli.train import Train
 from jax_softmax.training import run_files, streams
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -81,6 +83,7 @@ def test_parquet_files_with_a_test_file_of_their_own(command, cwd, digits_files,
     outcome = command("evaluate", "run")
     assert outcome.code == 0, outcome.err
     assert "the same as training measured" in outcome.out
+    assert "trained on another" not in outcome.out
     assert "seven" in outcome.out
 
 
@@ -171,3 +174,9 @@ def test_mistakes(words, said, command, cwd, digits_files, tree):
     assert outcome.code == 2
     assert said in " ".join(outcome.err.split())
     assert tree(cwd) == {}
+
+
+def test_a_stream_has_batches_though_the_dataset_has_none():
+    command = tyro.cli(Train, args=["iris", "--stream"], config=(tyro.conf.FlagCreatePairsOff,))
+    assert command.settings().batch_size == 128
+    assert command.settings().epochs == 1000

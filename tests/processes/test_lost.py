@@ -33,8 +33,7 @@ def training(run, *more):
 
 
 @pytest.fixture
-def endless(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_SOFTMAX_DATA_DIR", str(tmp_path / "none"))
+def endless(tmp_path):
     ranks = training(tmp_path / "run", "--run-dir", str(tmp_path / "run"), "--epochs", "10000000")
     yield ranks
     kill(ranks)
