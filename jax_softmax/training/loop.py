@@ -108,11 +108,11 @@ def fit(
     ((1, 2), True)
     """
     config = TrainConfig() if config is None else config
-    watched = functools.partial(processes.watched, watchdog)
+    watched = processes.Watch(watchdog)
     prepare = functools.partial(
         _prepared, train, config, params, optimizer, validation, on_progress, on_epoch, checkpoints
     )
-    with watched("the other processes to start", first=True):
+    with watched("the other processes to start"):
         run, features, training = processes.together(prepare)
         # A checkpoint goes on over any mesh, but processes must have the same.
         processes.check_same("training", training | {"mesh": str(config.mesh)})
@@ -128,7 +128,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         kept = None
         if checkpoints is not None:
-            with watched("the checkpoints' folder", first=True):
+            with watched("the checkpoints' folder"):
                 kept = stack.enter_context(checkpoints_of(checkpoints, training))
         compile_seconds, progress = _train(run, validation, kept, tell, watched)
     model = run.model()
@@ -236,13 +236,13 @@ def _train(
     validation: Examples | Streamed | None,
     kept: Checkpoints | OfFirstProcess | None,
     tell: Callable[[list[dict[str, float]]], None],
-    watched: Callable[..., contextlib.AbstractContextManager[None]],
+    watched: processes.Watch,
 ) -> tuple[float, Progress]:
     """Runs all epochs, or those that a checkpoint leaves; seconds to compile, and what came."""
     config, calls = run.config, _calls(run, validation is not None)
     progress = Progress(run.state, run.shuffle)
     if kept is not None:
-        with watched("the checkpoint to go on from", first=True):
+        with watched("the checkpoint to go on from"):
             found = kept.newest(run.placement.kept(progress))
         progress = progress if found is None else run.restore(found)
     history = progress.history
@@ -254,27 +254,25 @@ def _train(
 
     def keep(progress: Progress) -> None:
         if kept is not None:
-            with watched(f"the checkpoint after epoch {progress.epoch}", first=True):
+            with watched(f"the checkpoint after epoch {progress.epoch}", "checkpoint"):
                 kept.save(run.placement.kept(progress))
 
     # No epochs: compiles and no more.
-    with watched("the programs", first=True):
+    with watched("the programs"):
         compile_seconds, _ = run.advance(0, calls.longest, upcoming=calls.count_after(len(history)))
-    usual: float | None = None
     while len(history) < config.epochs and not waited():
         first = len(history)
         count = calls.count_after(first)
         done = first + count
         what = f"the other processes in epoch {first + 1}"
         try:
-            with watched(what, first=usual is None, usual=usual or 0.0):
+            with watched(what, "epochs"):
                 seconds, losses = run.advance(
                     count, calls.longest, upcoming=calls.count_after(done)
                 )
         except KeyboardInterrupt:
             keep(run.interrupted(progress))
             raise
-        usual = max(usual or 0.0, seconds)
         _check_finite(losses, first, config, run.given_optimizer)
         history += [
             {"epoch": epoch, "train_loss": loss}
@@ -283,7 +281,7 @@ def _train(
         progress.state, progress.shuffle, progress.part = run.state, run.shuffle, {}
         progress.train_seconds += seconds
         if validation is not None and calls.due(calls.look_every, done):
-            with watched("the other processes at the validation", first=True):
+            with watched("the other processes at the validation"):
                 seen = evaluate(run.model(), validation, mesh=config.mesh)
             history[-1].update(validation_loss=seen.loss, validation_accuracy=seen.accuracy)
             if config.patience is not None and is_better(history[-1], best):

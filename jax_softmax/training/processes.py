@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -200,6 +201,29 @@ def watched(
                 raise
             words = str(error).partition("\n")[0]
             raise LostProcessError(_lost(f"{what} failed ({words})")) from error
+
+
+class Watch:
+    """`watched` for what is done again and again; each kind of it has its usual time."""
+
+    def __init__(self, watchdog: Watchdog | None) -> None:
+        self._watchdog = watchdog
+        self._usual: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, what: str, kind: str | None = None) -> Iterator[None]:
+        """Minds what is done inside.
+
+        Args:
+          what: what is waited for, in the message.
+          kind: of it, if it is done more than once.
+        """
+        kind = what if kind is None else kind
+        usual = self._usual.get(kind)
+        started = time.monotonic()
+        with watched(self._watchdog, what, first=usual is None, usual=usual or 0.0):
+            yield
+        self._usual[kind] = max(usual or 0.0, time.monotonic() - started)
 
 
 def _alarm(

@@ -62,18 +62,22 @@ def _logits(params: Params, features: jax.Array, scale: jax.Array, layout: Layou
     are stored; the scaled ones would be written out.
 
     A tiny kernel's logits are sums, which fuse with what follows where a product does not.
+
+    `lax.dot` rather than `@`, for JAX keeps what it traced of each shape's `@` for ever.
     """
     kernel, bias = params["kernel"], params["bias"]
     features, scale = features.astype(kernel.dtype), scale.astype(kernel.dtype)
     tiny = kernel.size <= _TINY
     if not layout.classes_first:
         kernel = kernel * scale
-        products = jnp.sum(features[:, None, :] * kernel, -1) if tiny else features @ kernel.T
+        products = (
+            jnp.sum(features[:, None, :] * kernel, -1) if tiny else lax.dot(features, kernel.T)
+        )
         return products + bias[None, :]
     scaled = features * scale
     if tiny:
         return jnp.sum(kernel[:, None, :] * scaled[None], -1) + bias[:, None]
-    return lax.optimization_barrier(kernel @ scaled.T + bias[:, None])
+    return lax.optimization_barrier(lax.dot(kernel, scaled.T) + bias[:, None])
 
 
 def loss_and_gradients(params: Params, batch: Batches, layout: Layout) -> tuple[jax.Array, Params]:

@@ -17,7 +17,7 @@ WITHIN = 60
 
 def training(run, *more):
     words = ["-m", "jax_softmax", "train", "iris", "--batch-size", "16", "--checkpoint-every", "50"]
-    words += ["--step-timeout", "4", *more]
+    words += ["--step-timeout", "12", *more]
 
     def arguments(port, i):
         here = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process-id", str(i)]
@@ -60,8 +60,8 @@ def test_the_first_is_killed(endless):
 def test_one_is_stopped(endless):
     endless[1].send_signal(signal.SIGSTOP)
     ((code, _, errors),) = ended(endless[:1], WITHIN)
-    assert code == 1
-    assert "s for the other processes in epoch " in errors
+    assert code == 1, errors
+    assert "s for the other processes in epoch " in errors or "s for the checkpoint " in errors
     assert "Traceback" not in errors
 
 
@@ -69,7 +69,7 @@ def test_one_is_told_to_stop(endless, tmp_path):
     """All stop after the same epoch, and the first keeps it."""
     endless[1].send_signal(signal.SIGTERM)
     found = ended(endless, WITHIN)
-    assert [code for code, *_ in found] == [128 + signal.SIGTERM] * 2
+    assert [code for code, *_ in found] == [128 + signal.SIGTERM] * 2, "".join(x[2] for x in found)
     said = {errors.splitlines()[-1] for _, _, errors in found}
     assert len(said) == 1
     assert "stopped by SIGTERM after epoch" in said.pop()
