@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jax_softmax.classifier import SoftmaxClassifier as SoftmaxClassifier
+    from jax_softmax.classifier import SoftmaxClassifierCV as SoftmaxClassifierCV
     from jax_softmax.datasets import (
         Dataset,
         Split,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "classifier": ("SoftmaxClassifier",),
+    "classifier": ("SoftmaxClassifier", "SoftmaxClassifierCV"),
     "datasets": (
         "Dataset",
         "Split",
@@ -82,7 +83,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-# SoftmaxClassifier is not among them: `import *` works without scikit-learn, which it needs.
+# The classifiers are not among them: `import *` works without scikit-learn, which they need.
 __all__ = [
     "Dataset",
     "Evaluation",

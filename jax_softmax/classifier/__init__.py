@@ -1,5 +1,9 @@
-"""Softmax regression in scikit-learn's words: `SoftmaxClassifier`."""
+"""Softmax regression in scikit-learn's words: `SoftmaxClassifier`, `SoftmaxClassifierCV`."""
 
-from jax_softmax.classifier.estimator import SoftmaxClassifier
+from jax_softmax._extras import needs_train_extra
 
-__all__ = ["SoftmaxClassifier"]
+with needs_train_extra():
+    from jax_softmax.classifier.cross_validation import SoftmaxClassifierCV
+    from jax_softmax.classifier.estimator import SoftmaxClassifier
+
+__all__ = ["SoftmaxClassifier", "SoftmaxClassifierCV"]

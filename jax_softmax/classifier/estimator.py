@@ -6,7 +6,6 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from numbers import Integral, Real
 from typing import Any, Literal
 
 import jax
@@ -23,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted, check_random_state
 
 from jax_softmax.classifier import inputs, sgd
 from jax_softmax.classifier.objective import Problem
+from jax_softmax.classifier.parameters import check_parameters
 from jax_softmax.classifier.solve import Found, minimise
 from jax_softmax.errors import DivergedError
 
@@ -90,6 +90,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
     ((1, 1), array([[0.5, 0.5]]))
     """
 
+    # Where "sgd" is, for `partial_fit` to go on from.
+    _steps: sgd.State
+
     def __init__(
         self,
         *,
@@ -149,7 +152,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         Warns:
           ConvergenceWarning: if `max_iter` iterations did not reach `tol`.
         """
-        self._check_parameters()
+        check_parameters(self)
         features = inputs.checked_features(self, X, reset=True)
         labels = inputs.checked_labels(y, features)
         before = getattr(self, "classes_", None) if self.warm_start else None
@@ -190,7 +193,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         Raises:
           ValueError: as in `fit`, or if a label is not one of the classes.
         """
-        self._check_parameters()
+        check_parameters(self)
         first = not hasattr(self, "coef_")
         if first and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
@@ -249,7 +252,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
     def _minimise(
         self, features: Any, indices: np.ndarray, weights: np.ndarray, start: np.ndarray
     ) -> None:
-        block = inputs.block_of(*features.shape, len(self.classes_))
+        examples, width = features.shape
+        block = inputs.block_of(examples, width, len(self.classes_))
         with inputs.computing_in(start.dtype), self._progress() as on_iterations:
             found = minimise(
                 self._problem(features, indices, weights, start.dtype, block),
@@ -317,15 +321,15 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         goes_on = epochs is not None and hasattr(self, "_steps")
         if not goes_on:
             self._random_state_ = check_random_state(self.random_state)
-        held = None
+        held: tuple[Any, np.ndarray, np.ndarray] | None = None
         if epochs is None and self.early_stopping:
-            rows, held = self._set_aside(indices)
-            held = features[held], indices[held], weights[held]
+            rows, aside = self._set_aside(indices)
+            held = features[aside], indices[aside], weights[aside]
             features, indices, weights = features[rows], indices[rows], weights[rows]
         with inputs.computing_in(start.dtype), self._progress() as on_epoch:
-            state = self._steps if goes_on else sgd.start(start, self.momentum)
+            state: sgd.State = self._steps if goes_on else sgd.start(start, self.momentum)
             problem = self._problem(features, indices, weights, start.dtype, block=1)
-            watch = _Watch(self.tol, self.n_iter_no_change)
+            watch = sgd.Watch(self.tol, self.n_iter_no_change)
             curve: list[float] = []
             while len(curve) < (self.max_iter if epochs is None else epochs):
                 state, loss = self._epoch(problem, state)
@@ -429,55 +433,3 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
                 bar.update(iterations - bar.n)
 
             yield show
-
-    def _check_parameters(self) -> None:
-        for name, valid, what in self._expectations():
-            if not valid(getattr(self, name)):
-                raise ValueError(f"{name}: expected {what}, got {getattr(self, name)!r}.")
-
-    @staticmethod
-    def _expectations() -> list[tuple[str, Callable[[Any], bool], str]]:
-        def number(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
-            return lambda x: isinstance(x, Real) and not isinstance(x, bool) and valid(x)
-
-        def count(x: Any) -> bool:
-            return isinstance(x, Integral) and not isinstance(x, bool) and x >= 1
-
-        def flag(x: Any) -> bool:
-            return isinstance(x, bool | np.bool_)
-
-        return [
-            ("C", number(lambda x: x > 0), "a number above 0, np.inf for no penalty"),
-            ("l1_ratio", number(lambda x: 0 <= x <= 1), "a number from 0 to 1"),
-            ("solver", lambda x: x in ("lbfgs", "sgd"), "'lbfgs' or 'sgd'"),
-            ("fit_intercept", flag, "True or False"),
-            ("tol", number(lambda x: x >= 0), "a number of at least 0"),
-            ("max_iter", lambda x: count(x) or x == 0, "an integer of at least 0"),
-            ("learning_rate", number(lambda x: 0 < x < math.inf), "a number above 0"),
-            ("batch_size", count, "an integer of at least 1"),
-            ("momentum", number(lambda x: 0 <= x < 1), "a number from 0 to below 1"),
-            ("label_smoothing", number(lambda x: 0 <= x < 1), "a number from 0 to below 1"),
-            ("early_stopping", flag, "True or False"),
-            ("validation_fraction", number(lambda x: 0 < x < 1), "a number between 0 and 1"),
-            ("n_iter_no_change", count, "an integer of at least 1"),
-            ("average", lambda x: flag(x) or count(x), "True, False or a number of rows"),
-            ("warm_start", flag, "True or False"),
-        ]
-
-
-class _Watch:
-    """Whether something that should fall has not done so for some epochs."""
-
-    def __init__(self, tol: float, patience: int) -> None:
-        self._tol, self._patience, self._waited = tol, patience, 0
-        self._least = math.inf
-        self.best: Any = None
-        self.ended = False
-
-    def ends(self, value: float, state: Any) -> bool:
-        """Takes note of an epoch's value, and of the state after it if it is the best."""
-        self._waited = 0 if value < self._least - self._tol else self._waited + 1
-        if value < self._least or self.best is None:
-            self._least, self.best = value, state
-        self.ended = self._waited >= self._patience
-        return self.ended

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -66,7 +67,7 @@ def epoch(
     state: State,
     order: np.ndarray,
     rate: np.ndarray,
-    average_from: np.ndarray,
+    average_from: np.int32,
     *,
     momentum: float,
     label_smoothing: float,
@@ -86,9 +87,11 @@ def epoch(
       The state, and the epoch's loss without penalties: a scalar, of each row before its step.
     """
     optimizer = _optimizer(momentum)
-    scale = problem.labels.shape[0] / order.shape[1]
+    # So that an epoch's steps weigh rows and penalties as the objective does, though the last step
+    # has fewer rows.
+    scale = order.shape[0]
 
-    def step(state: State, rows: jax.Array) -> tuple[State, jax.Array]:
+    def step(state: State, rows: Any) -> tuple[State, jax.Array]:
         counts, rows = rows >= 0, jnp.maximum(rows, 0)
         features = problem.rows.take(rows)
         weights = jnp.where(counts, problem.weights[rows], 0)
@@ -121,3 +124,21 @@ def epoch(
 
     state, losses = lax.scan(step, state, order)
     return state, jnp.sum(losses)
+
+
+class Watch:
+    """Whether something that should fall has not done so for some epochs."""
+
+    def __init__(self, tol: float, patience: int) -> None:
+        self._tol, self._patience, self._waited = tol, patience, 0
+        self._least = math.inf
+        self.best: Any = None
+        self.ended = False
+
+    def ends(self, value: float, state: Any) -> bool:
+        """Takes note of an epoch's value, and of the state after it if it is the best."""
+        self._waited = 0 if value < self._least - self._tol else self._waited + 1
+        if value < self._least or self.best is None:
+            self._least, self.best = value, state
+        self.ended = self._waited >= self._patience
+        return self.ended

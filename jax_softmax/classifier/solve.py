@@ -68,8 +68,9 @@ def minimise(
     """
     precise = w.dtype
     tolerance = jnp.asarray(tol, precise)
-    options = {"block": block, "label_smoothing": label_smoothing}
+    options: dict[str, Any] = {"block": block, "label_smoothing": label_smoothing}
     state: Any
+    program: Any
     if proximally:
         state, factor, program = proximal.start(w), None, _proximal_run
     else:
