@@ -63,11 +63,11 @@ class SoftmaxClassifierCV(SoftmaxClassifier):
         n_iter_no_change: int = 5,
         average: bool | int = False,
         random_state: Any = None,
+        mesh: Any = None,
         verbose: bool | int = False,
     ) -> None:
-        given = {
-            n: v for n, v in locals().items() if n not in ("self", "__class__", "cv", "scoring")
-        }
+        others = ("self", "__class__", "cv", "scoring")
+        given = {n: v for n, v in locals().items() if n not in others}
         super().__init__(**given)
         self.cv = cv
         self.scoring = scoring
@@ -100,7 +100,9 @@ class SoftmaxClassifierCV(SoftmaxClassifier):
         self.coefs_paths_ = np.array(paths)
         self.C_ = values[np.argmax(self.scores_.mean(0))]
         best = self._one(self.C_).fit(X, y, sample_weight)
-        vars(self).update({n: v for n, v in vars(best).items() if n.endswith("_") and n[0] != "_"})
+        for name, value in vars(best).items():
+            if name.endswith("_"):
+                setattr(self, name, value)
         return self
 
     def _one(self, value: Any) -> SoftmaxClassifier:

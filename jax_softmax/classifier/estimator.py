@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
@@ -21,10 +22,11 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, check_random_state
 
 from jax_softmax.classifier import inputs, sgd
-from jax_softmax.classifier.objective import Problem
+from jax_softmax.classifier.objective import Problem, Spread
 from jax_softmax.classifier.parameters import check_parameters
 from jax_softmax.classifier.solve import Found, minimise
 from jax_softmax.errors import DivergedError
+from jax_softmax.training.mesh import MODEL, alone_on, mesh_of, place
 
 
 def _trains_by_steps(estimator: SoftmaxClassifier) -> bool:
@@ -66,6 +68,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         on, counted over all epochs.
       warm_start: whether `fit` begins at the last coefficients.
       random_state: of the order of rows, and of those set aside.
+      mesh: devices for "lbfgs" to spread rows (`data`) and classes (`model`) over, such as
+        `{"data": 4, "model": 2}`; None for one.
       verbose: whether to show progress.
 
     Attributes:
@@ -113,6 +117,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         average: bool | int = False,
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = None,
+        mesh: Mapping[str, int] | None = None,
         verbose: bool | int = False,
     ) -> None:
         self.C = C
@@ -132,6 +137,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         self.average = average
         self.warm_start = warm_start
         self.random_state = random_state
+        self.mesh = mesh
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> SoftmaxClassifier:  # noqa: N803
@@ -253,11 +259,18 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         self, features: Any, indices: np.ndarray, weights: np.ndarray, start: np.ndarray
     ) -> None:
         examples, width = features.shape
-        block = inputs.block_of(examples, width, len(self.classes_))
-        with inputs.computing_in(start.dtype), self._progress() as on_iterations:
+        mesh = None if self.mesh is None else mesh_of(self.mesh)
+        classes = len(self.classes_)
+        block = inputs.block_of(examples, width, classes, mesh)
+        with (
+            inputs.computing_in(start.dtype),
+            contextlib.nullcontext() if mesh is None else alone_on(mesh),
+            self._progress() as on_iterations,
+        ):
             found = minimise(
-                self._problem(features, indices, weights, start.dtype, block),
-                jnp.asarray(start),
+                self._problem(features, indices, weights, start.dtype, block, mesh),
+                jnp.asarray(start) if mesh is None else place(mesh, MODEL, start),
+                spread=None if mesh is None else Spread(mesh, classes),
                 proximally=self.l1_ratio > 0 and math.isfinite(self.C),
                 block=block,
                 label_smoothing=self.label_smoothing,
@@ -265,7 +278,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
                 max_iter=self.max_iter,
                 on_iterations=on_iterations,
             )
-        self._keep(found.w)
+        self._keep(found.w[:classes])
         self.n_iter_ = np.array([found.iterations], np.int32)
         self.loss_curve_ = found.losses
         if not found.converged:
@@ -291,12 +304,13 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         weights: np.ndarray,
         dtype: np.dtype[Any],
         block: int,
+        mesh: Mesh | None = None,
     ) -> Problem:
         l1, l2 = self._penalties(float(weights.sum()))
         return Problem(
-            rows=inputs.rows_of(features, block),
-            labels=jnp.asarray(indices, jnp.int32),
-            weights=jnp.asarray(weights / weights.sum(), dtype),
+            rows=inputs.rows_of(features, block, mesh),
+            labels=inputs.on_devices(indices.astype(np.int32), mesh),
+            weights=inputs.on_devices((weights / weights.sum()).astype(dtype), mesh),
             l2=dtype.type(l2),
             l1=dtype.type(l1),
             intercept=dtype.type(self.fit_intercept),

@@ -8,11 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from sklearn.utils import assert_all_finite, check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
 from jax_softmax.classifier.rows import DenseRows, Rows, sparse_rows
+from jax_softmax.training.mesh import DATA, padded, place
 
 # Numbers of features, or of logits, to a block: a CPU keeps them in its cache, and elsewhere a
 # block is large enough for its products to be fast (docs/performance.md).
@@ -95,14 +98,33 @@ def computing_in(dtype: np.dtype[Any]) -> contextlib.AbstractContextManager[Any]
     return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
 
 
-def block_of(examples: int, width: int, classes: int) -> int:
-    """How many rows to take together."""
+def block_of(examples: int, width: int, classes: int, mesh: Mesh | None) -> int:
+    """How many rows a device takes together."""
+    if mesh is not None:
+        examples = padded(examples, mesh.shape[DATA]) // mesh.shape[DATA]
     numbers = _IN_CACHE if jax.default_backend() == "cpu" else _ELSEWHERE
     return max(1, min(examples, numbers // max(width, classes)))
 
 
-def rows_of(features: Any, block: int) -> Rows:
-    """Features on the device."""
-    if hasattr(features, "tocsr"):
+def rows_of(features: Any, block: int, mesh: Mesh | None = None) -> Rows:
+    """Features on the device, or spread over those of a mesh.
+
+    Raises:
+      ValueError: if sparse ones are to be spread.
+    """
+    if mesh is None and hasattr(features, "tocsr"):
         return sparse_rows(features, block)
-    return DenseRows(jnp.asarray(features))
+    if hasattr(features, "tocsr"):
+        raise ValueError("mesh: expected dense features to spread, got sparse ones; leave it out.")
+    return DenseRows(on_devices(features, mesh))
+
+
+def on_devices(rows: Any, mesh: Mesh | None) -> jax.Array:
+    """An array of rows on the device, or spread over a mesh and filled up with 0."""
+    if mesh is None:
+        return jnp.asarray(rows)
+    if not isinstance(rows, jax.Array):
+        return place(mesh, DATA, rows)
+    missing = padded(len(rows), mesh.shape[DATA]) - len(rows)
+    rows = jnp.pad(rows, ((0, missing),) + ((0, 0),) * (rows.ndim - 1))
+    return jax.device_put(rows, NamedSharding(mesh, P(DATA)))

@@ -72,7 +72,8 @@ class State(NamedTuple):
 
 def start(w: jax.Array, memory: int) -> State:
     """The state at `w`, from which nothing is known yet: the first evaluation is there."""
-    none = jnp.zeros((memory, *w.shape), w.dtype)
+    # Where `w` is, on however many devices.
+    none = jnp.broadcast_to(jnp.zeros_like(w), (memory, *w.shape))
     zero, nothing = jnp.zeros((), w.dtype), jnp.zeros_like(w)
     return State(
         w=w,

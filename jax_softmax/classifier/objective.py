@@ -16,14 +16,22 @@ the `l2` that is the same objective, and the gradient by either is that by the d
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from jax_softmax.classifier.rows import Rows
-from jax_softmax.ops import softmax_cross_entropy_with_integer_labels
+from jax_softmax.ops import (
+    linear_softmax_cross_entropy,
+    softmax_cross_entropy_with_integer_labels,
+)
+from jax_softmax.training.mesh import DATA, MODEL
 
 
 class Problem(NamedTuple):
@@ -46,8 +54,25 @@ class Problem(NamedTuple):
     intercept: Any
 
 
+class Spread(NamedTuple):
+    """Over which devices rows and classes are spread.
+
+    Attributes:
+      mesh: with the axes data, for rows, and model, for classes.
+      classes: K; `w` is filled up to a multiple of the devices that classes are spread over.
+    """
+
+    mesh: Mesh
+    classes: int
+
+
 def value_and_gradient(
-    problem: Problem, w: jax.Array, *, block: int, label_smoothing: float = 0.0
+    problem: Problem,
+    w: jax.Array,
+    *,
+    block: int,
+    label_smoothing: float = 0.0,
+    spread: Spread | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The objective without its `l1` term, and its gradient.
 
@@ -56,50 +81,115 @@ def value_and_gradient(
       w: `[K, D + 1]`, the coefficients and, last, the intercepts.
       block: how many rows are taken together.
       label_smoothing: as the losses have it.
+      spread: over which devices; None for one.
 
     Returns:
       A scalar, and `[K, D + 1]`.
     """
-    coefficients, intercepts = w[:, :-1], w[:, -1]
+    if spread is None:
+        loss, gradient = _sums(problem, w, block, functools.partial(_loss, label_smoothing))
+    else:
+        loss_of = functools.partial(_loss_of_classes, label_smoothing, spread.classes)
 
-    def add(i: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        features, labels, weights = _block(problem, i, block)
-        logits = lax.dot(features, coefficients.T) + intercepts[None, :]
+        def on_device(problem: Problem, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+            found = _sums(problem, lax.pcast(w, DATA, to="varying"), block, loss_of)
+            sums: tuple[jax.Array, jax.Array] = lax.psum(found, DATA)
+            return sums
 
-        def total(logits: jax.Array) -> jax.Array:
-            return softmax_cross_entropy_with_integer_labels(
-                logits,
-                labels,
-                sample_weight=weights,
-                label_smoothing=label_smoothing,
-                reduction="sum",
-            )
+        loss, gradient = jax.shard_map(
+            on_device,
+            mesh=spread.mesh,
+            in_specs=(specs(problem), P(MODEL)),
+            out_specs=(P(), P(MODEL)),
+        )(problem, w)
+    loss += problem.l2 * jnp.sum(w[:, :-1] ** 2) / 2
+    gradient = gradient.at[:, :-1].add(problem.l2 * w[:, :-1])
+    return loss, gradient.at[:, -1].multiply(problem.intercept)
 
-        loss, by_logits = jax.value_and_grad(total)(logits)
-        found = loss, lax.dot(by_logits.T, features), jnp.sum(by_logits, 0)
-        return tuple(a + b for a, b in zip(sums, found, strict=True))
 
-    zeros = jnp.zeros((), w.dtype), jnp.zeros_like(coefficients), jnp.zeros_like(intercepts)
+def specs(problem: Problem) -> Problem:
+    """Where each array of a problem is on a mesh: rows over the axis data."""
+    rows = jax.tree.map(lambda _: P(DATA), problem.rows)
+    return Problem(rows, P(DATA), P(DATA), P(), P(), P())  # type: ignore[arg-type] # of their shape
+
+
+LossOf = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def _sums(
+    problem: Problem, w: jax.Array, block: int, loss_of: LossOf
+) -> tuple[jax.Array, jax.Array]:
+    """The weighted sum of the rows' losses, and its gradient by `w`."""
+
+    def add(i: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        rows = _block(problem, i, block)
+        loss, gradient = jax.value_and_grad(loss_of)(w, *rows)
+        return sums[0] + loss, sums[1] + gradient
+
+    zeros = 0 * problem.weights[0], jnp.zeros_like(w)
     blocks = -(-problem.labels.shape[0] // block)
-    loss, by_coefficients, by_intercepts = lax.fori_loop(0, blocks, add, zeros)
-    loss += problem.l2 * jnp.sum(coefficients * coefficients) / 2
-    by_coefficients += problem.l2 * coefficients
-    by_intercepts *= problem.intercept
-    return loss, jnp.concatenate([by_coefficients, by_intercepts[:, None]], 1)
+    return lax.fori_loop(0, blocks, add, zeros)
 
 
-def gram(problem: Problem, *, block: int) -> jax.Array:
+def _loss(
+    label_smoothing: float, w: jax.Array, features: jax.Array, labels: jax.Array, weights: jax.Array
+) -> jax.Array:
+    return softmax_cross_entropy_with_integer_labels(
+        lax.dot(features, w[:, :-1].T) + w[:, -1],
+        labels,
+        sample_weight=weights,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )
+
+
+def _loss_of_classes(
+    label_smoothing: float,
+    classes: int,
+    w: jax.Array,
+    features: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+) -> jax.Array:
+    """The same where `w` is this device's slice of the classes."""
+    return linear_softmax_cross_entropy(
+        features,
+        w[:, :-1],
+        labels,
+        bias=w[:, -1],
+        kernel_layout="vd",
+        sample_weight=weights,
+        label_smoothing=label_smoothing,
+        axis_name=MODEL,
+        num_classes=classes,
+        reduction="sum",
+    )
+
+
+def gram(problem: Problem, *, block: int, spread: Spread | None = None) -> jax.Array:
     """`[D + 1, D + 1]`, the weighted sum of the rows' outer products, 1 for the intercept."""
-
-    def add(i: jax.Array, total: jax.Array) -> jax.Array:
-        features, _, weights = _block(problem, i, block)
-        ones = jnp.broadcast_to(problem.intercept, (block, 1)).astype(features.dtype)
-        features = jnp.concatenate([features, ones], 1)
-        return total + lax.dot(features.T, features * weights[:, None])
-
     size = problem.rows.width + 1
-    blocks = -(-problem.labels.shape[0] // block)
-    return lax.fori_loop(0, blocks, add, jnp.zeros((size, size), problem.weights.dtype))
+
+    def sums(problem: Problem) -> jax.Array:
+        def add(i: jax.Array, total: jax.Array) -> jax.Array:
+            features, _, weights = _block(problem, i, block)
+            ones = jnp.broadcast_to(problem.intercept, (block, 1)).astype(features.dtype)
+            features = jnp.concatenate([features, ones], 1)
+            return total + lax.dot(features.T, features * weights[:, None])
+
+        zeros = jnp.zeros((size, size), problem.weights.dtype) + 0 * problem.weights[0]
+        blocks = -(-problem.labels.shape[0] // block)
+        return lax.fori_loop(0, blocks, add, zeros)
+
+    if spread is None:
+        return sums(problem)
+    found: jax.Array = jax.shard_map(
+        lambda problem: lax.psum(sums(problem), DATA),
+        mesh=spread.mesh,
+        in_specs=(specs(problem),),
+        out_specs=P(),
+    )(problem)
+    return found
 
 
 def _block(problem: Problem, i: jax.Array, block: int) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -19,6 +19,10 @@ def check_parameters(estimator: Any) -> None:
         value = getattr(estimator, name)
         if not valid(value):
             raise ValueError(f"{name}: expected {what}, got {value!r}.")
+    if estimator.mesh is not None and estimator.solver == "sgd":
+        raise ValueError(
+            f"mesh: expected None with solver='sgd', which uses one device, got {estimator.mesh!r}."
+        )
 
 
 def _number(valid: Check) -> Check:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_softmax.classifier import lbfgs, proximal
-from jax_softmax.classifier.objective import Problem, gram, value_and_gradient
+from jax_softmax.classifier.objective import Problem, Spread, gram, value_and_gradient
 from jax_softmax.training.programs import latest_programs
 
 # Pairs that L-BFGS keeps.
@@ -50,6 +50,7 @@ def minimise(
     proximally: bool,
     block: int,
     label_smoothing: float,
+    spread: Spread | None,
     tol: float,
     max_iter: int,
     on_iterations: Callable[[int, float], object] | None = None,
@@ -62,19 +63,23 @@ def minimise(
       proximally: for a penalty with an absolute value, which has no gradient at 0.
       block: how many rows are taken together.
       label_smoothing: as the losses have it.
+      spread: over which devices; None for one.
       tol: the largest element, by its size, that the gradient may have at the end.
       max_iter: the most iterations.
       on_iterations: is called now and then with the number so far and the objective.
     """
     precise = w.dtype
     tolerance = jnp.asarray(tol, precise)
-    options: dict[str, Any] = {"block": block, "label_smoothing": label_smoothing}
+    options: dict[str, Any] = {"block": block, "label_smoothing": label_smoothing, "spread": spread}
     state: Any
     program: Any
     if proximally:
         state, factor, program = proximal.start(w), None, _proximal_run
     else:
-        factor = _factor(problem, classes=w.shape[0], block=block) if _helps(problem) else None
+        factor = None
+        if _helps(problem):
+            classes = w.shape[0] if spread is None else spread.classes
+            factor = _factor(problem, classes=classes, block=block, spread=spread)
         state, program = lbfgs.start(w, _MEMORY), _lbfgs_run
     losses: list[float] = []
     a_call = int(np.clip(_WORK / max(1, problem.labels.size * w.size), 1, _CALL))
@@ -112,15 +117,15 @@ def _helps(problem: Problem) -> bool:
     return width <= _MOST_FEATURES and width <= examples
 
 
-@latest_programs("classes", "block")
-def _factor(problem: Problem, *, classes: int, block: int) -> jax.Array:
+@latest_programs("classes", "block", "spread")
+def _factor(problem: Problem, *, classes: int, block: int, spread: Spread | None) -> jax.Array:
     """The Cholesky factor of the preconditioner, `[D + 1, D + 1]`.
 
     That is the Hessian by one class's coefficients where all are 0 and each class is as likely, so
     that a row's `p (1 - p)` is `(1 - 1/K) / K`. Böhning's bound, in which it is 1/2, weighs the
     penalty too little: it takes half as many sweeps again (docs/performance.md).
     """
-    matrix = gram(problem, block=block) * ((1 - 1 / classes) / classes)
+    matrix = gram(problem, block=block, spread=spread) * ((1 - 1 / classes) / classes)
     size = matrix.shape[0]
     penalty = jnp.broadcast_to(problem.l2, size).astype(matrix.dtype).at[-1].set(0)
     # Intercepts that stay 0 have a row and column of zeros.
@@ -129,7 +134,7 @@ def _factor(problem: Problem, *, classes: int, block: int) -> jax.Array:
     return jnp.linalg.cholesky(matrix + jnp.diag(penalty + jitter))
 
 
-@latest_programs("block", "label_smoothing")
+@latest_programs("block", "label_smoothing", "spread")
 def _lbfgs_run(
     problem: Problem,
     state: lbfgs.State,
@@ -140,14 +145,17 @@ def _lbfgs_run(
     *,
     block: int,
     label_smoothing: float,
+    spread: Spread | None,
 ) -> tuple[lbfgs.State, jax.Array]:
     def f(w: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return value_and_gradient(problem, w, block=block, label_smoothing=label_smoothing)
+        return value_and_gradient(
+            problem, w, block=block, label_smoothing=label_smoothing, spread=spread
+        )
 
     return lbfgs.run(f, state, factor, tol, until, losses)
 
 
-@latest_programs("block", "label_smoothing")
+@latest_programs("block", "label_smoothing", "spread")
 def _proximal_run(
     problem: Problem,
     state: proximal.State,
@@ -158,8 +166,11 @@ def _proximal_run(
     *,
     block: int,
     label_smoothing: float,
+    spread: Spread | None,
 ) -> tuple[proximal.State, jax.Array]:
     def f(w: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return value_and_gradient(problem, w, block=block, label_smoothing=label_smoothing)
+        return value_and_gradient(
+            problem, w, block=block, label_smoothing=label_smoothing, spread=spread
+        )
 
     return proximal.run(f, problem.l1, state, tol, until, losses)
