@@ -73,6 +73,7 @@ class Training:
                 evaluate(result, split, mesh=self.config.mesh)
                 for split in (dataset.train, dataset.test)
             )
+            test = dataclasses.replace(test, of="test examples")
         metrics = _metrics(dataset, train, test) | self._where_data_were()
         split_off = 0
         if self.config.patience is not None:

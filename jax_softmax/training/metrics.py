@@ -59,6 +59,7 @@ class Evaluation:
       labels: `[N]` int32, the true classes.
       predictions: `[N]` int32, the likeliest classes.
       class_names: `V` names.
+      of: what the examples are called in pictures and summaries, "test examples" say.
     """
 
     loss: float
@@ -66,6 +67,7 @@ class Evaluation:
     labels: np.ndarray
     predictions: np.ndarray
     class_names: tuple[str, ...]
+    of: str = "examples"
 
     @needs_train_extra()
     def confusion(self) -> np.ndarray:
