@@ -130,8 +130,6 @@ def train_report(dataset: Dataset | Streams, result: FitResult, validation: int 
       validation: how many of the training examples were split off to stop by.
     """
     config = result.config
-    batch = "full batch" if config.batch_size is None else f"batches of {config.batch_size}"
-    epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs:,} epochs"
     said = {
         "data": f"{dataset.name}: {count_of(dataset.train):,} training and "
         f"{count_of(dataset.test):,} test examples, {math.prod(result.feature_shape)} features, "
@@ -139,8 +137,7 @@ def train_report(dataset: Dataset | Streams, result: FitResult, validation: int 
         "source": dataset.source,
         "validation": f"{validation:,} more training examples, split off by the seed",
         "device": result.device if config.mesh is None else f"{result.device}, {config.mesh}",
-        "training": f"{epochs}, {batch}, learning rate {config.learning_rate:g} "
-        f"({config.schedule})",
+        "training": config.words,
         "stopped": f"after epoch {len(result.history):,}; the parameters are of epoch "
         f"{result.best_epoch:,}, of the smallest validation loss",
         "time": f"{result.compile_seconds:.2f} s to compile, {result.train_seconds:.2f} s to run",

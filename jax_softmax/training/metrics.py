@@ -14,7 +14,7 @@ import numpy as np
 from jax.dtypes import canonicalize_dtype
 from jax.sharding import Mesh
 
-from jax_softmax._checks import check_class_names, shown
+from jax_softmax._checks import check_class_names, classes_shown, shown
 from jax_softmax._extras import needs_train_extra
 from jax_softmax.errors import InputError
 from jax_softmax.ops import softmax, softmax_cross_entropy_with_integer_labels
@@ -68,6 +68,15 @@ class Evaluation:
     predictions: np.ndarray
     class_names: tuple[str, ...]
     of: str = "examples"
+
+    def __repr__(self) -> str:
+        """Two lines: how it did, and on what."""
+        wrong = int(np.sum(self.labels != self.predictions))
+        return (
+            f"<Evaluation of {len(self.labels):,} {self.of}: loss {self.loss:.4f}, "
+            f"accuracy {self.accuracy:.4f} ({wrong:,} wrong)\n"
+            f"  {classes_shown(self.class_names)}>"
+        )
 
     @needs_train_extra()
     def confusion(self) -> np.ndarray:

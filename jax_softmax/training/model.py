@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from jax_softmax._checks import classes_shown
 from jax_softmax.training.config import TrainConfig
 
 
@@ -32,6 +33,16 @@ class SoftmaxModel:
     def is_image(self) -> bool:
         """Whether an example is a picture, `[height, width]` (or more axes)."""
         return len(self.feature_shape) > 1 and math.prod(self.feature_shape) > 1
+
+    def __repr__(self) -> str:
+        """A line: the shapes, dtype and classes, and no number of the parameters."""
+        return f"<{type(self).__name__}: {self._shapes()}>"
+
+    def _shapes(self) -> str:
+        scaled = "" if self.feature_scale == 1 else f" times {self.feature_scale:.6g}"
+        dtype = getattr(self.params.get("kernel"), "dtype", "")
+        classes = classes_shown(self.class_names)
+        return f"features {list(self.feature_shape)}{scaled}, {classes}, {dtype}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,6 +69,24 @@ class FitResult(SoftmaxModel):
         """The epoch that the parameters are of: the last, but with patience the best."""
         best = None if self.config.patience is None else best_record(self.history)
         return len(self.history) if best is None else int(best["epoch"])
+
+    def __repr__(self) -> str:
+        """A few lines: the model, its settings, the last losses, times and device."""
+        lines = [f"<{type(self).__name__}: {self._shapes()}", f"  settings  {self.config.words}"]
+        if self.history:
+            last = self.history[-1]
+            losses = f"{last['train_loss']:.4f} training"
+            if "validation_loss" in last:
+                losses += (
+                    f", {last['validation_loss']:.4f} held-out, "
+                    f"accuracy {last['validation_accuracy']:.4f}"
+                )
+            lines.append(f"  loss      {losses} (epoch {last['epoch']:,})")
+        if self.config.patience is not None:
+            lines.append(f"  best      epoch {self.best_epoch:,}, which the parameters are of")
+        times = f"{self.compile_seconds:.2f} s to compile, {self.train_seconds:.2f} s to run"
+        lines.append(f"  time      {times}{', on ' if self.device else ''}{self.device}>")
+        return "\n".join(lines)
 
 
 def best_record(history: Sequence[dict[str, float]]) -> dict[str, float] | None:
