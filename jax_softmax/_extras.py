@@ -10,6 +10,7 @@ from jax_softmax.errors import InputError
 # The module of each package to the name it is installed by. pyproject.toml has the same names.
 TRAIN = {
     "importlib_resources": "importlib_resources",
+    "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "PIL": "pillow",
     "polars": "polars",
@@ -23,7 +24,8 @@ TRAIN = {
 }
 CHECKPOINT = {"orbax": "orbax-checkpoint"}
 STREAM = {"grain": "grain", "pyarrow": "pyarrow"}
-_EXTRAS = {"train": TRAIN, "checkpoint": CHECKPOINT, "stream": STREAM}
+EXPORT = {"onnx": "onnx"}
+_EXTRAS = {"train": TRAIN, "checkpoint": CHECKPOINT, "stream": STREAM, "export": EXPORT}
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
@@ -17,6 +17,16 @@ from jax_softmax.errors import InputError
 if TYPE_CHECKING:
     from jax_softmax.datasets import Dataset
     from jax_softmax.datasets.load_stream import Streams
+    from jax_softmax.training import FitResult
+
+
+class Loaded(NamedTuple):
+    """A run and what it is measured on; `same` says that it was trained on that dataset."""
+
+    model: FitResult
+    trained: dict[str, Any]
+    dataset: Dataset | Streams
+    same: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,15 +46,12 @@ class Evaluate(DataOptions):
     mesh: Mesh = None
     """Devices to spread the examples (data) and the classes (model) over."""
 
-    def run(self) -> None:
-        """Loads the run and the dataset and prints loss, accuracy and the table of classes."""
+    def loaded(self) -> Loaded:
+        """The run, and the dataset that it is measured on."""
         from jax_softmax.datasets import load_dataset
         from jax_softmax.datasets.load_stream import load_stream
-        from jax_softmax.training import evaluate
         from jax_softmax.training.runs import read_run
 
-        self.check_json()
-        mesh = mesh_given(self.mesh)
         model, trained = read_run(self.run_dir)
         name = self.dataset or trained.get("dataset")
         if name is None:
@@ -72,6 +79,15 @@ class Evaluate(DataOptions):
                     f"{error}\nThe run was trained on what was there; give --raw-dir or --data-dir "
                     f"if it is elsewhere now."
                 ) from error
+        return Loaded(model, trained, dataset, same)
+
+    def run(self) -> None:
+        """Loads the run and the dataset and prints loss, accuracy and the table of classes."""
+        from jax_softmax.training import evaluate
+
+        self.check_json()
+        mesh = mesh_given(self.mesh)
+        model, trained, dataset, same = self.loaded()
         test = evaluate(model, dataset.test, mesh=mesh)
         compared, sentence = agreement(test, split_digest(dataset.test), trained)
         self.write_json(

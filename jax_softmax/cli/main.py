@@ -130,6 +130,7 @@ def _parse(arguments: Sequence[str]) -> _Runs:
     from jax_softmax.cli.bench import Bench
     from jax_softmax.cli.evaluate import Evaluate
     from jax_softmax.cli.predict import Predict
+    from jax_softmax.cli.run_report import Report
     from jax_softmax.cli.train import Train
     from jax_softmax.cli.verify import Verify
 
@@ -137,6 +138,7 @@ def _parse(arguments: Sequence[str]) -> _Runs:
         "train": Train,
         "evaluate": Evaluate,
         "predict": Predict,
+        "report": Report,
         "verify": Verify,
         "bench": Bench,
     }
@@ -145,6 +147,7 @@ def _parse(arguments: Sequence[str]) -> _Runs:
         Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Verify, tyro.conf.subcommand("verify")]
         | Annotated[Bench, tyro.conf.subcommand("bench")],
         prog="jax-softmax",
