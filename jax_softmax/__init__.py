@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         stream_tfds,
     )
     from jax_softmax.errors import InputError
+    from jax_softmax.export import export_model
     from jax_softmax.ops import (
         SoftmaxStats,
         linear_softmax_cross_entropy,
@@ -55,6 +56,7 @@ _HOMES = {
         "stream_tfds",
     ),
     "errors": ("InputError",),
+    "export": ("export_model",),
     "ops": (
         "SoftmaxStats",
         "linear_softmax_cross_entropy",
@@ -91,6 +93,7 @@ __all__ = [
     "Stream",
     "TrainConfig",
     "evaluate",
+    "export_model",
     "fit",
     "linear_softmax_cross_entropy",
     "load_dataset",

@@ -24,7 +24,7 @@ TRAIN = {
 }
 CHECKPOINT = {"orbax": "orbax-checkpoint"}
 STREAM = {"grain": "grain", "pyarrow": "pyarrow"}
-EXPORT = {"onnx": "onnx"}
+EXPORT = {"flatbuffers": "flatbuffers", "onnx": "onnx"}
 _EXTRAS = {"train": TRAIN, "checkpoint": CHECKPOINT, "stream": STREAM, "export": EXPORT}
 
 

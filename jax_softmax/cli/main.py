@@ -129,6 +129,7 @@ def _parse(arguments: Sequence[str]) -> _Runs:
     from jax_softmax.cli.arguments import check_words
     from jax_softmax.cli.bench import Bench
     from jax_softmax.cli.evaluate import Evaluate
+    from jax_softmax.cli.export import Export
     from jax_softmax.cli.predict import Predict
     from jax_softmax.cli.run_report import Report
     from jax_softmax.cli.train import Train
@@ -139,6 +140,7 @@ def _parse(arguments: Sequence[str]) -> _Runs:
         "evaluate": Evaluate,
         "predict": Predict,
         "report": Report,
+        "export": Export,
         "verify": Verify,
         "bench": Bench,
     }
@@ -148,6 +150,7 @@ def _parse(arguments: Sequence[str]) -> _Runs:
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
         | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
         | Annotated[Verify, tyro.conf.subcommand("verify")]
         | Annotated[Bench, tyro.conf.subcommand("bench")],
         prog="jax-softmax",

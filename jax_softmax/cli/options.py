@@ -28,6 +28,8 @@ _RECORDS = (
     {"row", "class_index", "class_name", "probability"},  # predict
     {"op", "rule", "regime", "error_eps"},  # verify
     {"suite", "case", "contender", "jax_softmax_version"},  # bench
+    {"run_dir", "format", "file"},  # export
+    {"run_dir", "dataset", "class_name", "taken_for"},  # report
 )
 
 _File = tyro.conf.arg(metavar="FILE", help_behavior_hint="")

@@ -11,6 +11,7 @@ import tyro
 
 from jax_softmax.cli.evaluate import Evaluate
 from jax_softmax.cli.options import mesh_given, note
+from jax_softmax.cli.report import named_lines
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Report(Evaluate):
 
     def run(self) -> None:
         """Loads the run and the dataset, examines the test examples and writes the page."""
-        from jax_softmax.report import examine, report_page
+        from jax_softmax.report import class_records, examine, report_page
         from jax_softmax.training import evaluate
         from jax_softmax.training.files import check_file, write_file
 
@@ -46,4 +47,6 @@ class Report(Evaluate):
                 model, trained, examined, data=Path(dataset.name).name, source=dataset.source
             )
         write_file(output, page.encode(), overwrite=self.overwrite)
-        print(f"report      {output}")
+        about = {"run_dir": str(self.run_dir), "dataset": dataset.name}
+        self.write_json([about | record for record in class_records(examined)])
+        print("\n".join(named_lines("report", str(output))))

@@ -56,7 +56,7 @@ def report_page(
         wrong=int((evaluation.predictions != evaluation.labels).sum()),
         features=math.prod(result.feature_shape),
         calibration_error=examined.calibration_error,
-        classes=_classes(examined),
+        classes=class_records(examined),
         mistakes=_mistakes(result, examined),
         settings=_in_words(dataclasses.asdict(result.config)),
         said=_in_words({k: v for k, v in metrics.items() if k not in _NOT_SHOWN}),
@@ -84,12 +84,16 @@ def _pictures(
     }
 
 
-def _classes(examined: Examined) -> list[dict[str, Any]]:
+def class_records(examined: Examined) -> list[dict[str, Any]]:
+    """`Evaluation.per_class`, with the class that each is most often `taken_for`, and how often."""
     evaluation = examined.evaluation
     worst = worst_confusions(evaluation.confusion())
     return [
         record
-        | {"taken_for": found and {"class_name": evaluation.class_names[found[0]], "n": found[1]}}
+        | {
+            "taken_for": None if found is None else evaluation.class_names[found[0]],
+            "taken_for_examples": 0 if found is None else found[1],
+        }
         for record, found in zip(evaluation.per_class(), worst, strict=True)
     ]
 

@@ -206,7 +206,8 @@ def test_a_command_line_that_cannot_be_read_exits_with_2(words, message, capsys,
         ("trai iris", "unknown command 'trai': did you mean train?"),
         (
             "learn",
-            "unknown command 'learn': expected one of train, evaluate, predict, report, verify, bench.",
+            "unknown command 'learn': expected one of train, evaluate, predict, report, export, "
+            "verify, bench.",
         ),
         (
             "train iris --lr 3",

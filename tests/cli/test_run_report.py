@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -43,14 +44,12 @@ def test_a_page_goes_where_it_is_asked_to_and_over_nothing(iris, command):
     [
         ("--output nowhere/page.html", "nowhere/page.html: expected a file's path in a folder"),
         ("--output .", ": expected a file's path in a folder that is there"),
-        ("--raw-dir nowhere", "nowhere"),
-        ("mnist", "mnist"),
+        ("--output x.html --raw-dir nowhere", "nowhere"),
+        ("mnist --output x.html", "mnist"),
     ],
 )
 def test_a_mistake_is_said_and_leaves_nothing(words, error, iris, command):
-    outcome = command(
-        "report", iris.run, *words.split(), *["--output", "x.html"][: 2 * ("--output" not in words)]
-    )
+    outcome = command("report", iris.run, *words.split())
     assert outcome.code == 2 and outcome.out == ""
     assert error in outcome.err and "Traceback" not in outcome.err
     assert os.listdir() == []
@@ -62,3 +61,14 @@ def test_a_link_is_written_through(iris, command):
     assert command("report", iris.run, "--output", "page.html").code == 0
     assert Path("page.html").is_symlink()
     assert Path("there/page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_records_are_those_of_the_classes(digits, command):
+    assert command("report", digits.run, "--output", "a.html", "--json", "a.json").code == 0
+    records = json.loads(Path("a.json").read_text())
+    assert [record["class_name"] for record in records] == list("0123456789")
+    assert sum(record["support"] for record in records) == 360
+    for record in records:
+        assert (record["taken_for"] is None) == (record["taken_for_examples"] == 0)
+        assert record["taken_for"] != record["class_name"]
+    assert command("report", digits.run, "--output", "b.html", "--json", "a.json").code == 0
