@@ -25,6 +25,7 @@ FILES = {
     "metrics.json",
     "history.jsonl",
     "model.safetensors",
+    "MODEL_CARD.md",
     "learning_curve.png",
     "confusion_matrix.png",
 }
@@ -160,7 +161,7 @@ def test_settings_from_numpy_are_written(table, tmp_path):
 
 def test_no_file_is_a_pickle(runs):
     for path in (runs / "images").iterdir():
-        assert path.suffix in {".json", ".jsonl", ".png", ".safetensors"}
+        assert path.suffix in {".json", ".jsonl", ".png", ".safetensors", ".md"}
         assert not path.read_bytes().startswith(b"\x80"), path
 
 
