@@ -11,7 +11,7 @@ import tyro
 
 from jax_softmax.cli.measured import agreement, split_digest
 from jax_softmax.cli.options import DataOptions, Mesh, mesh_given, note
-from jax_softmax.cli.report import evaluation_lines, named_lines
+from jax_softmax.cli.text import evaluation_lines, named_lines
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:

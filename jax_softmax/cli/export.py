@@ -11,7 +11,7 @@ import tyro
 
 from jax_softmax.cli.arguments import one_of
 from jax_softmax.cli.options import OutputOptions
-from jax_softmax.cli.report import named_lines
+from jax_softmax.cli.text import named_lines
 from jax_softmax.errors import InputError
 
 

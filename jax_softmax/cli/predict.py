@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from jax_softmax.cli.options import Mesh, OutputOptions, mesh_given
-from jax_softmax.cli.report import prediction_lines
+from jax_softmax.cli.text import prediction_lines
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

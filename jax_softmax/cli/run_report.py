@@ -11,7 +11,7 @@ import tyro
 
 from jax_softmax.cli.evaluate import Evaluate
 from jax_softmax.cli.options import mesh_given, note
-from jax_softmax.cli.report import named_lines
+from jax_softmax.cli.text import named_lines
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

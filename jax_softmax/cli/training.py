@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from jax_softmax.cli.measured import split_digest
 from jax_softmax.cli.options import Lines, progress_bar, training_warnings_said
-from jax_softmax.cli.report import count_of, evaluation_lines, train_report
 from jax_softmax.cli.stopping import signals
+from jax_softmax.cli.text import count_of, evaluation_lines, train_report
 from jax_softmax.errors import CheckpointError, DivergedError, InputError
 
 if TYPE_CHECKING:
