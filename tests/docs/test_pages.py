@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/losses.md", "docs/training.md")
+PAGES = ("README.md", "docs/losses.md", "docs/training.md", "docs/looking.md")
 EVERY_PAGE = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
 
 
