@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jax_softmax._checks import check_class_names, check_feature_scale
+from jax_softmax._columns import Columns
 from jax_softmax.errors import InputError
 
 Tables = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -25,6 +26,7 @@ class Split:
       class_names: The name of each class, in the order of the labels; may be empty. Integers among
         them are turned into strings.
       feature_scale: What to multiply the stored features by: 1/255 for 8-bit pixels.
+      columns: What made the features of a table's columns (`load_table`); else None.
 
     Raises:
       InputError: The class names are no sequence of different names, or the scale is no finite
@@ -38,6 +40,7 @@ class Split:
     labels: np.ndarray
     class_names: tuple[str, ...] = ()
     feature_scale: float = 1.0
+    columns: Columns | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", check_class_names(self.class_names))

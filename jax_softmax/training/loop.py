@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from jax_softmax._checks import check_class_names, check_feature_scale
+from jax_softmax._columns import Columns
 from jax_softmax.errors import DivergedError
 from jax_softmax.training import processes
 from jax_softmax.training.advice import warn_of_rise, warn_of_scale
@@ -146,6 +147,9 @@ def fit(
         compile_seconds=compile_seconds,
         train_seconds=progress.train_seconds,
         device=run.device(),
+        columns=columns
+        if isinstance(columns := getattr(train, "columns", None), Columns)
+        else None,
     )
 
 
