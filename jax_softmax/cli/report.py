@@ -8,6 +8,7 @@ import math
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -132,8 +133,10 @@ def train_report(dataset: Dataset | Streams, result: FitResult, validation: int 
     config = result.config
     batch = "full batch" if config.batch_size is None else f"batches of {config.batch_size}"
     epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs:,} epochs"
+    notes = getattr(dataset, "notes", ())
+    name = Path(dataset.name).name if notes else dataset.name  # a table's is its path
     said = {
-        "data": f"{dataset.name}: {count_of(dataset.train):,} training and "
+        "data": f"{name}: {count_of(dataset.train):,} training and "
         f"{count_of(dataset.test):,} test examples, {math.prod(result.feature_shape)} features, "
         f"{len(result.class_names)} classes",
         "source": dataset.source,
@@ -147,7 +150,9 @@ def train_report(dataset: Dataset | Streams, result: FitResult, validation: int 
     }
     if not validation:
         del said["validation"], said["stopped"]
-    return [line for name, text in said.items() for line in named_lines(name, text)]
+    pairs = [*said.items()]
+    pairs[2:2] = notes
+    return [line for name, text in pairs for line in named_lines(name, text)]
 
 
 def count_of(split: Split | Stream) -> int:
