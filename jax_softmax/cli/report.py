@@ -186,11 +186,20 @@ def _loss(loss: float) -> str:
 
 
 def prediction_lines(records: Sequence[dict[str, Any]]) -> list[str]:
-    """A line an example: its number, likeliest class and that class's probability."""
+    """A line an example: its number, likeliest classes and their probabilities."""
     # Not by `table_lines`: rich would take longer over a long file than the model does.
-    width = max(5, *(len(record["class_name"]) for record in records)) + 2
-    lines = [f"{'row':>6}  {'class':{width}}probability"]
-    for record in records:
-        probability = f"{record['probability']:11.4f}"
-        lines.append(f"{record['row']:6}  {record['class_name']:{width}}{probability}")
+    ranks = [n.removeprefix("class_name") for n in records[0] if n.startswith("class_name")]
+    classes = [[str(record[f"class_name{rank}"]) for record in records] for rank in ranks]
+    widths = [max(len("class") + len(ranks[i]), *map(len, c)) + 2 for i, c in enumerate(classes)]
+    titles = (
+        f"{'class' + rank.replace('_', ' '):{width}}probability"
+        for rank, width in zip(ranks, widths, strict=True)
+    )
+    lines = [f"{'row':>6}  {'  '.join(titles)}"]
+    for row, names in enumerate(zip(*classes, strict=True)):
+        cells = (
+            f"{name:{width}}{records[row][f'probability{rank}']:11.4f}"
+            for name, width, rank in zip(names, widths, ranks, strict=True)
+        )
+        lines.append(f"{records[row]['row']:6}  {'  '.join(cells)}")
     return lines

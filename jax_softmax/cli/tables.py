@@ -1,4 +1,4 @@
-"""Tables of one's own in the commands: the flags that read them, and runs that know their columns."""
+"""Tables of one's own in the commands: the flags that read them, and runs that know them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
     from jax_softmax.cli.train import Train
-    from jax_softmax.datasets import Split, TableDataset
+    from jax_softmax.datasets import Split, Stream, TableDataset
     from jax_softmax.datasets.tables import Table
     from jax_softmax.training import FitResult
 
@@ -107,16 +107,16 @@ def _read(path: str | Path) -> Table:
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
-    """Examples of a table to measure a model on.
+    """Examples to measure a model on.
 
     Attributes:
       examples: the features and labels.
-      name: of the table.
+      name: of the dataset, or the table's path.
       source: where they came from.
       notes: what to know of them, each a short name and a sentence.
     """
 
-    examples: Split
+    examples: Split | Stream
     name: str
     source: str
     notes: tuple[tuple[str, str], ...] = ()
@@ -181,8 +181,8 @@ def _whole(
     if columns is None:
         features = _numbers(table, label)
     else:
-        features, more = features_of(model, table)
-        notes = (*notes, *(pair for pair in more if label not in pair[1]))
+        features, more = features_of(model, table, label)
+        notes = (*notes, *more)
     name = str(table.path.absolute())
     numbers = np.array([model.class_names.index(word) for word in words], np.int32)
     split = Split(features, numbers, model.class_names, columns=columns)
@@ -206,7 +206,9 @@ def _numbers(table: Table, label: str) -> np.ndarray:
     return np.stack(columns, axis=1) if columns else np.empty((table.frame.height, 0))
 
 
-def features_of(model: FitResult, table: Table) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
+def features_of(
+    model: FitResult, table: Table, label: str | None = None
+) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
     """A table's features for a model of columns, and what to know of them."""
     from jax_softmax._columns import listed
     from jax_softmax.datasets.load_table import unknown_notes
@@ -214,8 +216,9 @@ def features_of(model: FitResult, table: Table) -> tuple[np.ndarray, tuple[tuple
     assert model.columns is not None
     encoded = model.columns.encode(table.frame, table.path, table.place)
     notes = unknown_notes(encoded)
-    if encoded.extra:
-        notes += (("ignored", f"{listed(encoded.extra)}: training had no such column"),)
+    extra = [name for name in encoded.extra if name != label]
+    if extra:
+        notes += (("ignored", f"{listed(extra)}: training had no such column"),)
     return encoded.features, notes
 
 

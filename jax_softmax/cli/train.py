@@ -59,7 +59,7 @@ class Train(DataOptions):
     stream: bool = False
     """Read the examples from files all the while: for data larger than memory."""
     label: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    """The column of a table (or of Parquet files, with --stream) to predict; --target is the same."""
+    """The column of a table (with --stream of Parquet files) to predict; --target is the same."""
     test: Annotated[
         Path | None,
         tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: a fifth, by the seed)"),
