@@ -75,11 +75,13 @@ class Encoded(NamedTuple):
     Attributes:
       features: `[N, D]` float32.
       unknown: by column, how often each word occurs that training did not see.
+      filled: by column, how many missing cells were filled in.
       extra: columns that training did not have.
     """
 
     features: np.ndarray
     unknown: dict[str, dict[str, int]]
+    filled: dict[str, int]
     extra: tuple[str, ...]
 
 
@@ -124,8 +126,10 @@ class Columns:
         """
         self._check_names(table.columns, name)
         features = np.zeros((table.height, len(self.features)), np.float32)
-        unknown, first = {}, 0
+        unknown, filled, first = {}, {}, 0
         for column in self.used:
+            if gaps := with_gaps(table[column.name]).null_count():
+                filled[column.name] = gaps
             try:
                 if isinstance(column, NumberColumn):
                     features[:, first] = _standardised(column, table[column.name], place)
@@ -140,7 +144,7 @@ class Columns:
             first += len(column.features)
         known_names = {self.label, *self.unused, *(column.name for column in self.used)}
         extra = tuple(column for column in table.columns if column not in known_names)
-        return Encoded(features, unknown, extra)
+        return Encoded(features, unknown, filled, extra)
 
     def _check_names(self, names: Sequence[str], name: object) -> None:
         missing = [column.name for column in self.used if column.name not in names]
@@ -280,12 +284,17 @@ def _is_nan(cells: pl.Series) -> np.ndarray:
     return cells.is_nan().fill_null(False).to_numpy()
 
 
+def with_gaps(cells: pl.Series) -> pl.Series:
+    """The cells with null for NaN, which is missing as well."""
+    return cells.fill_nan(None) if cells.dtype.is_float() else cells
+
+
 def as_words(cells: pl.Series) -> pl.Series:
     """Cells as strings, whole numbers without a point, null where one is missing."""
     import polars as pl
 
     if cells.dtype.is_float():
-        cells = cells.fill_nan(None)
+        cells = with_gaps(cells)
         whole = cells.drop_nulls()
         if (whole == whole.round(0)).all() and (whole.abs() < 2**53).all():
             cells = cells.cast(pl.Int64, strict=False)

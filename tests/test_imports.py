@@ -36,6 +36,7 @@ ALLOWED = {
     "benchmark": {"", "errors", "ops", "datasets", "training"},
     "cli": {
         "",
+        "_columns",
         "_extras",
         "errors",
         "ops",

@@ -16,7 +16,7 @@ from jax_softmax.cli.report import evaluation_lines, named_lines
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
-    from jax_softmax.datasets import Dataset
+    from jax_softmax.datasets import Columns, Dataset
     from jax_softmax.datasets.load_stream import Streams
 
 
@@ -61,7 +61,7 @@ class Evaluate(DataOptions):
         if is_table(name) and not (same and trained.get("stream")):
             found = tables.to_evaluate(model, trained, name, self.label)
         else:
-            found = self._named(name, trained, same)
+            found = self._named(name, trained, same, model.columns)
         test = evaluate(model, found.examples, mesh=mesh)
         compared, sentence = agreement(test, split_digest(found.examples), trained)
         self.write_json(
@@ -89,17 +89,27 @@ class Evaluate(DataOptions):
         lines += named_lines("result", sentence)
         print("\n".join([*lines, *evaluation_lines(test=test)]))
 
-    def _named(self, name: str, trained: Mapping[str, Any], same: bool) -> tables.Examined:
+    def _named(
+        self, name: str, trained: Mapping[str, Any], same: bool, columns: Columns | None
+    ) -> tables.Examined:
         """The test examples of a dataset, or of the stream that was trained on.
 
         Args:
           name: of the dataset, or the path of the stream's files.
           trained: what the run says.
           same: whether the run was trained on that.
+          columns: of the model.
         """
+        from jax_softmax._columns import listed
         from jax_softmax.datasets import load_dataset
         from jax_softmax.datasets.load_stream import load_stream
 
+        if columns is not None:
+            raise InputError(
+                f"{name}: expected a table with the columns that the model was trained on "
+                f"({listed(column.name for column in columns.used)}), got a dataset; give the path "
+                f"of a table."
+            )
         if self.label is not None:
             raise InputError(
                 f"--label: expected a table to go with it, got {name!r}; leave it out."

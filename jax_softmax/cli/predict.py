@@ -23,8 +23,7 @@ class Predict(OutputOptions):
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
     """The run folder that `jax-softmax train` wrote."""
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
-    """A table with the columns of the training's; or .npy or .csv (an example a row, as the dataset
-    stores it), or .png/.jpg for images."""
+    """A table like the training's; or .npy, .csv (an example a row), or .png/.jpg for images."""
     output: Annotated[
         Path | None,
         tyro.conf.arg(

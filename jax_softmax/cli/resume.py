@@ -159,6 +159,8 @@ def same_data(command: Train, kept: Unfinished) -> tuple[Train, Dataset | Stream
     if data.get("table"):
         command = with_flags(command, data)
     elsewhere = "give --raw-dir or --data-dir if they are elsewhere now"
+    if data.get("table"):
+        elsewhere = "the file, --test and the flags that read them must be those of the start"
     try:
         with _surroundings(data["environment"]):
             dataset = command.load(seed, command.raw_dir, command.data_dir)

@@ -211,11 +211,11 @@ def features_of(
 ) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
     """A table's features for a model of columns, and what to know of them."""
     from jax_softmax._columns import listed
-    from jax_softmax.datasets.load_table import unknown_notes
+    from jax_softmax.datasets.load_table import cell_notes
 
     assert model.columns is not None
     encoded = model.columns.encode(table.frame, table.path, table.place)
-    notes = unknown_notes(encoded)
+    notes = cell_notes(model.columns, encoded)
     extra = [name for name in encoded.extra if name != label]
     if extra:
         notes += (("ignored", f"{listed(extra)}: training had no such column"),)

@@ -54,8 +54,7 @@ class Train(DataOptions):
     """Train a softmax classifier on a dataset and write a run folder."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """iris, mnist or digits, or a table: .csv .tsv .parquet .arrow .npz .npy, with its --label;
-    with --stream also other prepared sets, and files larger than memory."""
+    """iris, mnist, digits; a table (.csv .tsv .parquet .arrow .npz .npy); or files to --stream."""
     stream: bool = False
     """Read the examples from files all the while: for data larger than memory."""
     label: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None

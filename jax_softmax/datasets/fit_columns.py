@@ -19,6 +19,7 @@ from jax_softmax._columns import (
     folded_booleans,
     listed,
     missing_said,
+    with_gaps,
 )
 from jax_softmax.datasets.tables import Table
 from jax_softmax.errors import InputError
@@ -79,7 +80,7 @@ def kinds_of(
         problem = _add(kinds, table, cells, name in categorical)
         used = name in kinds.numbers or name in kinds.words
         if problem is None and used and not fills and _missing(cells).any():
-            problem = _Problem("missing", missing_said(_gaps(cells), table.place))
+            problem = _Problem("missing", missing_said(with_gaps(cells), table.place))
         if problem is not None:
             problems[name] = problem
     if problems:
@@ -166,12 +167,8 @@ def _add_numbers(kinds: Kinds, table: Table, cells: pl.Series) -> _Problem | Non
     return None
 
 
-def _gaps(cells: pl.Series) -> pl.Series:
-    return cells.fill_nan(None) if cells.dtype.is_float() else cells
-
-
 def _missing(cells: pl.Series) -> np.ndarray:
-    return np.asarray(_gaps(cells).is_null().to_numpy())
+    return np.asarray(with_gaps(cells).is_null().to_numpy())
 
 
 def _first(table: Table, cells: pl.Series) -> str:

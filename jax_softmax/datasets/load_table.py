@@ -21,6 +21,7 @@ from jax_softmax._columns import (
     folded_booleans,
     listed,
     missing_said,
+    with_gaps,
 )
 from jax_softmax._extras import needs_train_extra
 from jax_softmax.datasets.assemble import TEST_SHARE
@@ -100,8 +101,8 @@ def load_table(
     _check_choices(test_size, seed, stratify, impute, test)
     table = read_table(_path(path))
     label = label_column(table, label)
-    names_given(table, "drop", list(drop))
-    names_given(table, "categorical", list(categorical))
+    names_given(table, "--drop", list(drop))
+    names_given(table, "--categorical", list(categorical))
     labels, class_names = _classes(table, label, label in categorical)
     names = [name for name in table.frame.columns if name != label and name not in drop]
     kinds = kinds_of(table, names, categorical, fills=impute is not None)
@@ -131,7 +132,7 @@ def labels_of(table: Table, label: str) -> np.ndarray:
         raise InputError(
             f"{table.path}, column {label!r}: expected classes, got type {cells.dtype}."
         )
-    gaps = cells.fill_nan(None) if cells.dtype.is_float() else cells
+    gaps = with_gaps(cells)
     if gaps.null_count():
         raise InputError(
             f"{table.path}, column {label!r} of the classes: {missing_said(gaps, table.place)}; "
@@ -288,19 +289,21 @@ def _notes(
     for name, why in left_out.items():
         alike.setdefault(why, []).append(name)
     notes += [("left out", f"{listed(names, _LISTED)}: {why}") for why, names in alike.items()]
-    for column in columns.used:
-        cells = table.frame[column.name]
-        gaps = (cells.fill_nan(None) if cells.dtype.is_float() else cells).null_count()
-        if gaps and column.fill is not None:
-            fill = f"{column.fill:g}" if isinstance(column.fill, float) else repr(column.fill)
-            cells_said = "1 missing cell" if gaps == 1 else f"{gaps:,} missing cells"
-            notes.append(("filled in", f"{column.name!r}: {cells_said}, with {fill}"))
-    return (*notes, *unknown_notes(encoded))
+    return (*notes, *cell_notes(columns, encoded))
 
 
-def unknown_notes(encoded: Encoded) -> tuple[tuple[str, str], ...]:
-    """What to say of words that training did not see, which are no category."""
+def cell_notes(columns: Columns, encoded: Encoded) -> tuple[tuple[str, str], ...]:
+    """What to say of cells that were filled in, and of words that training did not see."""
     notes = []
+    filled = [column for column in columns.used if column.name in encoded.filled]
+    for column in filled[:_LISTED]:
+        gaps = encoded.filled[column.name]
+        fill = f"{column.fill:g}" if isinstance(column.fill, float) else repr(column.fill)
+        cells = "1 missing cell" if gaps == 1 else f"{gaps:,} missing cells"
+        notes.append(("filled in", f"{column.name!r}: {cells}, with {fill}"))
+    if len(filled) > _LISTED:
+        others = len(filled) - _LISTED
+        notes.append(("filled in", f"{others:,} more columns: the missing cells, so too"))
     for name, words in encoded.unknown.items():
         shown_words = [f"{word!r} ({count:,})" for word, count in list(words.items())[:_LISTED]]
         more = f" and {len(words) - _LISTED:,} more" if len(words) > _LISTED else ""
