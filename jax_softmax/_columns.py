@@ -156,7 +156,12 @@ class Columns:
 
     def as_json(self) -> dict[str, Any]:
         """What `from_json` reads, of nothing but what JSON has."""
-        used = [{"kind": _KIND_OF[type(column)], **asdict(column)} for column in self.used]
+        used = [
+            {"kind": "words", **asdict(column), "categories": list(column.categories)}
+            if isinstance(column, WordColumn)
+            else {"kind": "numbers", **asdict(column)}
+            for column in self.used
+        ]
         return {"label": self.label, "used": used, "unused": list(self.unused)}
 
     @staticmethod
@@ -176,9 +181,6 @@ class Columns:
         if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
             raise ValueError("columns: expected names, each once")
         return Columns(said["label"], used, tuple(unused))
-
-
-_KIND_OF: dict[type, str] = {NumberColumn: "numbers", WordColumn: "words"}
 
 
 def _column_of(said: object) -> NumberColumn | WordColumn:

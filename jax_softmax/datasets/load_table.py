@@ -191,11 +191,13 @@ def _headerless(table: Table) -> str:
 
 def _classes(table: Table, label: str, as_they_are: bool) -> tuple[np.ndarray, tuple[str, ...]]:
     """The classes as `[N]` int32 numbers into their names, in order."""
+    import polars as pl
+
     cells = table.frame[label]
     words = labels_of(table, label)
     names, codes = np.unique(words, return_inverse=True)
     numbers = as_numbers(cells)
-    if not numbers.null_count() and not as_they_are:
+    if not (numbers.null_count() or as_they_are or cells.dtype == pl.Boolean):
         fractions = (numbers != numbers.round(0)).to_numpy()
         if fractions.any():
             row = int(fractions.argmax())

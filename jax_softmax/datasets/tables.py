@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,9 +213,10 @@ def _read_typed(path: Path, suffix: str) -> pl.DataFrame:
 
     kind = "a Parquet" if suffix in _PARQUET else "an Arrow (Feather)"
     read = pl.read_parquet if suffix in _PARQUET else pl.read_ipc
+    content = path.read_bytes()
     try:
-        return read(path.read_bytes())
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        return read(content)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         why = str(error).partition("\n")[0]
         raise InputError(f"{path}: expected {kind} file that is whole ({why}).") from error
 
@@ -234,7 +236,7 @@ def _read_arrays(path: Path) -> pl.DataFrame:
             f"{path}: expected features [rows, columns] of numbers, got shape {features.shape} of "
             f"{features.dtype}."
         )
-    features = features.reshape(len(features), -1)
+    features = features.reshape(len(features), math.prod(features.shape[1:]))
     frame = pl.DataFrame(np.ascontiguousarray(features), schema=_numbered(features.shape[1]))
     if labels is None:
         return frame
