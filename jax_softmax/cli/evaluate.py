@@ -60,8 +60,10 @@ class Evaluate(DataOptions):
         same = trained.get("dataset") in (name.strip().lower(), str(Path(name).absolute()))
         if is_table(name) and not (same and trained.get("stream")):
             found = tables.to_evaluate(model, trained, name, self.label)
+            name = Path(found.name).name
         else:
             found = self._named(name, trained, same, model.columns)
+            name = found.name
         test = evaluate(model, found.examples, mesh=mesh)
         compared, sentence = agreement(test, split_digest(found.examples), trained)
         self.write_json(
@@ -77,7 +79,7 @@ class Evaluate(DataOptions):
                 }
             ]
         )
-        lines = named_lines("data", f"{found.name}, {len(test.labels):,} test examples")
+        lines = named_lines("data", f"{name}, {len(test.labels):,} test examples")
         lines += named_lines("source", found.source)
         if same and found.source != trained.get("source") and not found.notes:
             lines += named_lines("", f"(trained on another: {trained.get('source')})")

@@ -36,7 +36,13 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "iris": {"learning_rate": 0.1, "batch_size": None, "epochs": 1000},
     "mnist": {"learning_rate": 0.5, "batch_size": 128, "epochs": 20, "schedule": "cosine"},
     "digits": {"learning_rate": 0.5, "batch_size": 32, "epochs": 100, "schedule": "cosine"},
-    _TABLE: {"learning_rate": 0.1, "batch_size": 128, "epochs": 100, "schedule": "cosine"},
+    _TABLE: {
+        "learning_rate": 0.03,
+        "momentum": 0.9,
+        "batch_size": 32,
+        "epochs": 100,
+        "schedule": "cosine",
+    },
 }
 
 
@@ -94,9 +100,7 @@ class Train(DataOptions):
     """Examples to a step, or "none" for all of them at once."""
     learning_rate: Annotated[float | None, _suits("RATE", "learning_rate"), number] = None
     """Step size of SGD, at its peak."""
-    momentum: Annotated[
-        float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: 0)"), number
-    ] = None
+    momentum: Annotated[float | None, _suits("NUMBER", "momentum", "0"), number] = None
     """In [0, 1); 0 is plain SGD."""
     nesterov: bool = False
     """Nesterov's momentum."""

@@ -246,8 +246,8 @@ def test_help_says_what_each_dataset_takes(capsys):
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for defaults in (
         "iris 1000, mnist 20, digits 100, tables 100",
-        "iris none, mnist 128, digits 32, tables 128",
-        "iris 0.1, mnist 0.5, digits 0.5, tables 0.1",
+        "iris none, mnist 128, digits 32, tables 32",
+        "iris 0.1, mnist 0.5, digits 0.5, tables 0.03",
         "iris constant, mnist cosine, digits cosine, tables cosine",
     ):
         assert f"(default: {defaults})" in said
