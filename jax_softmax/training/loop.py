@@ -34,6 +34,7 @@ from jax_softmax.training.mesh import mesh_of
 from jax_softmax.training.metrics import evaluate
 from jax_softmax.training.model import FitResult, best_record, is_better
 from jax_softmax.training.processes import Watchdog
+from jax_softmax.training.standardize import Standardizer, is_standardised
 from jax_softmax.training.start import check_held, check_optimizer, check_types, starting_params
 from jax_softmax.training.streamed_run import StreamedRun
 from jax_softmax.training.streams import Streamed, is_stream, reader_of, sampled
@@ -65,7 +66,9 @@ def fit(
     Args:
       train: examples with `features [N, ...]`, `labels [N]` (or one-hot `[N, V]`), `class_names`
         and `feature_scale`: a `Split` of `load_dataset`, or one of your own. Labels that are
-        strings, booleans or categories become the result's class names. Or a `Stream` of examples
+        strings, booleans or categories become the result's class names. With `standardize` it
+        trains on features of mean 0 and deviation 1, and returns the parameters for features as
+        they came (and takes `params` so). Or a `Stream` of examples
         that stay in files and are read a piece ahead, in the same order and to the same parameters;
         it wants a batch size.
       config: settings; `TrainConfig()` if None.
@@ -108,6 +111,20 @@ def fit(
     >>> result.params["kernel"].shape, result.history[-1]["train_loss"] < 0.2
     ((1, 2), True)
     """
+    if is_standardised(train):
+        scaling = processes.together(lambda: Standardizer.of(train))  # type: ignore[arg-type]
+        result = fit(
+            scaling.applied(train),
+            config,
+            params=scaling.of_standardised(params),
+            optimizer=optimizer,
+            validation=scaling.applied(validation),
+            on_progress=on_progress,
+            on_epoch=on_epoch,
+            checkpoints=checkpoints,
+            watchdog=watchdog,
+        )
+        return scaling.of_features(result, train)
     config = TrainConfig() if config is None else config
     watched = processes.Watch(watchdog)
     prepare = functools.partial(
