@@ -88,7 +88,8 @@ def test_a_constant_feature_counts_for_nothing(result):
     features = np.insert(WINE.data, 3, 0.1, axis=1)
     found = fit(Split(features, WINE.target, standardize=True), CONFIG)
     assert (np.asarray(found.params["kernel"])[3] == 0).all()
-    np.testing.assert_allclose(predict_proba(found, features), predict_proba(result, WINE.data))
+    expected = predict_proba(result, WINE.data)  # of sums in another order
+    np.testing.assert_allclose(predict_proba(found, features), expected, atol=2e-5)
 
 
 def test_means_far_from_0_are_pointed_out():
