@@ -25,10 +25,11 @@ ALLOWED = {
     "errors": set(),
     "_extras": {"errors"},
     "_checks": {"errors"},
+    "_columns": {"_checks", "errors"},
     "_fetch": set(),  # a process of its own, which starts the sooner
     "ops": set(),
-    "datasets": {"_checks", "_extras", "errors"},
-    "training": {"", "_checks", "_extras", "errors", "ops"},
+    "datasets": {"_checks", "_columns", "_extras", "errors"},
+    "training": {"", "_checks", "_columns", "_extras", "errors", "ops"},
     "classifier": {"errors", "ops", "datasets", "training"},
     "report": {"_extras", "errors", "training"},
     "export": {"", "_checks", "_extras", "errors", "training"},
@@ -37,6 +38,7 @@ ALLOWED = {
     "benchmark": {"", "errors", "ops", "datasets", "training"},
     "cli": {
         "",
+        "_columns",
         "_extras",
         "errors",
         "ops",

@@ -126,7 +126,7 @@ def _parse(arguments: Sequence[str]) -> _Runs:
     # Here, so that without the extra [train] even --help says what to install.
     import tyro
 
-    from jax_softmax.cli.arguments import check_words
+    from jax_softmax.cli.arguments import check_words, in_our_words
     from jax_softmax.cli.bench import Bench
     from jax_softmax.cli.evaluate import Evaluate
     from jax_softmax.cli.export import Export
@@ -144,6 +144,7 @@ def _parse(arguments: Sequence[str]) -> _Runs:
         "verify": Verify,
         "bench": Bench,
     }
+    arguments = in_our_words(arguments, commands)
     check_words(arguments, commands)
     return tyro.cli(
         Annotated[Train, tyro.conf.subcommand("train")]

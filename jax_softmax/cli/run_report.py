@@ -37,16 +37,24 @@ class Report(Evaluate):
         output = self.output or run.with_name(f"{run.name}-report.html")
         check_file(output, overwrite=self.overwrite)
         mesh = mesh_given(self.mesh)
-        model, trained, dataset, _ = self.loaded()
+        model, trained, found, name, _ = self.loaded()
         with note("examining the test examples"):
-            seen = evaluate(model, dataset.test, mesh=mesh)
-            test = dataclasses.replace(seen, of="test examples")
-            examined = examine(model, dataset.test, test)
+            test = evaluate(model, found.examples, mesh=mesh)
+            if not found.notes:  # that of a table all rows are measured, say
+                test = dataclasses.replace(test, of="test examples")
+            examined = examine(model, found.examples, test)
         with note("drawing"):
+            names = () if model.columns is None else model.columns.features
             page = report_page(
-                model, trained, examined, data=Path(dataset.name).name, source=dataset.source
+                model,
+                trained,
+                examined,
+                data=Path(name).name,
+                source=found.source,
+                feature_names=names,
+                notes=found.notes,
             )
         write_file(output, page.encode(), overwrite=self.overwrite)
-        about = {"run_dir": str(self.run_dir), "dataset": dataset.name}
+        about = {"run_dir": str(self.run_dir), "dataset": found.name}
         self.write_json([about | record for record in class_records(examined)])
         print("\n".join(named_lines("report", str(output))))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jax_softmax.cli.measured import split_digest
 from jax_softmax.cli.options import Lines, progress_bar, training_warnings_said
 from jax_softmax.cli.stopping import signals
+from jax_softmax.cli.tables import table_flags
 from jax_softmax.cli.text import count_of, evaluation_lines, train_report
 from jax_softmax.errors import CheckpointError, DivergedError, InputError
 
@@ -158,6 +159,7 @@ class Training:
             "split_seed": self.config.seed,
             **_folders(self.command.raw_dir, self.command.data_dir),
             **stream_flags(self.command),
+            **table_flags(self.command),
         }
 
 
@@ -215,6 +217,7 @@ def data_of(command: Train, dataset: Dataset | Streams) -> dict[str, Any]:
         "source": dataset.source,
         **_folders(command.raw_dir, command.data_dir),
         **stream_flags(command),
+        **table_flags(command),
         "environment": {
             name: str(Path(value).expanduser().absolute()) for name, value in named.items() if value
         },

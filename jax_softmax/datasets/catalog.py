@@ -107,5 +107,5 @@ def find_entry(name: str) -> Entry:
     if wanted in CATALOG:
         return CATALOG[wanted]
     near = difflib.get_close_matches(wanted, DATASET_NAMES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    hint = f"; did you mean {near[0]!r}?" if near else ", or the path of a table (customers.csv)."
     raise InputError(f"unknown dataset {name!r}: expected one of {', '.join(DATASET_NAMES)}{hint}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_softmax.training import Evaluation, SoftmaxModel, predict_proba
+from jax_softmax.training import Evaluation, FitResult, SoftmaxModel, predict_proba
 from jax_softmax.training.examples import Examples
 from jax_softmax.training.streams import Streamed, is_stream
 
@@ -82,6 +82,8 @@ def examine(model: SoftmaxModel, examples: Examples | Streamed, evaluation: Eval
     ((3,), True)
     """
     labels, predictions = evaluation.labels, evaluation.predictions
+    if isinstance(model, FitResult):  # a table's columns have made features of it already
+        model = dataclasses.replace(model, columns=None)
     confidences = np.zeros(len(labels), np.float64)
     mistakes: list[Mistake] = []
     sums = np.zeros((2, model.params["kernel"].shape[0]))

@@ -27,6 +27,7 @@ def report_page(
     data: str,
     source: str,
     feature_names: Sequence[str] = (),
+    notes: Sequence[tuple[str, str]] = (),
 ) -> str:
     """A page about a run, as HTML that needs nothing from elsewhere.
 
@@ -37,6 +38,7 @@ def report_page(
       data: what the examples are of, `iris` say.
       source: where they came from.
       feature_names: `D` names for the table of coefficients; without them features have numbers.
+      notes: what to know of the examples, each a short name and a sentence.
 
     Raises:
       InputError: if the extra `[train]` is not installed.
@@ -51,6 +53,7 @@ def report_page(
     return environment.from_string(text).render(
         data=data,
         source=source,
+        notes=notes,
         result=result,
         evaluation=evaluation,
         wrong=int((evaluation.predictions != evaluation.labels).sum()),

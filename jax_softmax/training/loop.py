@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from jax_softmax._checks import check_class_names, check_feature_scale
+from jax_softmax._columns import Columns
 from jax_softmax.errors import DivergedError
 from jax_softmax.training import processes
 from jax_softmax.training.advice import warn_of_rise, warn_of_scale
@@ -34,6 +35,7 @@ from jax_softmax.training.metrics import evaluate
 from jax_softmax.training.model import FitResult, best_record, is_better
 from jax_softmax.training.processes import Watchdog
 from jax_softmax.training.progress import progress_shown
+from jax_softmax.training.standardize import Standardizer, is_standardised
 from jax_softmax.training.start import check_held, check_optimizer, check_types, starting_params
 from jax_softmax.training.streamed_run import StreamedRun
 from jax_softmax.training.streams import Streamed, is_stream, reader_of, sampled
@@ -66,7 +68,9 @@ def fit(
     Args:
       train: examples with `features [N, ...]`, `labels [N]` (or one-hot `[N, V]`), `class_names`
         and `feature_scale`: a `Split` of `load_dataset`, or one of your own. Labels that are
-        strings, booleans or categories become the result's class names. Or a `Stream` of examples
+        strings, booleans or categories become the result's class names. With `standardize` it
+        trains on features of mean 0 and deviation 1, and returns the parameters for features as
+        they came (and takes `params` so). Or a `Stream` of examples
         that stay in files and are read a piece ahead, in the same order and to the same parameters;
         it wants a batch size.
       config: settings; `TrainConfig()` if None.
@@ -112,6 +116,21 @@ def fit(
     >>> result.params["kernel"].shape, result.history[-1]["train_loss"] < 0.2
     ((1, 2), True)
     """
+    if is_standardised(train):
+        scaling = processes.together(lambda: Standardizer.of(train))  # type: ignore[arg-type]
+        result = fit(
+            scaling.applied(train),
+            config,
+            params=scaling.of_standardised(params),
+            optimizer=optimizer,
+            validation=scaling.applied(validation),
+            on_progress=on_progress,
+            on_epoch=on_epoch,
+            checkpoints=checkpoints,
+            watchdog=watchdog,
+            progress=progress,
+        )
+        return scaling.of_features(result, train)
     config = TrainConfig() if config is None else config
     watched = processes.Watch(watchdog)
     checked = functools.partial(
@@ -158,6 +177,9 @@ def fit(
         compile_seconds=compile_seconds,
         train_seconds=done.train_seconds,
         device=run.device(),
+        columns=columns
+        if isinstance(columns := getattr(train, "columns", None), Columns)
+        else None,
     )
 
 

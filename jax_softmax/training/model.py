@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jax_softmax._checks import classes_shown
+from jax_softmax._columns import Columns
 from jax_softmax.training.config import TrainConfig
 
 
@@ -56,6 +57,8 @@ class FitResult(SoftmaxModel):
       compile_seconds: time to trace and compile; near 0 when the program was there already.
       train_seconds: time to run the epochs, validation left out.
       device: where it ran.
+      columns: what makes the features of a table's columns, where it was trained on a table's
+        (`load_table`): `predict` and `evaluate` then take data frames, columns in any order.
     """
 
     config: TrainConfig
@@ -63,6 +66,7 @@ class FitResult(SoftmaxModel):
     compile_seconds: float = 0.0
     train_seconds: float = 0.0
     device: str = ""
+    columns: Columns | None = None
 
     @property
     def best_epoch(self) -> int:
