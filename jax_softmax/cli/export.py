@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -13,6 +13,26 @@ from jax_softmax.cli.arguments import one_of
 from jax_softmax.cli.options import OutputOptions
 from jax_softmax.cli.text import named_lines
 from jax_softmax.errors import InputError
+
+if TYPE_CHECKING:
+    from jax_softmax._columns import Columns
+
+
+def _columns_taken(columns: Columns, kind: str) -> str:
+    """What a program or a graph takes of a table."""
+    from jax_softmax._columns import NumberColumn, listed
+
+    if kind == "stablehlo":
+        names = listed(columns.features)
+        return f"features [N, {len(columns.features)}] float32, made of the columns: {names}"
+    kinds = {True: "numbers (float64)", False: "words (strings)"}
+    by_kind = {
+        words: [c.name for c in columns.used if isinstance(c, NumberColumn) == number]
+        for number, words in kinds.items()
+    }
+    return "the table's columns, [N, 1] each; " + "; ".join(
+        f"{words}: {listed(names)}" for words, names in by_kind.items() if names
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +90,8 @@ class Export(OutputOptions):
             )
         else:
             said["takes"] = f"features [N, {shape}] {dtype}, as the dataset stores them"
+            if model.columns is not None:
+                said["takes"] = _columns_taken(model.columns, kind)
             said["gives"] = f"probabilities [N, {classes}]"
         self.write_json([{"run_dir": str(self.run_dir), "format": kind, "file": str(output)}])
         print("\n".join(line for name, words in said.items() for line in named_lines(name, words)))

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from jax_softmax._extras import needs_train_extra
 from jax_softmax.errors import InputError
 from jax_softmax.export.onnx_graph import onnx_bytes
 from jax_softmax.export.program import stablehlo_bytes
-from jax_softmax.training import SoftmaxModel
+from jax_softmax.training import FitResult, SoftmaxModel
 from jax_softmax.training.files import check_file, write_file
 
 DTYPES = ("uint8", "float32")
@@ -33,15 +34,19 @@ def export_model(
 
     `stablehlo` is a program of `jax.export` for CPU, CUDA and TPU, and `onnx` a graph: both take
     features `[N, ...]` as the dataset stores them, for any N, scale them, and give probabilities
-    `[N, V]`. `safetensors` has `kernel [D, V]` and `bias [V]`, and one entry of metadata,
-    `jax_softmax`: JSON with `feature_shape`, `feature_scale` and `class_names`.
+    `[N, V]`. Of a table's columns the graph takes each, `[N, 1]`: numbers as float64 (NaN where
+    one is missing) and words as strings (empty where one is missing); the program takes the
+    features that `model.columns` makes of them. `safetensors` has `kernel [D, V]`, `bias [V]` and
+    one entry of metadata, `jax_softmax`: JSON with `feature_shape`, `feature_scale`, `class_names`
+    and, of a table, `columns`.
 
     Args:
       model: what `fit` or `load_run` returned.
       path: the file to write.
       format: `"stablehlo"`, `"onnx"` or `"safetensors"`; None goes by the file's ending.
       dtype: what the program takes features in: `"uint8"` or `"float32"`. None is uint8 for images
-        that the model scales (pixels), else float32. Not of `safetensors`, which is no program.
+        that the model scales (pixels), else float32. Not of `safetensors`, which is no program, nor
+        of a table's columns.
       overwrite: replace a file that is there.
 
     Returns:
@@ -69,6 +74,11 @@ def export_model(
     kind = format_of(target, format)
     if kind == "safetensors" and dtype is not None:
         raise InputError("dtype: expected none for safetensors, which is no program; leave it out.")
+    if dtype is not None and isinstance(model, FitResult) and model.columns is not None:
+        raise InputError(
+            "dtype: expected none for a model of a table's columns, which have types of their own; "
+            "leave it out."
+        )
     require(dtype is None or dtype in DTYPES, f"dtype: expected one of {DTYPES}", dtype)
     check_file(target, overwrite=overwrite)
     with needs_train_extra():
@@ -98,7 +108,7 @@ def stored_dtype(model: SoftmaxModel) -> str:
 def _safetensors_bytes(model: SoftmaxModel, dtype: str) -> bytes:
     from safetensors.numpy import save
 
-    about = {
+    about: dict[str, Any] = {
         "format": _SAFETENSORS_FORMAT,
         "feature_shape": model.feature_shape,
         "feature_scale": model.feature_scale,
@@ -106,6 +116,8 @@ def _safetensors_bytes(model: SoftmaxModel, dtype: str) -> bytes:
     }
     params = {name: np.ascontiguousarray(value) for name, value in model.params.items()}
     # One entry: safetensors writes several in another order every time.
+    if isinstance(model, FitResult) and model.columns is not None:
+        about["columns"] = model.columns.as_json()
     return save(params, metadata={"jax_softmax": json.dumps(about)})
 
 

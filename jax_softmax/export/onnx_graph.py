@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 
 import jax_softmax
 from jax_softmax.errors import InputError
-from jax_softmax.training import SoftmaxModel
+from jax_softmax.export.columns import Graph, add_columns
+from jax_softmax.training import FitResult, SoftmaxModel
 
 # Of 2022: runtimes of the last years read them.
-_OPSET, _IR_VERSION = 17, 8
+_OPSET, _ML_OPSET, _IR_VERSION = 17, 3, 8
 # A file is one message of protobuf, which has no more.
 _MOST_BYTES = 2**31 - 2**20
 
@@ -20,9 +20,10 @@ _MOST_BYTES = 2**31 - 2**20
 def onnx_bytes(model: SoftmaxModel, dtype: str) -> bytes:
     """The graph `features [N, ...] -> probabilities [N, V]`, with N left free.
 
-    Class names are in its metadata, `class_names`, as a JSON list.
+    That of a model of a table's columns takes each column `[N, 1]` in place of `features`. Class
+    names are in its metadata, `class_names`, as a JSON list.
     """
-    from onnx import TensorProto, checker, helper, numpy_helper
+    from onnx import checker, helper
 
     kernel, bias = (_in_full(np.asarray(model.params[name])) for name in ("kernel", "bias"))
     if kernel.nbytes + bias.nbytes > _MOST_BYTES:
@@ -31,36 +32,44 @@ def onnx_bytes(model: SoftmaxModel, dtype: str) -> bytes:
             f"export to safetensors."
         )
     real = helper.np_dtype_to_tensor_dtype(kernel.dtype)
-    taken = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}[dtype]
-    scale = np.asarray(model.feature_scale, kernel.dtype)
-    nodes = [
-        helper.make_node("Flatten", ["features"], ["flat"], axis=1),
-        helper.make_node("Cast", ["flat"], ["real"], to=real),
-        helper.make_node("Mul", ["real", "feature_scale"], ["scaled"]),
-        helper.make_node("Gemm", ["scaled", "kernel", "bias"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
-    ]
-    arrays = {"feature_scale": scale, "kernel": kernel, "bias": bias}
-    shape = ["N", *model.feature_shape]
-    graph = helper.make_graph(
-        nodes,
-        "softmax_classifier",
-        [helper.make_tensor_value_info("features", taken, shape)],
-        [helper.make_tensor_value_info("probabilities", real, ["N", len(model.class_names)])],
-        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
-        doc_string=f"Features {shape} as stored ({dtype}) to the probabilities of "
-        f"{len(model.class_names)} classes; {math.prod(model.feature_shape)} numbers an example.",
-    )
+    graph = Graph()
+    columns = model.columns if isinstance(model, FitResult) else None
+    if columns is None:
+        features = _add_features(graph, model, dtype, real)
+    else:
+        features = add_columns(graph, columns, real)
+    scale = graph.constant(":scale", np.asarray(model.feature_scale, kernel.dtype))
+    scaled = graph.node("Mul", [features, scale], ":scaled")
+    layer = [graph.constant(":kernel", kernel), graph.constant(":bias", bias)]
+    logits = graph.node("Gemm", [scaled, *layer], ":logits")
+    graph.node("Softmax", [logits], "probabilities", axis=1)
+    given = helper.make_tensor_value_info("probabilities", real, ["N", len(model.class_names)])
     proto = helper.make_model(
-        graph,
+        helper.make_graph(
+            graph.nodes, "softmax_classifier", graph.inputs, [given], graph.constants
+        ),
         ir_version=_IR_VERSION,
-        opset_imports=[helper.make_opsetid("", _OPSET)],
+        opset_imports=[
+            helper.make_opsetid("", _OPSET),
+            *([] if columns is None else [helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]),
+        ],
         producer_name="jax_softmax",
         producer_version=jax_softmax.__version__,
     )
     helper.set_model_props(proto, {"class_names": json.dumps(model.class_names)})
     checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _add_features(graph: Graph, model: SoftmaxModel, dtype: str, real: int) -> str:
+    """Adds the input `features` as stored; the name of them `[N, D]` in the kernel's dtype."""
+    from onnx import helper
+
+    taken = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    shape = ["N", *model.feature_shape]
+    graph.inputs.append(helper.make_tensor_value_info("features", taken, shape))
+    flat = graph.node("Flatten", ["features"], ":flat", axis=1)
+    return graph.node("Cast", [flat], ":real", to=real)
 
 
 def _in_full(array: np.ndarray) -> np.ndarray:
