@@ -9,8 +9,10 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jax_softmax._columns import Columns, NumberColumn
 from jax_softmax.training.model import FitResult
 from jax_softmax.training.run_files import versions
 
@@ -25,9 +27,20 @@ _DATA = {
     "test_examples": "test examples",
     "test_sha256": "SHA-256 of the test examples",
     "split_seed": "seed of the split",
+    "label": "column of the classes",
+    "test": "test file",
+    "test_size": "share, or number, of test examples",
+    "stratify": "each class alike in both parts",
+    "impute": "missing cells filled with",
+    "drop": "columns left out",
+    "categorical": "columns of categories",
 }
 # What else a run of the command says of itself; a reader of the card has no use for it.
-_NOT_SAID = ("dataset", "versions", "raw_dir", "data_dir", "train_sha256", "best_epoch", "stream")
+_NOT_SAID = (
+    *("dataset", "versions", "raw_dir", "data_dir", "train_sha256", "best_epoch"),
+    *("stream", "table", "feature_scale"),
+)
+_MOST_COLUMNS = 200
 
 
 def model_card(result: FitResult, metrics: Mapping[str, Any], evaluation: Evaluation | None) -> str:
@@ -38,10 +51,11 @@ def model_card(result: FitResult, metrics: Mapping[str, Any], evaluation: Evalua
       metrics: what `metrics.json` says beside times, device and versions.
       evaluation: gives the table of classes.
     """
-    name = str(metrics.get("dataset") or "")
+    name = Path(str(metrics.get("dataset") or "")).name  # a table's is its path
     sections = {
         "Model": _model(result),
         "Data": [*_table(("", ""), _data(metrics))] or ["The run does not say its data."],
+        **({} if result.columns is None else {"Columns": _columns(result.columns)}),
         "Metrics": _metrics(metrics, evaluation),
         "Training": _training(result),
         "Versions": _table(("package", "version"), versions().items()),
@@ -66,7 +80,8 @@ def _model(result: FitResult) -> list[str]:
         names.append(f"and {more:,} more, in `model.safetensors`")
     facts = {
         "probabilities": "`softmax((features * feature_scale) @ kernel + bias)`",
-        "features of an example": f"`{list(result.feature_shape)}`, as the dataset stores them",
+        "features of an example": f"`{list(result.feature_shape)}`, "
+        + ("as the dataset stores them" if result.columns is None else "made of the columns below"),
         "`feature_scale`": f"{result.feature_scale!r}",
         "parameters": f"{kernel.size + len(result.class_names):,}, {kernel.dtype}",
         f"{len(result.class_names):,} classes": ", ".join(names),
@@ -80,6 +95,23 @@ def _data(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name, words in _DATA.items()
         if metrics.get(name) is not None
     ]
+
+
+def _columns(columns: Columns) -> list[str]:
+    """What is made of each column of a table."""
+    rows = []
+    for column in columns.used[:_MOST_COLUMNS]:
+        if isinstance(column, NumberColumn):
+            made = f"(number - {column.mean:.6g}) / {column.scale:.6g}"
+        else:
+            words = [_escaped(word) for word in column.categories[:20]]
+            more = len(column.categories) - len(words)
+            made = f"1 for each of {', '.join(words)}{f' and {more:,} more' if more else ''}"
+        filled = "" if column.fill is None else _escaped(_number(column.fill))
+        rows.append((_escaped(column.name), made, filled))
+    lines = _table(("column", "features", "a missing cell is"), rows)
+    more = len(columns.used) - len(rows)
+    return [*lines, *(["", f"And {more:,} more, in `model.safetensors`."] if more else [])]
 
 
 def _metrics(metrics: Mapping[str, Any], evaluation: Evaluation | None) -> list[str]:
@@ -116,12 +148,13 @@ def _training(result: FitResult) -> list[str]:
 
 def _use(result: FitResult) -> list[str]:
     shape = ", ".join(map(str, ("N", *result.feature_shape)))
+    taken = f"features [{shape}]" if result.columns is None else "a data frame of these columns"
     return [
         "```python",
         "from jax_softmax import load_run, predict",
         "",
         'model = load_run("RUN")  # this folder; damage to its files is an error',
-        f"classes = predict(model, features)  # features [{shape}]",
+        f"classes = predict(model, features)  # {taken}",
         "names = [model.class_names[i] for i in classes]",
         "```",
         "",

@@ -78,3 +78,11 @@ def test_what_is_no_run_is_said(command):
     outcome = command("export", "nowhere", "--output", "x.onnx")
     assert (outcome.code, outcome.out) == (2, "")
     assert "run folder nowhere: no such folder" in outcome.err
+
+
+def test_what_a_graph_of_a_table_takes_is_said(table_run, command):
+    pytest.importorskip("onnx")
+    outcome = command("export", table_run, "--format", "onnx")
+    assert (outcome.code, outcome.err) == (0, "")
+    said = " ".join(outcome.out.split())
+    assert "numbers (float64): 'age'; words (strings): 'plan'" in said

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jax_softmax.training import load_run
+from jax_softmax.training.pictures import plain
 
 
 def test_a_page_is_written_beside_the_run(digits, command, tmp_path):
@@ -72,3 +73,21 @@ def test_records_are_those_of_the_classes(digits, command):
         assert (record["taken_for"] is None) == (record["taken_for_examples"] == 0)
         assert record["taken_for"] != record["class_name"]
     assert command("report", digits.run, "--output", "b.html", "--json", "a.json").code == 0
+
+
+def test_a_report_of_a_table_names_its_columns(table_run, command, monkeypatch):
+    from jax_softmax.report import figures
+
+    named = []
+    monkeypatch.setattr(
+        figures, "plain", lambda name, longest: named.append(name) or plain(name, longest)
+    )
+    assert command("report", table_run, "--output", "own.html").code == 0
+    assert {"age", "plan=M", "plan=S"} <= set(named)
+    own = Path("own.html").read_text(encoding="utf-8")
+    assert "<h1>customers.csv</h1>" in own and "18 test examples" in own
+    assert "&lt;b&gt;no&lt;/b&gt;" in own and "<b>no</b>" not in own
+    Path("other.csv").write_text(Path("customers.csv").read_text())
+    assert command("report", table_run, "other.csv", "--output", "other.html").code == 0
+    other = Path("other.html").read_text(encoding="utf-8")
+    assert "<h1>other.csv</h1>" in other and "of 90 " in other

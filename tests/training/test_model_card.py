@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jax_softmax import Split, TrainConfig, evaluate, fit, load_run, save_run
+from jax_softmax._columns import Columns, NumberColumn, WordColumn
 from jax_softmax.training.model_card import model_card
 
 METRICS = {
@@ -93,3 +94,20 @@ def test_of_many_classes_the_first_are_named():
     card = model_card(result, {}, evaluate(result, split))
     assert "class 99, and 1,134 more, in `model.safetensors` |" in card
     assert len(card) < 5000
+
+
+def test_of_a_table_it_says_what_is_made_of_each_column(tmp_path):
+    columns = Columns(
+        "churned",
+        (NumberColumn("age", 48.5, 2.0, 40.0), WordColumn("plan|x", ("L", "M"))),
+    )
+    split = Split(np.eye(3), [0, 1, 0], ("no", "yes"), columns=columns)
+    result = fit(split, TrainConfig(epochs=1))
+    metrics = {"dataset": "/home/me/customers.csv", "label": "churned", "table": True}
+    card = card_of(save_run(result, tmp_path / "run", metrics=metrics))
+    said = cells(card)
+    assert card.startswith("# customers.csv\n") and "| table |" not in card
+    assert said["column of the classes"] == ["churned"]
+    assert said["age"] == ["(number - 48.5) / 2", "40"]
+    assert r"| plan\|x | 1 for each of L, M |  |" in card
+    assert "predict(model, features)  # a data frame of these columns" in card
