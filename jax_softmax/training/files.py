@@ -17,6 +17,8 @@ def check_file(path: Path, *, overwrite: bool) -> None:
       InputError: if it cannot be written, or is there and `overwrite` is False.
     """
     try:
+        if _is_device(path):
+            return
         target = Path(os.path.realpath(path))
         with contextlib.suppress(FileNotFoundError):
             target.lstat()  # a name that is too long is so, be it there or not
@@ -25,13 +27,12 @@ def check_file(path: Path, *, overwrite: bool) -> None:
             raise InputError(f"{path}: expected a file's path in a folder that is there.")
         if target.is_file() and not overwrite:
             raise _exists(path)
-        written = target if target.exists() and not target.is_file() else folder
     except (OSError, ValueError) as error:  # ValueError: a null character
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be written ({error}).") from error
-    if not os.access(written, os.W_OK):
-        raise InputError(f"{path}: cannot be written, for {written} cannot; give another path.")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: cannot be written, for {folder} cannot; give another path.")
 
 
 def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
@@ -41,11 +42,11 @@ def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
       InputError: as `check_file`.
     """
     check_file(path, overwrite=overwrite)
-    target = Path(os.path.realpath(path))
     try:
-        if target.exists() and not target.is_file():  # a device or a pipe
-            target.write_bytes(data)
+        if _is_device(path):
+            path.write_bytes(data)
             return
+        target = Path(os.path.realpath(path))
         with atomic.work_folder(target.parent) as work:
             work.mkdir()
             new = work / "file"
@@ -60,6 +61,11 @@ def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
         raise _exists(path) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error}).") from error
+
+
+def _is_device(path: Path) -> bool:
+    """Whether it is written to as it is, as a pipe or /dev/stdout, and never replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _exists(path: Path) -> InputError:
