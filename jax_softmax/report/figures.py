@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MOST_FEATURES, _MOST_CLASSES = 20, 12
 _LONGEST_NAME = 32
+_FEW = 10  # examples, of which a share says little
 
 
 def reliability(examined: Examined) -> Figure:
@@ -28,13 +29,16 @@ def reliability(examined: Examined) -> Figure:
     figure = Figure(figsize=(6, 5.2), dpi=120, layout="constrained")
     shares, numbers = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     edges = np.linspace(0, 1, len(counts) + 1)
-    some = counts > 0
     bar = {"width": edges[1], "align": "edge", "edgecolor": "white"}
-    shares.bar(edges[:-1][some], right[some], color="tab:blue", alpha=0.7, label="right", **bar)
+    few = counts < _FEW
+    for which, alpha, label in ((~few, 0.7, "right"), (few, 0.25, f"right, of fewer than {_FEW}")):
+        if (which & (counts > 0)).any():
+            places, heights = edges[:-1][which], right[which]
+            shares.bar(places, heights, color="tab:blue", alpha=alpha, label=label, **bar)
     shares.plot([0, 1], [0, 1], color="black", linewidth=1.4, linestyle="--", label="calibrated")
     shares.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
     shares.set_title(f"Expected calibration error {examined.calibration_error:.4f}")
-    shares.legend(frameon=False, loc="upper left", fontsize=8)
+    shares.legend(loc="upper left", fontsize=8, framealpha=0.8, edgecolor="white")
     numbers.bar(edges[:-1], counts, color="0.6", **bar)
     numbers.set(xlabel="probability of the predicted class", ylabel="examples")
     for axes in (shares, numbers):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 import pytest
 
 from jax_softmax import SoftmaxModel, Split, evaluate, predict_proba, stream_npy, stream_parquet
-from jax_softmax.report import examine, examined, worst_confusions
+from jax_softmax.report import examine, examined, figures, worst_confusions
 
 NAMES = ("cat", "dog", "eel")
 
@@ -98,3 +100,17 @@ def test_blocks_streams_and_frames_tell_the_same(kind, model, split, tmp_path, m
 def test_the_worst_confusion_is_never_the_class_itself():
     counts = np.array([[5, 2, 1], [0, 9, 0], [3, 3, 0]])
     assert worst_confusions(counts) == [(1, 2), None, (0, 3)]
+
+
+def test_shares_of_few_examples_are_pale(model, split):
+    bins = np.zeros((15, 3))
+    bins[4], bins[9], bins[14] = (9, 1.0, 0.3), (10, 0.5, 0.6), (81, 0.9, 0.95)
+    seen = dataclasses.replace(seen_of(model, split), bins=bins)
+    axes = figures.reliability(seen).axes[0]
+    drawn = {
+        round(15 * bar.get_x()): (bar.get_height(), bar.get_alpha())
+        for bar in axes.patches
+        if bar.get_height()
+    }
+    assert drawn == {4: (1.0, 0.25), 9: (0.5, 0.7), 14: (0.9, 0.7)}
+    assert axes.get_title() == "Expected calibration error 0.1135"
