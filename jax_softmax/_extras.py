@@ -23,7 +23,8 @@ TRAIN = {
 }
 CHECKPOINT = {"orbax": "orbax-checkpoint"}
 STREAM = {"grain": "grain", "pyarrow": "pyarrow"}
-_EXTRAS = {"train": TRAIN, "checkpoint": CHECKPOINT, "stream": STREAM}
+PREPARE = {"tensorflow": "tensorflow-cpu"}
+_EXTRAS = {"train": TRAIN, "checkpoint": CHECKPOINT, "stream": STREAM, "prepare": PREPARE}
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from jax_softmax import InputError
-from jax_softmax._extras import CHECKPOINT, STREAM, TRAIN, needs_train_extra
+from jax_softmax._extras import CHECKPOINT, PREPARE, STREAM, TRAIN, needs_train_extra
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -45,6 +45,7 @@ def test_the_extra_that_messages_name_is_the_one_declared():
     assert sorted(names(EXTRAS["train"])) == sorted(TRAIN.values())
     assert sorted(names(EXTRAS["checkpoint"])) == sorted(CHECKPOINT.values())
     assert sorted(names(EXTRAS["stream"])) == sorted(STREAM.values())
+    assert sorted(names(EXTRAS["prepare"])) == sorted(PREPARE.values())
 
 
 def test_dev_holds_the_other_extras():
@@ -63,7 +64,7 @@ def test_the_lock_file_pins_what_is_declared_and_names_no_host():
     for name, version in re.findall(r"^([\w.-]+)==([^ \n]+)", lock, re.MULTILINE):
         pinned.setdefault(name, []).append(version)
     for requirement in map(Requirement, REQUIREMENTS):
-        if requirement.name == "jax-softmax":
+        if requirement.name in ("jax-softmax", *names(EXTRAS["prepare"])):  # a tool, not in [dev]
             continue
         versions = pinned[canonicalize_name(requirement.name)]
         assert all(map(requirement.specifier.contains, versions)), requirement
