@@ -25,7 +25,14 @@ TRAIN = {
 CHECKPOINT = {"orbax": "orbax-checkpoint"}
 STREAM = {"grain": "grain", "pyarrow": "pyarrow"}
 EXPORT = {"flatbuffers": "flatbuffers", "onnx": "onnx"}
-_EXTRAS = {"train": TRAIN, "checkpoint": CHECKPOINT, "stream": STREAM, "export": EXPORT}
+PREPARE = {"tensorflow": "tensorflow-cpu"}
+_EXTRAS = {
+    "train": TRAIN,
+    "checkpoint": CHECKPOINT,
+    "stream": STREAM,
+    "export": EXPORT,
+    "prepare": PREPARE,
+}
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from jax_softmax import InputError
-from jax_softmax._extras import CHECKPOINT, EXPORT, STREAM, TRAIN, needs_train_extra
+from jax_softmax._extras import CHECKPOINT, EXPORT, PREPARE, STREAM, TRAIN, needs_train_extra
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -46,6 +46,7 @@ def test_the_extra_that_messages_name_is_the_one_declared():
     assert sorted(names(EXTRAS["checkpoint"])) == sorted(CHECKPOINT.values())
     assert sorted(names(EXTRAS["stream"])) == sorted(STREAM.values())
     assert sorted(names(EXTRAS["export"])) == sorted(EXPORT.values())
+    assert sorted(names(EXTRAS["prepare"])) == sorted(PREPARE.values())
 
 
 def test_dev_holds_the_other_extras():
@@ -65,7 +66,7 @@ def test_the_lock_file_pins_what_is_declared_and_names_no_host():
     for name, version in re.findall(r"^([\w.-]+)==([^ \n]+)", lock, re.MULTILINE):
         pinned.setdefault(name, []).append(version)
     for requirement in map(Requirement, REQUIREMENTS):
-        if requirement.name == "jax-softmax":
+        if requirement.name in ("jax-softmax", *names(EXTRAS["prepare"])):  # a tool, not in [dev]
             continue
         versions = pinned[canonicalize_name(requirement.name)]
         assert all(map(requirement.specifier.contains, versions)), requirement
@@ -84,7 +85,7 @@ def imported_modules(path: Path) -> set[str]:
 
 def test_what_is_imported_is_declared():
     modules = set().union(*map(imported_modules, (ROOT / "jax_softmax").rglob("*.py")))
-    extras = set().union(TRAIN, CHECKPOINT, STREAM, EXPORT)
+    extras = set().union(TRAIN, CHECKPOINT, STREAM, EXPORT, PREPARE)
     declared = CORE | extras | OTHERS | {"jax_softmax"}
     assert modules - declared - sys.stdlib_module_names == set()
 

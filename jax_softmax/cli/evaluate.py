@@ -129,7 +129,7 @@ class Evaluate(DataOptions):
         from jax_softmax.datasets import load_dataset
         from jax_softmax.datasets.load_stream import load_stream
 
-        if columns is not None:
+        if columns is not None and not same:
             raise InputError(
                 f"{name}: expected a table with the columns that the model was trained on "
                 f"({listed(column.name for column in columns.used)}), got a dataset; give the path "

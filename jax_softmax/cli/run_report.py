@@ -42,7 +42,7 @@ class Report(Evaluate):
             test = evaluate(model, found.examples, mesh=mesh)
             if not found.notes:  # that of a table all rows are measured, say
                 test = dataclasses.replace(test, of="test examples")
-            examined = examine(model, found.examples, test)
+            examined = examine(model, found.examples, test, mesh=mesh)
         with note("drawing"):
             names = () if model.columns is None else model.columns.features
             page = report_page(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _LISTED = 8
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TableDataset(Dataset):
     """A dataset of a table.
 
@@ -51,6 +51,10 @@ class TableDataset(Dataset):
         """What was made of the table's columns: `columns.encode(table)` gives features."""
         assert self.train.columns is not None
         return self.train.columns
+
+    def called(self, name: str, source: str) -> TableDataset:
+        """The same under another name."""
+        return replace(self, name=name, source=source)
 
 
 @needs_train_extra()
@@ -103,6 +107,38 @@ def load_table(
     label = label_column(table, label)
     names_given(table, "--drop", list(drop))
     names_given(table, "--categorical", list(categorical))
+    held = None if test is None else read_table(_path(test))
+    made = dataset_of(
+        table,
+        label,
+        test=held,
+        test_size=test_size,
+        seed=seed,
+        stratify=stratify,
+        impute=impute,
+        drop=drop,
+        categorical=categorical,
+    )
+    where = str(table.path.absolute())
+    source = f"{where} ({table.frame.height:,} rows, {table.frame.width} columns)"
+    if held is not None:
+        source += f"; test examples of {held.path.absolute()}"
+    return made.called(str(_path(path).absolute()), source)
+
+
+def dataset_of(
+    table: Table,
+    label: str,
+    *,
+    test: Table | None = None,
+    test_size: float | int = TEST_SHARE,
+    seed: int = 0,
+    stratify: bool = False,
+    impute: str | None = None,
+    drop: Collection[str] = (),
+    categorical: Collection[str] = (),
+) -> TableDataset:
+    """The dataset of a table that is read; arguments and errors as those of `load_table`."""
     labels, class_names = _classes(table, label, label in categorical)
     names = [name for name in table.frame.columns if name != label and name not in drop]
     kinds = kinds_of(table, names, categorical, fills=impute is not None)
@@ -112,17 +148,13 @@ def load_table(
     columns, left_out = fit_columns(table, rows, kinds, label, impute)
     encoded = columns.encode(table.frame, table.path, table.place)
     train = Split(encoded.features[rows], labels[rows], class_names, columns=columns)
-    if held is not None:
+    if test is None:
         tested = Split(encoded.features[held], labels[held], class_names, columns=columns)
         notes = _notes(table, columns, left_out, encoded)
     else:
-        tested, of_test = _test_file(_path(test), columns, class_names)  # type: ignore[arg-type]
+        tested, of_test = _tested(test, columns, class_names)
         notes = _notes(table, columns, left_out, of_test)
-    where = str(table.path.absolute())
-    source = f"{where} ({table.frame.height:,} rows, {table.frame.width} columns)"
-    if test is not None:
-        source += f"; test examples of {_path(test).absolute()}"
-    return TableDataset(str(_path(path).absolute()), train, tested, source, notes)
+    return TableDataset("table", train, tested, str(table.path), notes)
 
 
 def labels_of(table: Table, label: str) -> np.ndarray:
@@ -257,15 +289,15 @@ def _divided(
     return rows, held
 
 
-def _test_file(path: Path, columns: Columns, class_names: tuple[str, ...]) -> tuple[Split, Encoded]:
-    table = read_table(path)
+def _tested(table: Table, columns: Columns, class_names: tuple[str, ...]) -> tuple[Split, Encoded]:
+    """The examples of another table, and what was made of its cells."""
     encoded = columns.encode(table.frame, table.path, table.place)
     words = labels_of(table, label_column(table, columns.label))
     number = {name: i for i, name in enumerate(class_names)}
     for row, word in enumerate(words):
         if word not in number:
             raise InputError(
-                f"{path}, {table.place(row)}: expected one of the training classes "
+                f"{table.path}, {table.place(row)}: expected one of the training classes "
                 f"{listed(class_names, _LISTED)}, got {word!r}."
             )
     labels = np.array([number[word] for word in words], np.int32)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from jax_softmax.training import Evaluation, FitResult, SoftmaxModel, predict_proba
 from jax_softmax.training.examples import Examples
+from jax_softmax.training.mesh import MeshShape
 from jax_softmax.training.streams import Streamed, is_stream
 
 # Probabilities and features that are held at once.
@@ -65,13 +66,20 @@ class Examined:
         return float(np.sum(counts * np.abs(right - confidence)) / max(1, counts.sum()))
 
 
-def examine(model: SoftmaxModel, examples: Examples | Streamed, evaluation: Evaluation) -> Examined:
+def examine(
+    model: SoftmaxModel,
+    examples: Examples | Streamed,
+    evaluation: Evaluation,
+    *,
+    mesh: Mapping[str, int] | MeshShape | None = None,
+) -> Examined:
     """Looks at each example once, a block at a time.
 
     Args:
       model: what `fit` or `load_run` returned.
       examples: a `Split` or a `Stream`.
       evaluation: what `evaluate` gave for these examples.
+      mesh: the devices, as for `evaluate`.
 
     >>> import numpy as np
     >>> from jax_softmax import Split, TrainConfig, evaluate, fit
@@ -89,7 +97,7 @@ def examine(model: SoftmaxModel, examples: Examples | Streamed, evaluation: Eval
     sums = np.zeros((2, model.params["kernel"].shape[0]))
     first = None
     for rows, features in _blocks(model, examples, len(labels)):
-        probabilities = predict_proba(model, features)
+        probabilities = predict_proba(model, features, mesh=mesh)
         among = np.arange(len(features))
         confidences[rows] = probabilities[among, predictions[rows]]
         flat = np.asarray(features, np.float64).reshape(len(features), -1) * model.feature_scale

@@ -106,7 +106,8 @@ def test_a_file_that_is_not_there(command, customers):
     err = command("train", str(customers).replace("tomers", "tmers"), "--label", "churned").err
     assert "nothing there; did you mean" in err and "customers.csv" in err
     err = command("train", "customers", "--seed", 1).err
-    assert "unknown dataset 'customers': expected one of iris, mnist, digits, or the path" in err
+    assert "unknown dataset 'customers': expected one of iris, mnist, digits, " in err
+    assert "or the path of a table (customers.csv)." in err
 
 
 def test_the_split_is_that_of_scikit_learn(command, customers, no_pictures):

@@ -10,6 +10,7 @@ import pytest
 
 from jax_softmax import Dataset, SoftmaxModel, Split, TrainConfig, evaluate, fit
 from jax_softmax._checks import classes_shown
+from jax_softmax.datasets import load_table
 
 
 def test_a_result_shows_shapes_settings_losses_times_and_device(table_result):
@@ -79,3 +80,10 @@ def test_many_and_long_names_are_cut():
     many = classes_shown(tuple(map(str, range(1234))))
     assert many == "1,234 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …)"
     assert len(classes_shown(("x" * 10**6, "y"))) < 80
+
+
+def test_a_table_is_shown_as_a_dataset(tmp_path):
+    pl.DataFrame({"age": range(20), "kind": ["a", "b"] * 10}).write_csv(tmp_path / "t.csv")
+    dataset = load_table(tmp_path / "t.csv", label="kind")
+    assert repr(dataset).splitlines()[0].endswith("t.csv: 2 classes (a, b)")
+    assert "  train   16 examples of [1] float32" in repr(dataset)
