@@ -171,7 +171,8 @@ def _whole(
         label = columns.label
     label = label_column(table, label)
     words = labels_of(table, label)
-    strange = [row for row, word in enumerate(words) if word not in model.class_names]
+    number = {name: i for i, name in enumerate(model.class_names)}
+    strange = [row for row, word in enumerate(words) if word not in number]
     if strange:
         raise InputError(
             f"{table.path}, column {label!r}: expected classes of the model "
@@ -184,7 +185,7 @@ def _whole(
         features, more = features_of(model, table, label)
         notes = (*notes, *more)
     name = str(table.path.absolute())
-    numbers = np.array([model.class_names.index(word) for word in words], np.int32)
+    numbers = np.array([number[word] for word in words], np.int32)
     split = Split(features, numbers, model.class_names, columns=columns)
     return Examined(split, name, f"{name} (all {len(words):,} rows)", notes)
 

@@ -108,6 +108,9 @@ def test_a_file_that_is_not_there(command, customers):
     err = command("train", "customers", "--seed", 1).err
     assert "unknown dataset 'customers': expected one of iris, mnist, digits, " in err
     assert "or the path of a table (customers.csv)." in err
+    Path("customers.xlsx").write_text("x")
+    err = command("train", "customers.xlsx", "--label", "churned").err
+    assert "customers.xlsx: expected a table, a file ending in .csv, .tsv" in err
 
 
 def test_the_split_is_that_of_scikit_learn(command, customers, no_pictures):
