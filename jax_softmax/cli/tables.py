@@ -190,7 +190,7 @@ def _whole(
     return Examined(split, name, f"{name} (all {len(words):,} rows)", notes)
 
 
-def _numbers(table: Table, label: str) -> np.ndarray:
+def _numbers(table: Table, label: str = "") -> np.ndarray:
     """The columns but for the labels, all of numbers, in their order."""
     from jax_softmax._columns import finite_numbers, missing_said
 
@@ -205,6 +205,18 @@ def _numbers(table: Table, label: str) -> np.ndarray:
                 raise InputError(f"{table.path}, column {name!r}: {error}") from error
             columns.append(numbers.to_numpy())
     return np.stack(columns, axis=1) if columns else np.empty((table.frame.height, 0))
+
+
+def is_for(path: Path, model: FitResult) -> bool:
+    """Whether a file is read as a table: any for a model of columns.
+
+    For others only those that are always tables: a `.csv` of theirs may be without a header.
+    """
+    if model.columns is not None:
+        return True
+    from jax_softmax.datasets.tables import SUFFIXES
+
+    return path.suffix.lower() in SUFFIXES and path.suffix.lower() not in (".csv", ".npy", ".npz")
 
 
 def features_of(
@@ -225,6 +237,8 @@ def features_of(
 
 def read_features(path: Path, model: FitResult) -> np.ndarray:
     """The features of a table for `predict`; what to know of them is said on standard error."""
+    if model.columns is None:
+        return _numbers(_read(path))
     features, notes = features_of(model, _read(path))
     for name, words in notes:
         print(f"jax-softmax: {path}, {name}: {words}.", file=sys.stderr)
