@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from jax_softmax.cli.options import note
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from jax_softmax.cli.train import Train
     from jax_softmax.datasets import Split, Stream, TableDataset
     from jax_softmax.datasets.tables import Table
@@ -163,6 +163,8 @@ def _unchanged(model: FitResult, trained: Mapping[str, Any], path: str) -> Table
 def _whole(
     model: FitResult, table: Table, label: str | None, notes: tuple[tuple[str, str], ...]
 ) -> Examined:
+    import numpy as np
+
     from jax_softmax.datasets import Split
     from jax_softmax.datasets.load_table import label_column, labels_of
 
@@ -192,6 +194,8 @@ def _whole(
 
 def _numbers(table: Table, label: str = "") -> np.ndarray:
     """The columns but for the labels, all of numbers, in their order."""
+    import numpy as np
+
     from jax_softmax._columns import finite_numbers, missing_said
 
     columns = []
