@@ -50,10 +50,8 @@ class Predict(OutputOptions):
         self._check_output()
         mesh = mesh_given(self.mesh)
         model = load_run(self.run_dir)
-        if model.columns is None:
-            features = read_features(self.file, model)
-        else:
-            features = tables.read_features(self.file, model)
+        read = tables.read_features if tables.is_for(self.file, model) else read_features
+        features = read(self.file, model)
         plain = dataclasses.replace(model, columns=None)  # features are made already
         found = predict_proba(plain, features, mesh=mesh)
         order = predictions.likeliest(found, self.top)

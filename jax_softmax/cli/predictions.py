@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
 
 _SUFFIXES = (".csv", ".parquet")
@@ -23,9 +22,12 @@ def likeliest(probabilities: np.ndarray, top: int) -> np.ndarray:
 
     Of classes that are equally likely the first comes first, as `predict` has it.
 
+    >>> import numpy as np
     >>> likeliest(np.array([[0.2, 0.4, 0.4]]), 2).tolist()
     [[1, 2]]
     """
+    import numpy as np
+
     return np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
 
 
@@ -51,6 +53,7 @@ def table_of(
     probabilities: np.ndarray, order: np.ndarray, class_names: Sequence[str], *, each: bool
 ) -> pl.DataFrame:
     """Columns `class` and `probability`, then `class_2` and so on; then `p_CLASS` of `each`."""
+    import numpy as np
     import polars as pl
 
     names, rows = np.array(class_names, object), np.arange(len(order))

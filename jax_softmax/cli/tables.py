@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from jax_softmax.cli.options import note
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from jax_softmax.cli.train import Train
     from jax_softmax.datasets import Split, Stream, TableDataset
     from jax_softmax.datasets.tables import Table
@@ -163,6 +163,8 @@ def _unchanged(model: FitResult, trained: Mapping[str, Any], path: str) -> Table
 def _whole(
     model: FitResult, table: Table, label: str | None, notes: tuple[tuple[str, str], ...]
 ) -> Examined:
+    import numpy as np
+
     from jax_softmax.datasets import Split
     from jax_softmax.datasets.load_table import label_column, labels_of
 
@@ -171,7 +173,8 @@ def _whole(
         label = columns.label
     label = label_column(table, label)
     words = labels_of(table, label)
-    strange = [row for row, word in enumerate(words) if word not in model.class_names]
+    number = {name: i for i, name in enumerate(model.class_names)}
+    strange = [row for row, word in enumerate(words) if word not in number]
     if strange:
         raise InputError(
             f"{table.path}, column {label!r}: expected classes of the model "
@@ -184,13 +187,15 @@ def _whole(
         features, more = features_of(model, table, label)
         notes = (*notes, *more)
     name = str(table.path.absolute())
-    numbers = np.array([model.class_names.index(word) for word in words], np.int32)
+    numbers = np.array([number[word] for word in words], np.int32)
     split = Split(features, numbers, model.class_names, columns=columns)
     return Examined(split, name, f"{name} (all {len(words):,} rows)", notes)
 
 
-def _numbers(table: Table, label: str) -> np.ndarray:
+def _numbers(table: Table, label: str = "") -> np.ndarray:
     """The columns but for the labels, all of numbers, in their order."""
+    import numpy as np
+
     from jax_softmax._columns import finite_numbers, missing_said
 
     columns = []
@@ -204,6 +209,18 @@ def _numbers(table: Table, label: str) -> np.ndarray:
                 raise InputError(f"{table.path}, column {name!r}: {error}") from error
             columns.append(numbers.to_numpy())
     return np.stack(columns, axis=1) if columns else np.empty((table.frame.height, 0))
+
+
+def is_for(path: Path, model: FitResult) -> bool:
+    """Whether a file is read as a table: any for a model of columns.
+
+    For others only those that are always tables: a `.csv` of theirs may be without a header.
+    """
+    if model.columns is not None:
+        return True
+    from jax_softmax.datasets.tables import SUFFIXES
+
+    return path.suffix.lower() in SUFFIXES and path.suffix.lower() not in (".csv", ".npy", ".npz")
 
 
 def features_of(
@@ -224,6 +241,8 @@ def features_of(
 
 def read_features(path: Path, model: FitResult) -> np.ndarray:
     """The features of a table for `predict`; what to know of them is said on standard error."""
+    if model.columns is None:
+        return _numbers(_read(path))
     features, notes = features_of(model, _read(path))
     for name, words in notes:
         print(f"jax-softmax: {path}, {name}: {words}.", file=sys.stderr)

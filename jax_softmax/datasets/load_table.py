@@ -107,6 +107,8 @@ def load_table(
     label = label_column(table, label)
     names_given(table, "--drop", list(drop))
     names_given(table, "--categorical", list(categorical))
+    if label in drop:
+        raise InputError(f"--drop: expected columns besides the label, got {label!r}.")
     held = None if test is None else read_table(_path(test))
     made = dataset_of(
         table,

@@ -56,7 +56,9 @@ class Table:
 def is_table(name: str) -> bool:
     """Whether what `train` is given is the path of a table, be it there or not."""
     path = Path(name).expanduser()
-    return path.suffix.lower() in SUFFIXES or (path / "features.npy").is_file()
+    if path.suffix.lower() in SUFFIXES or (path / "features.npy").is_file():
+        return True
+    return bool(path.suffix) and path.is_file()  # of another kind, which `read_table` says
 
 
 def read_table(path: Path) -> Table:
@@ -74,9 +76,12 @@ def read_table(path: Path) -> Table:
     if path.is_dir() and (path / "features.npy").is_file():
         path, suffix = path / "features.npy", ".npy"
     if suffix not in SUFFIXES:
-        raise InputError(f"{path}: expected a table, a file ending in {', '.join(SUFFIXES)}.")
+        raise InputError(
+            f"{path}: expected a table, a file ending in {', '.join(SUFFIXES)}; save or unpack it "
+            f"as one."
+        )
     if not path.is_file():
-        raise InputError(f"{path}: expected a file, found {_what_is_there(path)}.")
+        raise InputError(f"{path}: expected a file, found {_what_is_there(path)}")
     try:
         if suffix in _TEXT:
             table = _read_text(path, _TEXT[suffix])
@@ -94,10 +99,10 @@ def read_table(path: Path) -> Table:
 
 def _what_is_there(path: Path) -> str:
     if path.is_dir():
-        return "a folder"
+        return "a folder."
     beside = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=1)
-    return "nothing there" + (f"; did you mean {str(path.with_name(near[0]))!r}?" if near else "")
+    return f"nothing there; did you mean {near[0]!r}?" if near else "nothing there."
 
 
 def _read_text(path: Path, separator: str) -> Table:
@@ -106,7 +111,9 @@ def _read_text(path: Path, separator: str) -> Table:
     try:
         text = path.read_text(encoding="utf-8-sig")  # which takes \r\n and \r for \n too
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected a text table in UTF-8 ({error}).") from error
+        raise InputError(
+            f"{path}: expected a text table in UTF-8 ({error}); save it so (Excel: CSV UTF-8)."
+        ) from error
     text = text.rstrip(" \n")
     if not text:
         raise InputError(f"{path}: expected a table, found an empty file.")

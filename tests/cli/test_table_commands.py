@@ -15,8 +15,9 @@ from sklearn.datasets import load_wine
 from sklearn.model_selection import train_test_split
 
 from jax_softmax import InputError, Split, evaluate, fit, load_run, predict, predict_proba, save_run
-from jax_softmax.datasets import load_table
+from jax_softmax.datasets import load_table, stream_npy
 from jax_softmax.training.run_files import ABOUT, BLANK, sealed, sha256
+from tests.datasets.prepare import wines
 
 ROWS = 120
 RNG = np.random.default_rng(1)
@@ -108,6 +109,9 @@ def test_a_file_that_is_not_there(command, customers):
     err = command("train", "customers", "--seed", 1).err
     assert "unknown dataset 'customers': expected one of iris, mnist, digits, " in err
     assert "or the path of a table (customers.csv)." in err
+    Path("customers.xlsx").write_text("x")
+    err = command("train", "customers.xlsx", "--label", "churned").err
+    assert "customers.xlsx: expected a table, a file ending in .csv, .tsv" in err
 
 
 def test_the_split_is_that_of_scikit_learn(command, customers, no_pictures):
@@ -213,6 +217,59 @@ def test_the_table_of_predictions(suffix, trained, command, customers):
     assert found["class"].to_list() == [model.class_names[i] for i in predict(model, FRAME)]
     assert (found["class"] != found["class_2"]).all()
     assert f"examples 120: {(found['class'] == 'no').sum()} no, " in _words(outcome.out)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".tsv"])
+def test_tables_of_numbers_for_other_models(suffix, iris, iris_rows, command):
+    frame = pl.DataFrame(iris_rows)
+    write = frame.write_parquet if suffix == ".parquet" else frame.write_csv
+    write(f"flowers{suffix}", **({} if suffix == ".parquet" else {"separator": "\t"}))
+    np.save("flowers.npy", iris_rows)
+    expected = command("predict", iris.run, "flowers.npy").out
+    outcome = command("predict", iris.run, f"flowers{suffix}")
+    assert (outcome.code, outcome.out) == (0, expected)
+    frame.with_columns(column_1=pl.lit("x")).write_parquet("words.parquet")
+    err = command("predict", iris.run, "words.parquet").err
+    assert "column 'column_1': expected numbers, but row 0 has 'x'" in err
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder"])
+def test_pairs_of_arrays(kind, command, no_pictures):
+    features, labels = np.column_stack([AGES, RNG.normal(size=ROWS)]), FRAME["churned"].to_numpy()
+    np.save("features.npy", features)
+    np.save("labels.npy", labels.astype(str))
+    np.savez("pair.npz", X=features, y=labels.astype(str))
+    path = "pair.npz" if kind == "npz" else "."
+    assert command("train", path, "--run-dir", "run", "--epochs", 5).code == 0
+    assert "the same as training measured" in command("evaluate", "run").out
+    found = [command("predict", "run", name).out for name in ("pair.npz", "features.npy")]
+    assert found[0] == found[1] and len(found[0].splitlines()) == ROWS + 1
+
+
+def test_a_table_to_test_on(command, customers, no_pictures):
+    FRAME[:30].reverse().write_csv("held.csv")
+    command("train", customers, *FLAGS, "--test", "held.csv", "--run-dir", "run")
+    said = _words(command("evaluate", "run").out)
+    assert "customers.csv, 30 test examples" in said and "the same as training measured" in said
+    assert "test examples of" in said
+    err = command("train", customers, *FLAGS, "--test", "held.csv", "--stratify").err
+    assert "--test: expected no --test-size or --stratify beside it" in err
+
+
+def test_columns_of_tfds_are_a_table_too(command, tmp_path, no_pictures):
+    folder = wines(tmp_path)
+    words = ("--data-dir", folder, "--run-dir", "run", "--checkpoint-every", 2)
+    outcome = command("train", "wine_quality", *words)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "words a feature a category: 'colour' (2)" in _words(outcome.out)
+    said = _words(command("evaluate", "run").out)
+    assert "wine_quality, 12 test examples" in said and "the same as training measured" in said
+    Path("new.csv").write_text("colour,alcohol\nred,8\nwhite,11\n")
+    assert [line.split()[1] for line in command("predict", "run", "new.csv").out.splitlines()] == [
+        "class",
+        "5",
+        "6",
+    ]
 
 
 def test_lines_of_the_likeliest_classes(digits, command):
@@ -338,8 +395,12 @@ def test_frames_in_python_are_encoded_by_name(trained, customers):
     assert evaluate(model, Split(FRAME, FRAME["churned"].to_list())).accuracy > 0.7
 
 
-def test_arrays_are_not_taken_for_columns_in_python(trained, customers):
+def test_arrays_are_not_taken_for_columns_in_python(trained, tmp_path):
     model = load_run(trained.run)
+    np.save(tmp_path / "features.npy", np.zeros((2, 6)))
+    stream = stream_npy(tmp_path / "features.npy", np.array([0, 1]))
+    with pytest.raises(InputError, match="trained on a table's columns, got a stream"):
+        evaluate(model, stream)
     with pytest.raises(InputError, match="expected a data frame with the columns .*got ndarray"):
         predict(model, np.zeros((2, 6)))
     with pytest.warns(UserWarning, match="column 'plan': 1 cells hold words that training did not"):

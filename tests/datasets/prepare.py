@@ -66,6 +66,23 @@ def write(
     return folder
 
 
+def wines(data_dir: Path, **more: Any) -> Path:
+    """The data folder, with 60 wines of the columns alcohol and colour, or more; quality 5 or 6."""
+    columns = {"alcohol": number("float32"), "colour": label(2), **more}
+    features = {"features": several(columns), "quality": number("int32")}
+    rows = [
+        {
+            "features/alcohol": 8 + i % 7 / 2,
+            "features/colour": i % 2,
+            "quality": 5 + (i % 7 > 3),
+        }
+        for i in range(60)
+    ]
+    names = {"features-colour": ["red", "white"]}
+    write(data_dir, "wine_quality/white", features, ("features", "quality"), {"train": rows}, names)
+    return data_dir
+
+
 def _split(folder: Path, base: str, split: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     path = folder / f"{base}-{split}.array_record-00000-of-00001"
     writer = ArrayRecordWriter(str(path), "group_size:1")

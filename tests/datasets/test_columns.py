@@ -224,6 +224,7 @@ def test_missing_cells_are_filled_as_by_scikit_learn(table, impute, strategy):
         ({"label": "zzz"}, "--label zzz: .* has no such column; it has 'age'"),
         ({"label": "churned", "drop": ["aeg"]}, "--drop: .* no 'aeg' .did you mean 'age'"),
         ({"label": "churned", "categorical": ["x"]}, "--categorical: .* it has no 'x'"),
+        ({"label": "churned", "drop": ["churned"]}, "columns besides the label, got 'churned'"),
         ({"label": "churned", "drop": ["age", "city"]}, "a column besides 'churned' to learn from"),
         ({"label": "churned", "test_size": 0}, "test size: expected a share between 0 and 1"),
         ({"label": "churned", "test_size": 1.5}, "test size: expected a share between 0 and 1"),

@@ -107,23 +107,8 @@ def test_what_memory_does_not_hold_is_refused(pictures, monkeypatch):
         load_dataset("fashion_mnist", data_dir=pictures())
 
 
-WINES = [
-    {"features/alcohol": 8 + i % 7 / 2, "features/colour": i % 2, "quality": 5 + (i % 7 > 3)}
-    for i in range(60)
-]
-
-
-def _wines(tmp_path, **more):
-    columns = {"alcohol": prepare.number("float32"), "colour": prepare.label(2), **more}
-    features = {"features": prepare.several(columns), "quality": prepare.number("int32")}
-    names = {"features-colour": ["red", "white"]}
-    keys = ("features", "quality")
-    prepare.write(tmp_path, "wine_quality/white", features, keys, {"train": WINES}, names)
-    return tmp_path
-
-
 def test_columns_are_those_of_a_table(tmp_path):
-    dataset = load_dataset("wine_quality", data_dir=_wines(tmp_path))
+    dataset = load_dataset("wine_quality", data_dir=prepare.wines(tmp_path))
     assert dataset.name == "wine_quality" and dataset.class_names == ("5", "6")
     assert dataset.columns.features[0] == "alcohol" and len(dataset.columns.features) == 3
     assert evaluate(fit(dataset.train), dataset.test).accuracy > 0.6
@@ -133,7 +118,7 @@ def test_columns_of_several_values_are_refused(tmp_path):
     vector = prepare.number("float32")
     vector["tensor"]["shape"] = {"dimensions": ["2"]}
     with pytest.raises(InputError, match=r"one value each, got 'colour' of shape \(2,\)"):
-        load_dataset("wine_quality", data_dir=_wines(tmp_path, colour=vector))
+        load_dataset("wine_quality", data_dir=prepare.wines(tmp_path, colour=vector))
 
 
 @pytest.mark.parametrize(
