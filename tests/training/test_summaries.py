@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jax_softmax import Dataset, SoftmaxModel, Split, TrainConfig, evaluate, fit
+from jax_softmax import Dataset, SoftmaxModel, Split, TrainConfig, evaluate, fit, stream_npy
 from jax_softmax._checks import classes_shown
 from jax_softmax.datasets import load_table
 
@@ -87,3 +87,9 @@ def test_a_table_is_shown_as_a_dataset(tmp_path):
     dataset = load_table(tmp_path / "t.csv", label="kind")
     assert repr(dataset).splitlines()[0].endswith("t.csv: 2 classes (a, b)")
     assert "  train   16 examples of [1] float32" in repr(dataset)
+
+
+def test_a_stream_shows_what_it_reads(tmp_path):
+    np.save(tmp_path / "features.npy", np.zeros((1500, 2, 3), np.uint8))
+    stream = stream_npy(tmp_path / "features.npy", np.arange(1500) % 2, class_names=("a", "b"))
+    assert repr(stream) == "<Stream: 1,500 examples of [2, 3] uint8, 2 classes (a, b)>"
