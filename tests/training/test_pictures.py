@@ -68,7 +68,7 @@ def test_the_confusion_matrix_says_what_was_counted():
         assert axes.get_title() == title + "100.00% right"
 
 
-@pytest.mark.parametrize("classes", [3, 20, 21, 30, 60, 72, 73, 200, 1000])
+@pytest.mark.parametrize("classes", [3, 20, 30, 72, 73, 200])
 def test_names_of_classes_stand_apart_and_are_names(classes):
     names = [f"{kind} number {i}" for i, kind in enumerate(["oak", "heron"] * (classes // 2 + 1))][
         :classes
