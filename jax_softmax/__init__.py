@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jax_softmax.classifier import SoftmaxClassifier as SoftmaxClassifier
+    from jax_softmax.classifier import SoftmaxClassifierCV as SoftmaxClassifierCV
     from jax_softmax.datasets import (
         Dataset,
         Split,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "classifier": ("SoftmaxClassifier", "SoftmaxClassifierCV"),
     "datasets": (
         "Dataset",
         "Split",
@@ -82,6 +85,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
+# The classifiers are not among them: `import *` works without scikit-learn, which they need.
 __all__ = [
     "Dataset",
     "Evaluation",

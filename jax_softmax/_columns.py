@@ -286,15 +286,28 @@ def _is_nan(cells: pl.Series) -> np.ndarray:
     return cells.is_nan().fill_null(False).to_numpy()
 
 
+def has_no_words(cells: pl.Series) -> bool:
+    """Whether the cells are lists, bytes, or things of Python."""
+    import polars as pl
+
+    return cells.dtype.is_nested() or cells.dtype in (pl.Binary, pl.Object)
+
+
 def with_gaps(cells: pl.Series) -> pl.Series:
     """The cells with null for NaN, which is missing as well."""
     return cells.fill_nan(None) if cells.dtype.is_float() else cells
 
 
 def as_words(cells: pl.Series) -> pl.Series:
-    """Cells as strings, whole numbers without a point, null where one is missing."""
+    """Cells as strings, whole numbers without a point, null where one is missing.
+
+    Raises:
+      InputError: if they are no words, but lists or bytes.
+    """
     import polars as pl
 
+    if has_no_words(cells):
+        raise InputError(f"expected words, got cells of type {cells.dtype}.")
     if cells.dtype.is_float():
         cells = with_gaps(cells)
         whole = cells.drop_nulls()

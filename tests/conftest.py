@@ -27,6 +27,9 @@ _MOST_CLASSES = 20_000
 # A process may have 65,530 memory maps, and JAX crashes at that; a program that it keeps has many.
 _MAPS = Path("/proc/self/maps")
 _MANY_MAPS = 30_000
+# Read before a test takes the variable away.
+_CONFIGURED = os.environ.get("JAX_SOFTMAX_RAW_DIR")
+_BESIDE_THE_CHECKOUT = Path(__file__).parents[2] / "shared" / "data"
 _PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 
 # --doctest-modules would import every conftest.py once more, under one name.
@@ -87,3 +90,12 @@ def _room_for_programs():
         import jax
 
         jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with `mnist/`, `iris/` and perhaps `prepared/`."""
+    folder = Path(_CONFIGURED) if _CONFIGURED else _BESIDE_THE_CHECKOUT
+    if not (folder / "mnist" / "train-images-idx3-ubyte.gz").is_file():
+        pytest.skip(f"no raw files in {folder}: set JAX_SOFTMAX_RAW_DIR to a folder that has them")
+    return folder

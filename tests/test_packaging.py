@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CORE = {"jax", "numpy", "optax"}
 # What jax and scikit-learn depend on, and peers of `bench`, used where they are; and types.
-OTHERS = {"jaxlib", "threadpoolctl", "tokamax", "torch", "typing_extensions"}
+OTHERS = {"jaxlib", "scipy", "threadpoolctl", "tokamax", "torch", "typing_extensions"}
 
 
 EXTRAS = PROJECT["optional-dependencies"]

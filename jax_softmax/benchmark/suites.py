@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jax_softmax.benchmark import (
+    classifier_suite,
     fused_suite,
     gpu_suite,
     jit_suite,
@@ -79,6 +80,13 @@ SUITES = {
         train_suite.steps,
         pictures.times_figure,
         beside=(train_suite.OPTAX, train_suite.NUMPY),
+    ),
+    "classifier": Suite(
+        "how fast is the optimum reached?",
+        classifier_suite.steps,
+        pictures.times_figure,
+        beside=(classifier_suite.SCIKIT_LEARN,),
+        in_all=False,  # scikit-learn takes half a minute for MNIST, four times
     ),
     "scaling": Suite("how does it grow?", scaling_suite.steps, pictures.scaling_figure),
     gpu_suite.NAME: Suite(

@@ -17,6 +17,7 @@ from jax_softmax._columns import (
     as_words,
     did_you_mean,
     folded_booleans,
+    has_no_words,
     listed,
     missing_said,
     with_gaps,
@@ -120,7 +121,7 @@ def _add(kinds: Kinds, table: Table, cells: pl.Series, categorical: bool) -> _Pr
 
     name, dtype = cells.name, cells.dtype
     present = cells.filter(pl.Series(~_missing(cells)))
-    if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
+    if has_no_words(cells):
         return _Problem("other", f"cells of type {dtype}")
     if present.is_empty():
         kinds.left_out[name] = "no cell holds anything"

@@ -19,6 +19,7 @@ from jax_softmax._columns import (
     as_words,
     did_you_mean,
     folded_booleans,
+    has_no_words,
     listed,
     missing_said,
     with_gaps,
@@ -162,7 +163,7 @@ def dataset_of(
 def labels_of(table: Table, label: str) -> np.ndarray:
     """The classes of a table's rows, as words; raises InputError where there is none."""
     cells = table.frame[label]
-    if cells.dtype.is_temporal() or cells.dtype.is_nested():
+    if cells.dtype.is_temporal() or has_no_words(cells):
         raise InputError(
             f"{table.path}, column {label!r}: expected classes, got type {cells.dtype}."
         )

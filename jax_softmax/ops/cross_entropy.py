@@ -6,7 +6,6 @@ reducing of rows in `_reduction`.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal, NamedTuple, Unpack, overload
 
 import jax
@@ -28,6 +27,7 @@ from jax_softmax.ops._arguments import (
 )
 from jax_softmax.ops._autodiff import Inputs, Rules, build_rules, names_forward_mode
 from jax_softmax.ops._backends.dispatch import check_implementation
+from jax_softmax.ops._jit import jitted
 from jax_softmax.ops._math import class_probabilities, integer_labels
 from jax_softmax.ops._math.logits import statistics_dtype
 from jax_softmax.ops._math.row_data import RowData
@@ -364,7 +364,7 @@ def _check_rows(
     return _Rows(z, mask, row_mask, by_class, by_row)
 
 
-@partial(jax.jit, static_argnums=0)
+@jitted(0)
 def _integer(call: _Call, rows: _Rows, labels: jax.Array) -> Loss:
     not_ignored = None if call.ignore_index is None else labels != call.ignore_index
     counted = _counted(rows, not_ignored)
@@ -379,7 +379,7 @@ def _integer(call: _Call, rows: _Rows, labels: jax.Array) -> Loss:
     return _reduced(_INTEGER, call, rows, Inputs(rows.logits), data, counted)
 
 
-@partial(jax.jit, static_argnums=0)
+@jitted(0)
 def _soft(call: _Call, rows: _Rows, labels: jax.Array) -> Loss:
     return _reduced(_SOFT, call, rows, Inputs(rows.logits, labels), RowData(), _counted(rows))
 

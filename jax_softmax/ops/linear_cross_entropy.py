@@ -24,6 +24,7 @@ from jax_softmax.ops._arguments import (
 from jax_softmax.ops._autodiff import names_forward_mode
 from jax_softmax.ops._backends.dispatch import check_implementation, on_a_gpu
 from jax_softmax.ops._backends.gpu import gpu_memory
+from jax_softmax.ops._jit import jitted
 from jax_softmax.ops._linear.arguments import (
     check_arrays,
     check_classes,
@@ -297,7 +298,7 @@ def _placed(call: _Call, linear: Linear) -> Callable[..., Loss]:
     return auto
 
 
-@partial(jax.jit, static_argnums=0)
+@jitted(0)
 def _loss(call: _Call, linear: Linear, rows: _Rows) -> Loss:
     linear, rows, call = _padded(call, linear, rows)
     shape, labels = linear.features.shape[:-1], rows.labels

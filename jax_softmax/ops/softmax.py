@@ -20,6 +20,7 @@ from jax_softmax.ops._arguments import (
 from jax_softmax.ops._autodiff import names_forward_mode
 from jax_softmax.ops._backends.dispatch import backend_of, check_implementation
 from jax_softmax.ops._backends.interface import Backend
+from jax_softmax.ops._jit import jitted
 from jax_softmax.ops._math.softmax import (
     LOG_SOFTMAX,
     LOGSUMEXP,
@@ -200,7 +201,7 @@ def _along_classes(
     return classes_back(found, axes, array.shape) if function.by_class else found
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jitted(0, 1)
 def _jitted(call: _Call, rule: Rule, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     by_rule = _vjp if rule == "vjp" else _jvp
     return by_rule(call, vary(x, varying_axes(x, mask)), mask)

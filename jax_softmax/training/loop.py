@@ -70,9 +70,8 @@ def fit(
         and `feature_scale`: a `Split` of `load_dataset`, or one of your own. Labels that are
         strings, booleans or categories become the result's class names. With `standardize` it
         trains on features of mean 0 and deviation 1, and returns the parameters for features as
-        they came (and takes `params` so). Or a `Stream` of examples
-        that stay in files and are read a piece ahead, in the same order and to the same parameters;
-        it wants a batch size.
+        they came (and takes `params` so). Or a `Stream` of examples that stay in files and are read
+        a piece ahead, in the same order and to the same parameters; it wants a batch size.
       config: settings; `TrainConfig()` if None.
       params: `{"kernel": [D, V], "bias": [V]}` to start from, whose dtype is computed in; None
         starts from zeros in float32 (float64 for float64 features where JAX has x64 enabled).
@@ -170,6 +169,7 @@ def fit(
     warn_of_rise(done.history, optimizer is not None)
     if done.best is not None:
         model = run.model(done.best)
+    columns = getattr(train, "columns", None)
     return FitResult(
         **vars(model),
         config=config,
@@ -177,9 +177,7 @@ def fit(
         compile_seconds=compile_seconds,
         train_seconds=done.train_seconds,
         device=run.device(),
-        columns=columns
-        if isinstance(columns := getattr(train, "columns", None), Columns)
-        else None,
+        columns=columns if isinstance(columns, Columns) else None,
     )
 
 

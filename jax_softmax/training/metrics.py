@@ -188,7 +188,8 @@ def predict(
 
     Args:
       model: what `fit` or `load_run` returned.
-      features: `[N, ...]` as stored; the model scales them.
+      features: `[N, ...]` as stored; the model scales them. Of a model that was trained on a
+        table's columns (`load_table`), a data frame with those columns, in any order.
       mesh: the devices, as for `evaluate`.
 
     Raises:

@@ -16,6 +16,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
 
+from jax_softmax.ops._jit import forget_traces
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -62,8 +64,10 @@ class LatestPrograms(Generic[P, R]):
 
     def _drop_the_oldest(self) -> None:
         self._kept.popitem(last=False)[1].clear_cache()
-        # What was traced is in circles, and Python looks at old ones too seldom for its size.
+        # What was traced is in circles, and Python looks at old ones too seldom for its size; and
+        # the losses inside have traces of their own.
         if next(_dropped) % _DROPPED_TO_A_COLLECTION == 0:
+            forget_traces()
             gc.collect()
 
     def fresh(self) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +16,6 @@ from jax_softmax.cli import main
 from jax_softmax.datasets import network
 from jax_softmax.training import pictures
 from jax_softmax.training.run_files import BLANK, sealed
-
-# Read before `surroundings` hides it from the code under test.
-_CONFIGURED = os.environ.get("JAX_SOFTMAX_RAW_DIR")
-_BESIDE_THE_CHECKOUT = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 class Outcome(NamedTuple):
@@ -111,15 +106,6 @@ def command(capsys):
         return Outcome(code, *capsys.readouterr())
 
     return run
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder with `mnist/`."""
-    folder = Path(_CONFIGURED) if _CONFIGURED else _BESIDE_THE_CHECKOUT
-    if not (folder / "mnist" / "train-images-idx3-ubyte.gz").is_file():
-        pytest.skip(f"no raw files in {folder}: set JAX_SOFTMAX_RAW_DIR to a folder that has them")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import ClassVar
@@ -10,10 +9,6 @@ from typing import ClassVar
 import pytest
 
 from jax_softmax.datasets import Dataset, load_dataset, network
-
-# Read before `surroundings` hides it from the code under test.
-_CONFIGURED = os.environ.get("JAX_SOFTMAX_RAW_DIR")
-_BESIDE_THE_CHECKOUT = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 MNIST_FILES = (
     "train-images-idx3-ubyte.gz",
@@ -67,15 +62,6 @@ def asked() -> list[str]:
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every host answer."""
     monkeypatch.setattr(network, "Probe", OnlineProbe)
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder with `mnist/`, `iris/` and perhaps `prepared/`."""
-    folder = Path(_CONFIGURED) if _CONFIGURED else _BESIDE_THE_CHECKOUT
-    if not (folder / "mnist" / MNIST_FILES[0]).is_file():
-        pytest.skip(f"no raw files in {folder}: set JAX_SOFTMAX_RAW_DIR to a folder that has them")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from jax_softmax import InputError
 from jax_softmax._columns import NumberColumn, WordColumn
 from jax_softmax.datasets import Columns, load_table
+from jax_softmax.datasets.tables import read_table
 
 ROWS = 60
 RNG = np.random.default_rng(0)
@@ -244,6 +245,7 @@ def test_arguments_that_do_not_fit(table, arguments, words):
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
+        ([b"yes", b"no"] * 30, "column 'churned': expected classes, got type Binary"),
         (["yes"] * ROWS, "expected at least two classes, got 'yes' in all 60 rows"),
         (AGES + 0.5, "expected classes, but line 2 has .*, a quantity; .*--categorical 'churned'"),
         (range(ROWS), "expected classes with several examples each, got 60 different values"),
@@ -252,8 +254,10 @@ def test_arguments_that_do_not_fit(table, arguments, words):
     ],
 )
 def test_labels_that_cannot_be_learnt(table, classes, words):
+    suffix = "parquet" if isinstance(classes[0], bytes) else "csv"
+    path = table(f"customers.{suffix}", churned=classes)
     with pytest.raises(InputError, match=words):
-        load_table(table(churned=classes), "churned", stratify=True)
+        load_table(path, "churned", stratify=True)
 
 
 def test_a_class_without_training_rows_is_refused(table):
@@ -373,3 +377,56 @@ def test_what_is_filled_and_what_is_new_is_counted():
     assert encoded.filled == {"age": 2, "city": 1} and encoded.unknown == {"city": {"Bonn": 2}}
     np.testing.assert_allclose(encoded.features[:, 0], 0.5 / 9.25, rtol=1e-6)
     assert encoded.features[:, 1:].tolist() == [[0, 0], [1, 0], [0, 0]]
+
+
+NUMBERS = ["0", "-1", "1e5", "1e308", "-1e308", "1e-320", "inf", "-inf", "nan", "007", "1,5", "1_0"]
+WORDS = ["", "NA", "2024-01-31", "True", "false", "x", " x ", "0x1", "½", "\u0661", '"', "a,b", "-"]
+odd = st.sampled_from([*NUMBERS, *WORDS])
+cells = odd | st.integers(-3, 3).map(str) | st.floats().map(repr) | st.text("ab", max_size=2)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    one=st.lists(cells, min_size=12, max_size=12),
+    other=st.lists(odd, min_size=12, max_size=12),
+    impute=st.sampled_from([None, "mean", "median", "most-frequent"]),
+    categorical=st.sets(st.sampled_from(["one", "other"])),
+)
+def test_whatever_is_in_the_cells_is_refused_or_becomes_numbers(
+    tmp_path, one, other, impute, categorical
+):
+    frame = pl.DataFrame({"one": one, "other": other, "label": ["p", "q"] * 6})
+    path = tmp_path / "cells.csv"
+    frame.write_csv(path, quote_style="always")
+    try:
+        dataset = load_table(path, "label", impute=impute, categorical=categorical, stratify=True)
+    except InputError:
+        return
+    features = np.concatenate([dataset.train.features, dataset.test.features])
+    assert features.shape == (12, len(dataset.columns.features)) and np.isfinite(features).all()
+    again = Columns.from_json(json.loads(json.dumps(dataset.columns.as_json())))
+    table = read_table(path)
+    found = again.encode(table.frame.select("other", "one")).features
+    np.testing.assert_array_equal(np.sort(found, axis=0), np.sort(features, axis=0))
+
+
+typed = st.one_of(
+    st.lists(st.integers(-(2**62), 2**62) | st.none(), min_size=3, max_size=3),
+    st.lists(st.floats() | st.none(), min_size=3, max_size=3),
+    st.lists(st.booleans() | st.none(), min_size=3, max_size=3),
+    st.lists(cells | st.none(), min_size=3, max_size=3),
+    st.lists(st.dates() | st.none(), min_size=3, max_size=3),
+    st.lists(st.binary(max_size=2) | st.none(), min_size=3, max_size=3),
+    st.lists(st.lists(st.integers(0, 3), max_size=2) | st.none(), min_size=3, max_size=3),
+)
+
+
+@given(age=typed, city=typed, filled=st.booleans())
+def test_whatever_type_a_column_has_is_refused_or_becomes_numbers(age, city, filled):
+    plain = Columns("churned", (NumberColumn("age", 40.5, 9.25), WordColumn("city", ("Rome", "x"))))
+    frame = pl.DataFrame({"city": city, "age": age})
+    try:
+        encoded = (COLUMNS if filled else plain).encode(frame)
+    except InputError:
+        return
+    assert encoded.features.shape == (3, 3) and np.isfinite(encoded.features).all()

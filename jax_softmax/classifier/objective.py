@@ -1,0 +1,206 @@
+r"""The penalised loss that a softmax classifier minimises, over all rows, a block at a time.
+
+With weights `w_i` that sum to `W`, coefficients `B` (`[K, D]`), intercepts `b` (`[K]`) and the
+penalties `l1`, `l2`, it is
+
+    f(B, b) = sum_i w_i cross_entropy(x_i B.T + b, y_i) / W + l2 |B|^2 / 2 + l1 |B|_1
+
+which is scikit-learn's for `C = 1 / ((l1 + l2) W)`, and so are the units of its gradient. One sweep
+reads each row once, for the value and the gradient: a block of rows is small enough for a CPU's
+cache, and no array of rows by classes is ever held (docs/performance.md).
+
+Two classes are `[1, D]` coefficients to scikit-learn, and its penalty is that of their difference.
+Here they are two classes like any other, of which each takes half of that difference: with twice
+the `l2` that is the same objective, and the gradient by either is that by the difference.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jax_softmax.classifier.rows import Rows
+from jax_softmax.ops import (
+    linear_softmax_cross_entropy,
+    softmax_cross_entropy_with_integer_labels,
+)
+from jax_softmax.training.mesh import DATA, MODEL
+
+
+class Problem(NamedTuple):
+    """What is minimised, all of it arrays.
+
+    Attributes:
+      rows: the features, `[N, D]`.
+      labels: `[N]` int32.
+      weights: `[N]`, that sum to 1.
+      l2: a scalar, the factor of half the coefficients' squares.
+      l1: a scalar, the factor of their absolute values, which `value_and_gradient` leaves out.
+      intercept: a scalar, 1 if there are intercepts and 0 if they stay 0.
+    """
+
+    rows: Rows
+    labels: jax.Array
+    weights: jax.Array
+    l2: Any
+    l1: Any
+    intercept: Any
+
+
+class Spread(NamedTuple):
+    """Over which devices rows and classes are spread.
+
+    Attributes:
+      mesh: with the axes data, for rows, and model, for classes.
+      classes: K; `w` is filled up to a multiple of the devices that classes are spread over.
+    """
+
+    mesh: Mesh
+    classes: int
+
+
+def value_and_gradient(
+    problem: Problem,
+    w: jax.Array,
+    *,
+    block: int,
+    label_smoothing: float = 0.0,
+    spread: Spread | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The objective without its `l1` term, and its gradient.
+
+    Args:
+      problem: what is minimised.
+      w: `[K, D + 1]`, the coefficients and, last, the intercepts.
+      block: how many rows are taken together.
+      label_smoothing: as the losses have it.
+      spread: over which devices; None for one.
+
+    Returns:
+      A scalar, and `[K, D + 1]`.
+    """
+    if spread is None:
+        loss, gradient = _sums(problem, w, block, functools.partial(_loss, label_smoothing))
+    else:
+        loss_of = functools.partial(_loss_of_classes, label_smoothing, spread.classes)
+
+        def on_device(problem: Problem, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+            found = _sums(problem, lax.pcast(w, DATA, to="varying"), block, loss_of)
+            sums: tuple[jax.Array, jax.Array] = lax.psum(found, DATA)
+            return sums
+
+        loss, gradient = jax.shard_map(
+            on_device,
+            mesh=spread.mesh,
+            in_specs=(specs(problem), P(MODEL)),
+            out_specs=(P(), P(MODEL)),
+        )(problem, w)
+    loss += problem.l2 * jnp.sum(w[:, :-1] ** 2) / 2
+    gradient = gradient.at[:, :-1].add(problem.l2 * w[:, :-1])
+    return loss, gradient.at[:, -1].multiply(problem.intercept)
+
+
+def specs(problem: Problem) -> Problem:
+    """Where each array of a problem is on a mesh: rows over the axis data."""
+    rows = jax.tree.map(lambda _: P(DATA), problem.rows)
+    return Problem(rows, P(DATA), P(DATA), P(), P(), P())  # type: ignore[arg-type] # of their shape
+
+
+LossOf = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def _sums(
+    problem: Problem, w: jax.Array, block: int, loss_of: LossOf
+) -> tuple[jax.Array, jax.Array]:
+    """The weighted sum of the rows' losses, and its gradient by `w`."""
+
+    def add(i: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        rows = _block(problem, i, block)
+        loss, gradient = jax.value_and_grad(loss_of)(w, *rows)
+        return sums[0] + loss, sums[1] + gradient
+
+    zeros = 0 * problem.weights[0], jnp.zeros_like(w)
+    blocks = -(-problem.labels.shape[0] // block)
+    return lax.fori_loop(0, blocks, add, zeros)
+
+
+def _loss(
+    label_smoothing: float, w: jax.Array, features: jax.Array, labels: jax.Array, weights: jax.Array
+) -> jax.Array:
+    return softmax_cross_entropy_with_integer_labels(
+        lax.dot(features, w[:, :-1].T) + w[:, -1],
+        labels,
+        sample_weight=weights,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )
+
+
+def _loss_of_classes(
+    label_smoothing: float,
+    classes: int,
+    w: jax.Array,
+    features: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+) -> jax.Array:
+    """The same where `w` is this device's slice of the classes."""
+    return linear_softmax_cross_entropy(
+        features,
+        w[:, :-1],
+        labels,
+        bias=w[:, -1],
+        kernel_layout="vd",
+        sample_weight=weights,
+        label_smoothing=label_smoothing,
+        axis_name=MODEL,
+        num_classes=classes,
+        reduction="sum",
+    )
+
+
+def gram(problem: Problem, *, block: int, spread: Spread | None = None) -> jax.Array:
+    """`[D + 1, D + 1]`, the weighted sum of the rows' outer products, 1 for the intercept."""
+    size = problem.rows.width + 1
+
+    def sums(problem: Problem) -> jax.Array:
+        def add(i: jax.Array, total: jax.Array) -> jax.Array:
+            features, _, weights = _block(problem, i, block)
+            ones = jnp.broadcast_to(problem.intercept, (block, 1)).astype(features.dtype)
+            features = jnp.concatenate([features, ones], 1)
+            return total + lax.dot(features.T, features * weights[:, None])
+
+        zeros = jnp.zeros((size, size), problem.weights.dtype) + 0 * problem.weights[0]
+        blocks = -(-problem.labels.shape[0] // block)
+        return lax.fori_loop(0, blocks, add, zeros)
+
+    if spread is None:
+        return sums(problem)
+    found: jax.Array = jax.shard_map(
+        lambda problem: lax.psum(sums(problem), DATA),
+        mesh=spread.mesh,
+        in_specs=(specs(problem),),
+        out_specs=P(),
+    )(problem)
+    return found
+
+
+def _block(problem: Problem, i: jax.Array, block: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Features, labels and weights of the i-th block of rows.
+
+    The last one begins early enough to be whole; its rows that were taken before weigh nothing.
+    """
+    first = jnp.minimum(i * block, problem.labels.shape[0] - block)
+    features = problem.rows.block(i, first, block)
+    labels, weights = (
+        lax.dynamic_slice_in_dim(x, first, block) for x in (problem.labels, problem.weights)
+    )
+    taken_before = first + jnp.arange(block) < i * block
+    return features, labels, jnp.where(taken_before, 0, weights)

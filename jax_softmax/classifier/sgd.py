@@ -1,0 +1,144 @@
+"""Mini-batch steps on the penalised loss: the "sgd" solver."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from jax_softmax.classifier.objective import Problem
+from jax_softmax.classifier.proximal import shrunk
+from jax_softmax.ops import softmax_cross_entropy_with_integer_labels
+from jax_softmax.training.programs import latest_programs
+
+
+class State(NamedTuple):
+    """What a step changes.
+
+    Attributes:
+      w: `[K, D + 1]`.
+      optimizer_state: optax's own.
+      total: `[K, D + 1]`, the sum of `w` after each step that is averaged.
+      averaged: how many those are.
+      rows: that were seen, over all epochs.
+    """
+
+    w: Any
+    optimizer_state: Any
+    total: Any
+    averaged: Any
+    rows: Any
+
+
+def start(w: np.ndarray, momentum: float) -> State:
+    """The state at `w`."""
+    state = _optimizer(momentum).init(jnp.asarray(w))
+    zero = np.zeros((), np.int32)
+    return State(w, jax.tree.map(np.asarray, state), np.zeros_like(w), zero, zero)
+
+
+def coefficients(state: State) -> np.ndarray:
+    """`[K, D + 1]`, the mean of the points if there is one, else the last."""
+    return np.asarray(state.total / state.averaged if state.averaged else state.w)
+
+
+def batches(random: np.random.RandomState, examples: int, batch_size: int) -> np.ndarray:
+    """`[steps, B]` int32, the rows in a new order, filled up with -1."""
+    size = min(batch_size, examples)
+    steps = -(-examples // size)
+    order = np.full(steps * size, -1, np.int32)
+    order[:examples] = random.permutation(examples)
+    return order.reshape(steps, size)
+
+
+def _optimizer(momentum: float) -> optax.GradientTransformation:
+    # A rate of 1, for the update is linear in it: the program takes the real one as an argument.
+    return optax.sgd(1.0, momentum=momentum or None)
+
+
+@latest_programs("momentum", "label_smoothing")
+def epoch(
+    problem: Problem,
+    state: State,
+    order: np.ndarray,
+    rate: np.ndarray,
+    average_from: np.int32,
+    *,
+    momentum: float,
+    label_smoothing: float,
+) -> tuple[State, jax.Array]:
+    """One pass over the rows.
+
+    Args:
+      problem: what is minimised, whose rows have `take`.
+      state: what to start from.
+      order: as `batches` gives it.
+      rate: a scalar, the learning rate.
+      average_from: a scalar, after how many rows the averaging begins; -1 for never.
+      momentum: of the steps.
+      label_smoothing: as the losses have it.
+
+    Returns:
+      The state, and the epoch's loss without penalties: a scalar, of each row before its step.
+    """
+    optimizer = _optimizer(momentum)
+    # So that an epoch's steps weigh rows and penalties as the objective does, though the last step
+    # has fewer rows.
+    scale = order.shape[0]
+
+    def step(state: State, rows: Any) -> tuple[State, jax.Array]:
+        counts, rows = rows >= 0, jnp.maximum(rows, 0)
+        features = problem.rows.take(rows)
+        weights = jnp.where(counts, problem.weights[rows], 0)
+
+        def total(w: jax.Array) -> jax.Array:
+            logits = lax.dot(features, w[:, :-1].T) + w[:, -1]
+            return softmax_cross_entropy_with_integer_labels(
+                logits,
+                problem.labels[rows],
+                sample_weight=weights,
+                label_smoothing=label_smoothing,
+                reduction="sum",
+            )
+
+        loss, gradient = jax.value_and_grad(total)(state.w)
+        gradient = scale * gradient
+        gradient = gradient.at[:, :-1].add(problem.l2 * state.w[:, :-1])
+        gradient = gradient.at[:, -1].multiply(problem.intercept)
+        update, optimizer_state = optimizer.update(gradient, state.optimizer_state)
+        w = shrunk(state.w + rate * update, rate * problem.l1)
+        seen = state.rows + jnp.sum(counts, dtype=state.rows.dtype)
+        averages = (average_from >= 0) & (seen >= average_from)
+        return State(
+            w=w,
+            optimizer_state=optimizer_state,
+            total=state.total + jnp.where(averages, w, 0),
+            averaged=state.averaged + averages,
+            rows=seen,
+        ), loss
+
+    state, losses = lax.scan(step, state, order)
+    return state, jnp.sum(losses)
+
+
+class Watch:
+    """Whether something that should fall has not done so for some epochs."""
+
+    def __init__(self, tol: float, patience: int) -> None:
+        self._tol, self._patience, self._waited = tol, patience, 0
+        self._least = math.inf
+        self.best: Any = None
+        self.ended = False
+
+    def ends(self, value: float, state: Any) -> bool:
+        """Takes note of an epoch's value, and of the state after it if it is the best."""
+        self._waited = 0 if value < self._least - self._tol else self._waited + 1
+        if value < self._least or self.best is None:
+            self._least, self.best = value, state
+        self.ended = self._waited >= self._patience
+        return self.ended

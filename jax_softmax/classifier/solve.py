@@ -1,0 +1,176 @@
+"""Runs the solvers: programs compiled once a shape, and calls that a signal may come between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_softmax.classifier import lbfgs, proximal
+from jax_softmax.classifier.objective import Problem, Spread, gram, value_and_gradient
+from jax_softmax.training.programs import latest_programs
+
+# Pairs that L-BFGS keeps.
+_MEMORY = 10
+# Features up to which a preconditioner is made: a Cholesky factor of them all.
+_MOST_FEATURES = 2048
+# Added to its diagonal, as a part of the mean of that: features may depend on one another.
+_JITTER = 1e-6
+# Iterations to a call at most, and multiplications to a call: a signal is seen between two calls.
+_CALL, _WORK = 64, 2e10
+
+
+class Found(NamedTuple):
+    """Where a solver ended.
+
+    Attributes:
+      w: `[K, D + 1]`.
+      losses: the objective after each iteration.
+      iterations: how many there were.
+      gradient: the largest element of the gradient, by its size.
+      converged: whether that is small enough.
+      stuck: whether rounding left nothing to gain.
+    """
+
+    w: np.ndarray
+    losses: list[float]
+    iterations: int
+    gradient: float
+    converged: bool
+    stuck: bool
+
+
+def minimise(
+    problem: Problem,
+    w: jax.Array,
+    *,
+    proximally: bool,
+    block: int,
+    label_smoothing: float,
+    spread: Spread | None,
+    tol: float,
+    max_iter: int,
+    on_iterations: Callable[[int, float], object] | None = None,
+) -> Found:
+    """The minimum of the problem's objective.
+
+    Args:
+      problem: what is minimised.
+      w: `[K, D + 1]`, where to start.
+      proximally: for a penalty with an absolute value, which has no gradient at 0.
+      block: how many rows are taken together.
+      label_smoothing: as the losses have it.
+      spread: over which devices; None for one.
+      tol: the largest element, by its size, that the gradient may have at the end.
+      max_iter: the most iterations.
+      on_iterations: is called now and then with the number so far and the objective.
+    """
+    precise = w.dtype
+    tolerance = jnp.asarray(tol, precise)
+    options: dict[str, Any] = {"block": block, "label_smoothing": label_smoothing, "spread": spread}
+    state: Any
+    program: Any
+    if proximally:
+        state, factor, program = proximal.start(w), None, _proximal_run
+    else:
+        factor = None
+        if _helps(problem):
+            classes = w.shape[0] if spread is None else spread.classes
+            factor = _factor(problem, classes=classes, block=block, spread=spread)
+        state, program = lbfgs.start(w, _MEMORY), _lbfgs_run
+    losses: list[float] = []
+    a_call = int(np.clip(_WORK / max(1, problem.labels.size * w.size), 1, _CALL))
+    done = -1
+    while True:
+        until = min(max_iter, max(done, 0) + a_call)
+        state, found = program(
+            problem,
+            state,
+            factor,
+            tolerance,
+            np.int32(until),
+            np.zeros(_CALL + 1, precise),
+            **options,
+        )
+        before, done = done, int(state.iterations)
+        losses += np.asarray(found)[: done - before].tolist()
+        status = int(state.status)
+        if on_iterations is not None:
+            on_iterations(done, losses[-1])
+        if status != lbfgs.GOING or done >= max_iter:
+            break
+    return Found(
+        w=np.asarray(state.w),
+        losses=losses[1:],
+        iterations=done,
+        gradient=float(state.size),
+        converged=status == lbfgs.CONVERGED,
+        stuck=status == lbfgs.STUCK,
+    )
+
+
+def _helps(problem: Problem) -> bool:
+    examples, width = problem.labels.shape[0], problem.rows.width
+    return width <= _MOST_FEATURES and width <= examples
+
+
+@latest_programs("classes", "block", "spread")
+def _factor(problem: Problem, *, classes: int, block: int, spread: Spread | None) -> jax.Array:
+    """The Cholesky factor of the preconditioner, `[D + 1, D + 1]`.
+
+    That is the Hessian by one class's coefficients where all are 0 and each class is as likely, so
+    that a row's `p (1 - p)` is `(1 - 1/K) / K`. Böhning's bound, in which it is 1/2, weighs the
+    penalty too little: it takes half as many sweeps again (docs/performance.md).
+    """
+    matrix = gram(problem, block=block, spread=spread) * ((1 - 1 / classes) / classes)
+    size = matrix.shape[0]
+    penalty = jnp.broadcast_to(problem.l2, size).astype(matrix.dtype).at[-1].set(0)
+    # Intercepts that stay 0 have a row and column of zeros.
+    penalty = penalty.at[-1].add(jnp.where(problem.intercept > 0, 0, 1))
+    jitter = _JITTER * jnp.trace(matrix) / size + jnp.finfo(matrix.dtype).tiny
+    return jnp.linalg.cholesky(matrix + jnp.diag(penalty + jitter))
+
+
+@latest_programs("block", "label_smoothing", "spread")
+def _lbfgs_run(
+    problem: Problem,
+    state: lbfgs.State,
+    factor: jax.Array | None,
+    tol: jax.Array,
+    until: jax.Array,
+    losses: jax.Array,
+    *,
+    block: int,
+    label_smoothing: float,
+    spread: Spread | None,
+) -> tuple[lbfgs.State, jax.Array]:
+    def f(w: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return value_and_gradient(
+            problem, w, block=block, label_smoothing=label_smoothing, spread=spread
+        )
+
+    return lbfgs.run(f, state, factor, tol, until, losses)
+
+
+@latest_programs("block", "label_smoothing", "spread")
+def _proximal_run(
+    problem: Problem,
+    state: proximal.State,
+    factor: None,
+    tol: jax.Array,
+    until: jax.Array,
+    losses: jax.Array,
+    *,
+    block: int,
+    label_smoothing: float,
+    spread: Spread | None,
+) -> tuple[proximal.State, jax.Array]:
+    def f(w: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return value_and_gradient(
+            problem, w, block=block, label_smoothing=label_smoothing, spread=spread
+        )
+
+    return proximal.run(f, problem.l1, state, tol, until, losses)
