@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         stream_tfds,
     )
     from jax_softmax.errors import InputError
+    from jax_softmax.export import export_model
     from jax_softmax.ops import (
         SoftmaxStats,
         linear_softmax_cross_entropy,
@@ -58,6 +59,7 @@ _HOMES = {
         "stream_tfds",
     ),
     "errors": ("InputError",),
+    "export": ("export_model",),
     "ops": (
         "SoftmaxStats",
         "linear_softmax_cross_entropy",
@@ -95,6 +97,7 @@ __all__ = [
     "Stream",
     "TrainConfig",
     "evaluate",
+    "export_model",
     "fit",
     "linear_softmax_cross_entropy",
     "load_dataset",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import reprlib
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TypeGuard
 
 from jax_softmax.errors import InputError
@@ -52,6 +52,19 @@ def shown(value: object) -> str:
         return f"a very long {type(value).__name__}"
     text = " ".join(text.split())
     return text if len(text) <= _LONGEST else reprlib.repr(text[:_LONGEST])[1:-1] + "..."
+
+
+def classes_shown(names: Sequence[str], most: int = 10) -> str:
+    """How many classes there are, and the names of the first ones.
+
+    >>> classes_shown(("cat", "dog")), classes_shown([str(i) for i in range(99)], most=2)
+    ('2 classes (cat, dog)', '99 classes (0, 1, …)')
+    """
+    count = "1 class" if len(names) == 1 else f"{len(names):,} classes"
+    if not names:
+        return "classes without names"
+    first = [" ".join(name.split())[:40] for name in names[:most]]
+    return f"{count} ({', '.join([*first, *['…'][: len(names) - most]])})"
 
 
 def check_class_names(names: object) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from jax_softmax.errors import InputError
 # The module of each package to the name it is installed by. pyproject.toml has the same names.
 TRAIN = {
     "importlib_resources": "importlib_resources",
+    "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "PIL": "pillow",
     "polars": "polars",
@@ -23,7 +24,15 @@ TRAIN = {
 }
 CHECKPOINT = {"orbax": "orbax-checkpoint"}
 STREAM = {"grain": "grain", "pyarrow": "pyarrow"}
-_EXTRAS = {"train": TRAIN, "checkpoint": CHECKPOINT, "stream": STREAM}
+EXPORT = {"flatbuffers": "flatbuffers", "onnx": "onnx"}
+PREPARE = {"tensorflow": "tensorflow-cpu"}
+_EXTRAS = {
+    "train": TRAIN,
+    "checkpoint": CHECKPOINT,
+    "stream": STREAM,
+    "export": EXPORT,
+    "prepare": PREPARE,
+}
 
 
 @contextlib.contextmanager

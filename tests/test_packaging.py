@@ -20,13 +20,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from jax_softmax import InputError
-from jax_softmax._extras import CHECKPOINT, STREAM, TRAIN, needs_train_extra
+from jax_softmax._extras import CHECKPOINT, EXPORT, PREPARE, STREAM, TRAIN, needs_train_extra
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CORE = {"jax", "numpy", "optax"}
 # What jax and scikit-learn depend on, and peers of `bench`, used where they are; and types.
-OTHERS = {"jaxlib", "threadpoolctl", "tokamax", "torch", "typing_extensions"}
+OTHERS = {"jaxlib", "scipy", "threadpoolctl", "tokamax", "torch", "typing_extensions"}
 
 
 EXTRAS = PROJECT["optional-dependencies"]
@@ -45,16 +45,19 @@ def test_the_extra_that_messages_name_is_the_one_declared():
     assert sorted(names(EXTRAS["train"])) == sorted(TRAIN.values())
     assert sorted(names(EXTRAS["checkpoint"])) == sorted(CHECKPOINT.values())
     assert sorted(names(EXTRAS["stream"])) == sorted(STREAM.values())
+    assert sorted(names(EXTRAS["export"])) == sorted(EXPORT.values())
+    assert sorted(names(EXTRAS["prepare"])) == sorted(PREPARE.values())
 
 
 def test_dev_holds_the_other_extras():
-    extras = {f"jax-softmax[{extra}]" for extra in ("train", "checkpoint", "stream")}
+    extras = {f"jax-softmax[{extra}]" for extra in ("train", "checkpoint", "stream", "export")}
     assert extras <= set(EXTRAS["dev"])
 
 
 def test_every_dependency_has_a_lower_bound():
     unbound = [requirement for requirement in REQUIREMENTS if ">=" not in requirement]
-    assert unbound == [f"jax-softmax[{extra}]" for extra in ("train", "checkpoint", "stream")]
+    extras = ("train", "checkpoint", "stream", "export")
+    assert unbound == [f"jax-softmax[{extra}]" for extra in extras]
 
 
 def test_the_lock_file_pins_what_is_declared_and_names_no_host():
@@ -63,7 +66,7 @@ def test_the_lock_file_pins_what_is_declared_and_names_no_host():
     for name, version in re.findall(r"^([\w.-]+)==([^ \n]+)", lock, re.MULTILINE):
         pinned.setdefault(name, []).append(version)
     for requirement in map(Requirement, REQUIREMENTS):
-        if requirement.name == "jax-softmax":
+        if requirement.name in ("jax-softmax", *names(EXTRAS["prepare"])):  # a tool, not in [dev]
             continue
         versions = pinned[canonicalize_name(requirement.name)]
         assert all(map(requirement.specifier.contains, versions)), requirement
@@ -82,7 +85,8 @@ def imported_modules(path: Path) -> set[str]:
 
 def test_what_is_imported_is_declared():
     modules = set().union(*map(imported_modules, (ROOT / "jax_softmax").rglob("*.py")))
-    declared = CORE | TRAIN.keys() | CHECKPOINT.keys() | STREAM.keys() | OTHERS | {"jax_softmax"}
+    extras = set().union(TRAIN, CHECKPOINT, STREAM, EXPORT, PREPARE)
+    declared = CORE | extras | OTHERS | {"jax_softmax"}
     assert modules - declared - sys.stdlib_module_names == set()
 
 

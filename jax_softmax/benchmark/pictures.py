@@ -98,14 +98,22 @@ def gpu_figure(records: Sequence[Record]) -> Figure:
 def _rows_figure(
     records: Sequence[Record], quantities: Callable[[Sequence[Record]], Sequence[_Quantity]]
 ) -> Figure:
-    """For each case a panel for each of its quantities; two to a line."""
+    """For each case a panel for each of its quantities that tells two contenders apart."""
     from matplotlib.figure import Figure
 
     timed = [record for record in records if record.seconds_median is not None]
     if not timed:
         raise NothingToDrawError("nothing was timed")
     cases = {case: list(group) for case, group in itertools.groupby(timed, key=lambda r: r.case)}
-    wanted = [(case, i, q) for case in cases for i, q in enumerate(quantities(cases[case]))]
+    wanted = [
+        (case, i, quantity)
+        for case, found in cases.items()
+        for i, quantity in enumerate(_compared(found, quantities(found)))
+    ]
+    if not wanted:
+        raise NothingToDrawError(
+            "no case has two contenders that can be told apart; the table has their times"
+        )
     columns = min(2, len(wanted))
     lengths = [len(cases[case]) for case, *_ in wanted]
     heights = [1 + 0.24 * max(lengths[i : i + columns]) for i in range(0, len(wanted), columns)]
@@ -120,6 +128,17 @@ def _rows_figure(
         else:
             axes.tick_params(axis="y", labelleft=False)
     return figure
+
+
+def _compared(records: Sequence[Record], quantities: Sequence[_Quantity]) -> list[_Quantity]:
+    """The quantities that tell two records apart: one point is a number, and noise is nothing."""
+    spans = [(r.seconds_q1, r.seconds_q3) for r in records if r.seconds_q1 and r.seconds_q3]
+    noise = len(spans) == len(records) and max(a for a, _ in spans) <= min(b for _, b in spans)
+    return [
+        q
+        for q in quantities
+        if sum(bool(q.value(record)) for record in records) > 1 and not (noise and q is _TIME)
+    ]
 
 
 def _rows(axes: Axes, records: Sequence[Record], quantity: _Quantity) -> None:
@@ -174,11 +193,11 @@ def loss_figure(records: Sequence[Record]) -> Figure:
             lines = panels.setdefault(r.dtype or "", {})
             lines.setdefault(r.contender, []).append((r.classes or 0, r.ratio))
     ylabel = "time of value and gradient\nover that of a copy (dotted)"
-    drawn = [
-        _Lines("classes", ylabel, {name: sorted(line) for name, line in lines.items()}, dtype)
+    lengths = {
+        dtype: {name: sorted(line) for name, line in lines.items() if len(dict(line)) > 1}
         for dtype, lines in panels.items()
-        if len({classes for line in lines.values() for classes, _ in line}) > 1
-    ]
+    }
+    drawn = [_Lines("classes", ylabel, lines, dtype) for dtype, lines in lengths.items() if lines]
     if not drawn:
         raise NothingToDrawError("a line needs two numbers of classes, timed in the same dtype")
     return _lines_figure(drawn)

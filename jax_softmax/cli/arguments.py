@@ -21,8 +21,9 @@ _OTHER_NAMES = {
     "output": "run-dir",
     "random-state": "seed",
     "l2": "weight-decay",
-    "target": "label",
 }
+# Options that have two names.
+_SYNONYMS = {"target": "label"}
 
 
 def _reads(expected: str, read: Callable[[str], Any]) -> tyro.constructors.PrimitiveConstructorSpec:
@@ -59,6 +60,28 @@ number = _reads("a number", float)
 whole_number_or_none = _reads(
     "a whole number or none", lambda word: word if word == "none" else int(word)
 )
+
+
+def _share_or_count(word: str) -> str:
+    float(word)
+    return word
+
+
+share_or_count = _reads("a share such as 0.2, or a whole number of rows", _share_or_count)
+
+
+def in_our_words(arguments: Sequence[str], commands: Mapping[str, type]) -> list[str]:
+    """The command line with our own names of options that have two."""
+    if not arguments or arguments[0] not in commands:
+        return list(arguments)
+    options = _options(commands[arguments[0]])
+    names = {f"--{o}": f"--{ours}" for o, ours in _SYNONYMS.items() if ours in options}
+
+    def ours(word: str) -> str:
+        name, equals, value = word.partition("=")
+        return names.get(name, name) + equals + value
+
+    return list(map(ours, arguments))
 
 
 def check_words(arguments: Sequence[str], commands: Mapping[str, type]) -> None:

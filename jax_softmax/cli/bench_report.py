@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from jax_softmax.cli.report import device_name
+from jax_softmax.cli.text import device_name
 
 if TYPE_CHECKING:
     from rich.console import Console

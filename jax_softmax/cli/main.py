@@ -126,10 +126,12 @@ def _parse(arguments: Sequence[str]) -> _Runs:
     # Here, so that without the extra [train] even --help says what to install.
     import tyro
 
-    from jax_softmax.cli.arguments import check_words
+    from jax_softmax.cli.arguments import check_words, in_our_words
     from jax_softmax.cli.bench import Bench
     from jax_softmax.cli.evaluate import Evaluate
+    from jax_softmax.cli.export import Export
     from jax_softmax.cli.predict import Predict
+    from jax_softmax.cli.run_report import Report
     from jax_softmax.cli.train import Train
     from jax_softmax.cli.verify import Verify
 
@@ -137,14 +139,19 @@ def _parse(arguments: Sequence[str]) -> _Runs:
         "train": Train,
         "evaluate": Evaluate,
         "predict": Predict,
+        "report": Report,
+        "export": Export,
         "verify": Verify,
         "bench": Bench,
     }
+    arguments = in_our_words(arguments, commands)
     check_words(arguments, commands)
     return tyro.cli(
         Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
         | Annotated[Verify, tyro.conf.subcommand("verify")]
         | Annotated[Bench, tyro.conf.subcommand("bench")],
         prog="jax-softmax",

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +28,8 @@ _RECORDS = (
     {"row", "class_index", "class_name", "probability"},  # predict
     {"op", "rule", "regime", "error_eps"},  # verify
     {"suite", "case", "contender", "jax_softmax_version"},  # bench
+    {"run_dir", "format", "file"},  # export
+    {"run_dir", "dataset", "class_name", "taken_for"},  # report
 )
 
 _File = tyro.conf.arg(metavar="FILE", help_behavior_hint="")
@@ -62,48 +64,13 @@ class OutputOptions:
 
     def check_json(self) -> None:
         """Raises InputError if `--json` cannot be written, before any work is lost to it."""
-        if self.json is None:
-            return
-        folder = self.json.absolute().parent
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                self.json.lstat()  # a name that is too long is so, be it there or not
-            if self.json.is_dir() or not folder.is_dir():
-                raise InputError(
-                    f"--json {self.json}: expected a file's path in a folder that is there."
-                )
-            if self.json.is_file() and not _is_ours(self.json):
-                raise InputError(
-                    f"--json {self.json}: holds something else than such results, which would be "
-                    f"lost; give another path."
-                )
-        except InputError:
-            raise
-        except (OSError, ValueError) as error:  # ValueError: a null character
-            raise InputError(f"--json {self.json}: cannot be written ({error}).") from error
-        written = Path(os.path.realpath(self.json)) if _is_written_to(self.json) else folder
-        if not os.access(written if written.exists() else written.parent, os.W_OK):
-            raise InputError(f"--json {self.json}: cannot be written, for {written} cannot.")
+        if self.json is not None:
+            check_file("--json", self.json, _is_ours)
 
     def write_json(self, records: Sequence[dict[str, Any]]) -> None:
         """Writes the records to `--json`, whole or not at all."""
-        if self.json is None:
-            return
-        from jax_softmax.training import atomic
-
-        target = self.json.absolute()
-        try:
-            if _is_written_to(target):
-                target.write_text(_as_text(records))
-                return
-            with atomic.work_folder(target.parent) as work:
-                work.mkdir()
-                (work / "results").write_text(_as_text(records))
-                atomic.sync_folder(work)
-                os.replace(work / "results", target)
-                atomic.sync(target.parent)
-        except OSError as error:
-            raise InputError(f"--json {self.json}: cannot be written ({error}).") from error
+        if self.json is not None:
+            write_file("--json", self.json, _as_text(records).encode())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +86,53 @@ class DataOptions(OutputOptions):
         Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: TFDS_DATA_DIR)")
     ] = None
     """Folder of prepared TFDS datasets."""
+
+
+def check_file(flag: str, path: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Raises InputError if a file cannot be written, before any work is lost to it.
+
+    Args:
+      flag: which asked for the file.
+      path: the file's.
+      is_ours: whether a file that is there holds what it is to hold: others' are not replaced.
+    """
+    folder = path.absolute().parent
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()  # a name that is too long is so, be it there or not
+        if path.is_dir() or not folder.is_dir():
+            raise InputError(f"{flag} {path}: expected a file's path in a folder that is there.")
+        if path.is_file() and not is_ours(path):
+            raise InputError(
+                f"{flag} {path}: holds something else than such results, which would be lost; "
+                f"give another path."
+            )
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise InputError(f"{flag} {path}: cannot be written ({error}).") from error
+    written = Path(os.path.realpath(path)) if _is_written_to(path) else folder
+    if not os.access(written if written.exists() else written.parent, os.W_OK):
+        raise InputError(f"{flag} {path}: cannot be written, for {written} cannot.")
+
+
+def write_file(flag: str, path: Path, data: bytes) -> None:
+    """Writes a file that a flag asked for, whole or not at all."""
+    from jax_softmax.training import atomic
+
+    target = path.absolute()
+    try:
+        if _is_written_to(target):
+            target.write_bytes(data)
+            return
+        with atomic.work_folder(target.parent) as work:
+            work.mkdir()
+            (work / "results").write_bytes(data)
+            atomic.sync_folder(work)
+            os.replace(work / "results", target)
+            atomic.sync(target.parent)
+    except OSError as error:
+        raise InputError(f"{flag} {path}: cannot be written ({error}).") from error
 
 
 def _is_written_to(path: Path) -> bool:

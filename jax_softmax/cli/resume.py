@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jax_softmax.cli.measured import split_digest
 from jax_softmax.cli.options import mesh_given
 from jax_softmax.cli.stopping import signals
+from jax_softmax.cli.tables import with_flags
 from jax_softmax.cli.training import Prepared, Training, write_json
 from jax_softmax.errors import InputError
 
@@ -155,7 +156,11 @@ def same_data(command: Train, kept: Unfinished) -> tuple[Train, Dataset | Stream
         command = dataclasses.replace(command, raw_dir=raw_dir, data_dir=data_dir)
     if data.get("stream"):
         command = _streamed(command, data)
+    if data.get("table"):
+        command = with_flags(command, data)
     elsewhere = "give --raw-dir or --data-dir if they are elsewhere now"
+    if data.get("table"):
+        elsewhere = "the file, --test and the flags that read them must be those of the start"
     try:
         with _surroundings(data["environment"]):
             dataset = command.load(seed, command.raw_dir, command.data_dir)

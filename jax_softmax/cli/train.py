@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jax_softmax.cli.arguments import number, one_of, whole_number, whole_number_or_none
+from jax_softmax.cli import tables
+from jax_softmax.cli.arguments import (
+    number,
+    one_of,
+    share_or_count,
+    whole_number,
+    whole_number_or_none,
+)
 from jax_softmax.cli.distributed import joined, prepared_by_first
 from jax_softmax.cli.options import DataOptions, Mesh, mesh_given, note
 from jax_softmax.cli.resume import resume
@@ -23,12 +30,23 @@ if TYPE_CHECKING:
     from jax_softmax.datasets.load_stream import Streams
     from jax_softmax.training import TrainConfig
 
+_TABLE = "tables"
 # What suits a dataset where a flag says nothing. iris is the tutorial's own setting.
 _SETTINGS: dict[str, dict[str, Any]] = {
     "iris": {"learning_rate": 0.1, "batch_size": None, "epochs": 1000},
     "mnist": {"learning_rate": 0.5, "batch_size": 128, "epochs": 20, "schedule": "cosine"},
     "digits": {"learning_rate": 0.5, "batch_size": 32, "epochs": 100, "schedule": "cosine"},
+    _TABLE: {
+        "learning_rate": 0.03,
+        "momentum": 0.9,
+        "batch_size": 32,
+        "epochs": 100,
+        "schedule": "cosine",
+    },
 }
+
+
+_names_of_columns = tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")
 
 
 def _suits(metavar: str, setting: str, otherwise: str = "") -> Any:
@@ -42,16 +60,34 @@ class Train(DataOptions):
     """Train a softmax classifier on a dataset and write a run folder."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """iris, mnist or digits; with --stream also other prepared sets, Parquet and .npy files."""
+    """iris, mnist, digits; a table (.csv .tsv .parquet .arrow .npz .npy); or files to --stream."""
     stream: bool = False
     """Read the examples from files all the while: for data larger than memory."""
     label: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    """The column of the labels, where --stream reads Parquet files."""
+    """The column of a table (with --stream of Parquet files) to predict; --target is the same."""
     test: Annotated[
         Path | None,
         tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: a fifth, by the seed)"),
     ] = None
-    """Files like those of --stream to test on."""
+    """A table, or files like those of --stream, to test on."""
+    test_size: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="SHARE|N", help_behavior_hint="(default: 0.2)"),
+        share_or_count,
+    ] = None
+    """How much of a table to test on: a share, or a number of rows."""
+    stratify: bool = False
+    """Split each class of a table in the same proportion."""
+    impute: Annotated[
+        Literal["mean", "median", "most-frequent"] | None,
+        tyro.conf.arg(metavar="mean|median|most-frequent", help_behavior_hint=""),
+        one_of("mean", "median", "most-frequent"),
+    ] = None
+    """Fill the missing cells of a table in: numbers so, words with the most frequent one."""
+    drop: Annotated[str | None, _names_of_columns] = None
+    """Columns of a table to leave out."""
+    categorical: Annotated[str | None, _names_of_columns] = None
+    """Columns of a table whose numbers, or many words, are categories."""
     feature_scale: Annotated[
         float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: 1)"), number
     ] = None
@@ -64,9 +100,7 @@ class Train(DataOptions):
     """Examples to a step, or "none" for all of them at once."""
     learning_rate: Annotated[float | None, _suits("RATE", "learning_rate"), number] = None
     """Step size of SGD, at its peak."""
-    momentum: Annotated[
-        float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: 0)"), number
-    ] = None
+    momentum: Annotated[float | None, _suits("NUMBER", "momentum", "0"), number] = None
     """In [0, 1); 0 is plain SGD."""
     nesterov: bool = False
     """Nesterov's momentum."""
@@ -183,10 +217,13 @@ class Train(DataOptions):
                     feature_scale=self.feature_scale,
                     seed=seed,
                 )
+        if tables.is_table(self):
+            return tables.load(self.dataset, vars(self), seed)
         with note(f"loading {self.dataset}"):
             return load_dataset(self.dataset, raw_dir=raw_dir, data_dir=data_dir, seed=seed)
 
     def _check_stream(self) -> None:
+        tables.check_flags(self)
         if self.stream:
             if self.raw_dir is not None:
                 raise InputError(
@@ -194,10 +231,10 @@ class Train(DataOptions):
                     "(--data-dir) and files; leave it out."
                 )
             return
-        for name in ("label", "test", "feature_scale"):
-            if getattr(self, name) is not None:
-                flag = f"--{name.replace('_', '-')}"
-                raise InputError(f"{flag}: expected --stream to go with it; add it, or leave this.")
+        if self.feature_scale is not None:
+            raise InputError(
+                "--feature-scale: expected --stream to go with it; add it, or leave this."
+            )
 
     def given_settings(self) -> dict[str, Any]:
         """The settings for which there are flags on the command line, as a TrainConfig has them."""
@@ -216,7 +253,8 @@ class Train(DataOptions):
         """The settings of a training that starts."""
         from jax_softmax.training import TrainConfig
 
-        suit = dict(_SETTINGS.get(self.dataset.lower(), {}))
+        suits = _TABLE if tables.is_table(self) else self.dataset.lower()
+        suit = dict(_SETTINGS.get(suits, {}))
         if self.stream and suit.get("batch_size", 0) is None:
             del suit["batch_size"]  # a stream has no full batch
         return TrainConfig(**suit | self.given_settings())

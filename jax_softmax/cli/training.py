@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from jax_softmax.cli.measured import split_digest
 from jax_softmax.cli.options import Lines, progress_bar, training_warnings_said
-from jax_softmax.cli.report import count_of, evaluation_lines, train_report
 from jax_softmax.cli.stopping import signals
+from jax_softmax.cli.tables import table_flags
+from jax_softmax.cli.text import count_of, evaluation_lines, train_report
 from jax_softmax.errors import CheckpointError, DivergedError, InputError
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Training:
                 evaluate(result, split, mesh=self.config.mesh)
                 for split in (dataset.train, dataset.test)
             )
+            test = dataclasses.replace(test, of="test examples")
         metrics = _metrics(dataset, train, test) | self._where_data_were()
         split_off = 0
         if self.config.patience is not None:
@@ -157,6 +159,7 @@ class Training:
             "split_seed": self.config.seed,
             **_folders(self.command.raw_dir, self.command.data_dir),
             **stream_flags(self.command),
+            **table_flags(self.command),
         }
 
 
@@ -214,6 +217,7 @@ def data_of(command: Train, dataset: Dataset | Streams) -> dict[str, Any]:
         "source": dataset.source,
         **_folders(command.raw_dir, command.data_dir),
         **stream_flags(command),
+        **table_flags(command),
         "environment": {
             name: str(Path(value).expanduser().absolute()) for name, value in named.items() if value
         },

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jax_softmax.cli.report import Column, device_name, named_lines, table_lines, wrapped
+from jax_softmax.cli.text import Column, device_name, named_lines, table_lines, wrapped
 
 if TYPE_CHECKING:
     from jax_softmax.verification import CheckResult, Selection

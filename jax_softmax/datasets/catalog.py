@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from jax_softmax.datasets.idx import parse_mnist
 from jax_softmax.datasets.iris_table import IRIS_CLASSES, parse_iris
 from jax_softmax.datasets.types import Tables
-from jax_softmax.errors import InputError
 
 _DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 
@@ -95,17 +93,3 @@ CATALOG: dict[str, Entry] = {
 }
 
 DATASET_NAMES: tuple[str, ...] = tuple(CATALOG)
-
-
-def find_entry(name: str) -> Entry:
-    """Return the row of the dataset called `name`, in whatever case.
-
-    Raises:
-      InputError: There is no such dataset; the message suggests the nearest name.
-    """
-    wanted = name.strip().lower()
-    if wanted in CATALOG:
-        return CATALOG[wanted]
-    near = difflib.get_close_matches(wanted, DATASET_NAMES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise InputError(f"unknown dataset {name!r}: expected one of {', '.join(DATASET_NAMES)}{hint}")

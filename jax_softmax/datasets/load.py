@@ -10,7 +10,7 @@ from jax_softmax._checks import is_integer, shown
 from jax_softmax._extras import needs_train_extra
 from jax_softmax.datasets import bundled, network, prepared, raw
 from jax_softmax.datasets.assemble import assemble
-from jax_softmax.datasets.catalog import Entry, find_entry
+from jax_softmax.datasets.catalog import CATALOG, Entry
 from jax_softmax.datasets.types import Dataset, Tables
 from jax_softmax.errors import InputError
 
@@ -39,7 +39,9 @@ def load_dataset(
     lead to the dataset, that is an error and no other source is tried.
 
     Args:
-      name: "iris", "mnist" or "digits", in any case.
+      name: "iris", "mnist" or "digits", in any case; or any other classification set of TFDS:
+        "fashion_mnist", "emnist/balanced". Those are read from a prepared folder, or prepared there
+        where the extra `[prepare]` is installed.
       raw_dir: The folder with the raw files, or its parent.
       data_dir: TFDS's data folder, the one with a folder for each dataset.
       seed: Decides the split of iris and digits, in `[0, 2**32)`; MNIST comes split. The split
@@ -54,11 +56,33 @@ def load_dataset(
     """
     if not isinstance(name, str):
         raise InputError(f"name: expected a dataset's name such as 'iris', got {shown(name)}.")
-    entry = find_entry(name)
     if not (is_integer(seed) and 0 <= seed < 2**32):
         raise InputError(f"expected a seed from 0 to 2**32 - 1, got {shown(seed)}; choose another.")
+    entry = CATALOG.get(name.strip().lower())
+    if entry is None:
+        return _named(name, raw_dir, data_dir, seed)
     tables, source = _read(entry, _path("raw_dir", raw_dir), _path("data_dir", data_dir))
     return assemble(entry, tables, source, seed)
+
+
+def _named(
+    name: str,
+    raw_dir: str | os.PathLike[str] | None,
+    data_dir: str | os.PathLike[str] | None,
+    seed: int,
+) -> Dataset:
+    """A dataset of TFDS's that is not in the catalog."""
+    from jax_softmax.datasets.named import check_known, load_named
+
+    if raw_dir is not None:
+        check_known(name)
+        raise InputError(
+            f"{name}: expected no --raw-dir (raw_dir= from Python), for it is read from a prepared "
+            f"folder (--data-dir, data_dir=); leave it out."
+        )
+    given = data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/tensorflow_datasets"
+    folder = _path("data_dir", given)
+    return load_named(name.strip().lower(), folder, seed, binding=data_dir is not None)
 
 
 def _read(entry: Entry, raw_dir: Path | None, data_dir: Path | None) -> tuple[Tables, str]:

@@ -62,7 +62,7 @@ def load_stream(
     """
     folder = tfds_stream.data_dir_of(data_dir)
     named = dataset.strip().lower()
-    if named in DATASET_NAMES or (named.isidentifier() and prepared.find(named, folder)):
+    if named in DATASET_NAMES or (prepared.is_name(named) and prepared.find(named, folder)):
         for flag, value in (("--label", label), ("--test", test)):
             if value is not None:
                 raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,43 @@ from jax_softmax.datasets.types import Tables
 from jax_softmax.errors import InputError
 
 
+def is_name(name: str) -> bool:
+    """Whether a dataset of TFDS may be called so: `mnist`, or `emnist/balanced`."""
+    return re.fullmatch(r"[A-Za-z_]\w*(/[\w.-]*\w)?", name) is not None
+
+
 def find(name: str, data_dir: Path) -> Path | None:
     """Return the newest prepared version of a dataset that needs no TensorFlow to be read.
 
     Args:
-      name: The dataset's name.
+      name: The dataset's name, with its configuration (`emnist/balanced`) unless one only is there.
       data_dir: TFDS's data folder, the one with a folder for each dataset.
 
     Returns:
       The folder of that version (`data_dir/mnist/3.0.1`), or None.
+
+    Raises:
+      InputError: Several configurations are there; the message names them.
     """
-    versions = [
+    versions = _versions(name, data_dir)
+    if not versions and "/" not in name:
+        configured = _versions(f"{name}/*", data_dir)
+        names = sorted({f"{name}/{version.parent.name}" for version in configured})
+        if len(names) > 1:
+            raise InputError(
+                f"{name}: expected one of the configurations that are prepared in {data_dir}: "
+                f"{', '.join(names)}."
+            )
+        versions = configured
+    return max(versions, key=_version, default=None)
+
+
+def _versions(name: str, data_dir: Path) -> list[Path]:
+    return [
         info.parent
         for info in data_dir.glob(f"{name}/*/dataset_info.json")
         if any(info.parent.glob("*.array_record-*"))
     ]
-    return max(versions, key=_version, default=None)
 
 
 def require(name: str, data_dir: Path) -> Path:

@@ -12,7 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from jax_softmax._checks import check_class_names, check_feature_scale, is_integer, shown
+from jax_softmax._checks import (
+    check_class_names,
+    check_feature_scale,
+    classes_shown,
+    is_integer,
+    shown,
+)
 from jax_softmax.errors import InputError
 
 # What a digest reads of the rows: so many stretches of so many, spread over all.
@@ -95,6 +101,11 @@ class Stream:
 
     def __len__(self) -> int:
         return self._files.length if self._rows is None else len(self._rows)
+
+    def __repr__(self) -> str:
+        """A line: shape and dtype, and classes; nothing is read for it."""
+        shape = f"{len(self):,} examples of {list(self.feature_shape)} {self.dtype}"
+        return f"<Stream: {shape}, {classes_shown(self.class_names)}>"
 
     def __getitem__(self, rows: Any) -> tuple[np.ndarray, np.ndarray]:
         """The features `[n, ...]` and labels of rows by number, slice or `[n]` integers.

@@ -6,13 +6,14 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jax_softmax._checks import require
 from jax_softmax._extras import needs_train_extra
 from jax_softmax.datasets import prepared
-from jax_softmax.datasets.catalog import CATALOG
+from jax_softmax.datasets.catalog import CATALOG, Entry
 from jax_softmax.datasets.registry import import_tfds, quiet_tfds
 from jax_softmax.datasets.streams import RowFiles, Stream, check_numbers
 from jax_softmax.errors import InputError
@@ -44,12 +45,18 @@ def stream_tfds(
       InputError: if nothing is prepared there, or it is damaged, or not of that kind. Or the extra
         `[train]` is not installed.
     """
-    is_name = isinstance(name, str) and name.isidentifier()
+    is_name = isinstance(name, str) and prepared.is_name(name)
     require(is_name, "name: expected a dataset's name as TFDS has it", name)
     require(isinstance(split, str), "split: expected a split's name", split)
     version = prepared.require(name, data_dir_of(data_dir))
+    return open_version(version, split, CATALOG.get(name), feature_scale)
+
+
+def open_version(
+    version: Path, split: str, entry: Entry | None = None, feature_scale: float | None = None
+) -> Stream:
+    """A split of a prepared version; arguments and errors as those of `stream_tfds`."""
     rows = _TfdsRows(version, split)
-    entry = CATALOG.get(name)
     if feature_scale is None:
         feature_scale = 1 / 255 if rows.is_image and rows.dtype == np.uint8 else 1.0
         feature_scale = entry.feature_scale if entry is not None else feature_scale
@@ -64,11 +71,26 @@ def data_dir_of(data_dir: str | os.PathLike[str] | None) -> Path:
 
 def splits(name: str, data_dir: Path) -> list[str]:
     """The names of the splits that are prepared."""
-    tfds = import_tfds()
-    version = prepared.require(name, data_dir)
-    with quiet_tfds():
-        builder = tfds.builder_from_directory(version)
-    return list(builder.info.splits)
+    return list(opened(prepared.require(name, data_dir)).splits)
+
+
+def opened(folder: Path) -> Any:
+    """What TFDS says of a prepared version: its `info`."""
+    try:
+        with quiet_tfds():
+            return import_tfds().builder_from_directory(folder).info
+    except Exception as error:  # TFDS raises a dozen unrelated types here
+        raise _damaged(folder, error) from error
+
+
+def examples(folder: Path, split: str) -> Any:
+    """All examples of a split, as TFDS decodes them."""
+    try:
+        with quiet_tfds():
+            source = import_tfds().builder_from_directory(folder).as_data_source(split=split)
+            return source.__getitems__(range(len(source)))
+    except Exception as error:  # and ArrayRecord
+        raise _damaged(folder, error) from error
 
 
 class _TfdsRows(RowFiles):

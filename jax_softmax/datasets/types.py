@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jax_softmax._checks import check_class_names, check_feature_scale
+from jax_softmax._checks import check_class_names, check_feature_scale, classes_shown, shown
+from jax_softmax._columns import Columns
 from jax_softmax.errors import InputError
 
 Tables = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -25,6 +26,9 @@ class Split:
       class_names: The name of each class, in the order of the labels; may be empty. Integers among
         them are turned into strings.
       feature_scale: What to multiply the stored features by: 1/255 for 8-bit pixels.
+      standardize: Whether `fit` trains on features of mean 0 and deviation 1 (of these examples).
+        The model that it returns is one of the features as they are here.
+      columns: What made the features of a table's columns (`load_table`); else None.
 
     Raises:
       InputError: The class names are no sequence of different names, or the scale is no finite
@@ -38,10 +42,19 @@ class Split:
     labels: np.ndarray
     class_names: tuple[str, ...] = ()
     feature_scale: float = 1.0
+    columns: Columns | None = None
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", check_class_names(self.class_names))
+        if not isinstance(self.standardize, bool):
+            raise InputError(f"standardize: expected True or False, got {shown(self.standardize)}.")
         object.__setattr__(self, "feature_scale", check_feature_scale(self.feature_scale))
+
+    def __repr__(self) -> str:
+        """A line: shape and dtype, classes and scale, and no number of the arrays."""
+        scaled = "" if self.feature_scale == 1 else f", feature_scale {self.feature_scale:.6g}"
+        return f"<Split: {_shape(self)}, {classes_shown(self.class_names)}{scaled}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,3 +88,23 @@ class Dataset:
     def class_names(self) -> tuple[str, ...]:
         """The name of each class, in the order of the labels."""
         return self.train.class_names
+
+    def __repr__(self) -> str:
+        """A few lines: what its splits are, and where they came from."""
+        return "\n".join(
+            [
+                f"<Dataset {self.name}: {classes_shown(self.class_names)}",
+                f"  train   {_shape(self.train)}",
+                f"  test    {_shape(self.test)}",
+                f"  source  {self.source}>",
+            ]
+        )
+
+
+def _shape(split: Split) -> str:
+    """`120 examples of [4] float32`; of what has no shape, its type."""
+    shape = getattr(split.features, "shape", None)
+    if not isinstance(shape, tuple) or not shape:
+        return f"features in a {type(split.features).__name__}"
+    dtype = getattr(split.features, "dtype", "")  # a data frame has one for each column
+    return f"{shape[0]:,} examples of {list(shape[1:])} {dtype}".rstrip()

@@ -77,6 +77,20 @@ def put_new(new: Path, target: Path) -> None:
     _sync_names(new, target)
 
 
+def put_new_file(new: Path, target: Path) -> None:
+    """Gives a file the name `target` in one step.
+
+    Raises:
+      FileExistsError: something has that name.
+    """
+    try:
+        _rename(new, target, _NO_REPLACE)
+    except OSError as error:
+        if error.errno not in _NOT_ABLE:
+            raise
+        os.link(new, target)  # never replaces; the other name goes with its folder
+
+
 def put_in_empty(new: Path, target: Path) -> None:
     """Gives a folder the name of an empty one, in one step.
 

@@ -56,6 +56,22 @@ class TrainConfig:
     patience: int | None = None
     mesh: Mapping[str, int] | MeshShape | None = None
 
+    @property
+    def words(self) -> str:
+        """The settings that matter most, in a line.
+
+        >>> TrainConfig(learning_rate=0.1, batch_size=None, epochs=1000, momentum=0.9).words
+        '1,000 epochs, full batch, learning rate 0.1 (constant), momentum 0.9'
+        """
+        epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs:,} epochs"
+        batch = "full batch" if self.batch_size is None else f"batches of {self.batch_size}"
+        said = [epochs, batch, f"learning rate {self.learning_rate:g} ({self.schedule})"]
+        if self.momentum:
+            said.append(f"{'Nesterov ' if self.nesterov else ''}momentum {self.momentum:g}")
+        if self.weight_decay:
+            said.append(f"weight decay {self.weight_decay:g}")
+        return ", ".join(said)
+
     def __post_init__(self) -> None:
         require(
             is_finite(self.learning_rate) and self.learning_rate > 0,

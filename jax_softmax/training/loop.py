@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from jax_softmax._checks import check_class_names, check_feature_scale
+from jax_softmax._columns import Columns
 from jax_softmax.errors import DivergedError
 from jax_softmax.training import processes
 from jax_softmax.training.advice import warn_of_rise, warn_of_scale
@@ -33,6 +34,8 @@ from jax_softmax.training.mesh import mesh_of
 from jax_softmax.training.metrics import evaluate
 from jax_softmax.training.model import FitResult, best_record, is_better
 from jax_softmax.training.processes import Watchdog
+from jax_softmax.training.progress import progress_shown
+from jax_softmax.training.standardize import Standardizer, is_standardised
 from jax_softmax.training.start import check_held, check_optimizer, check_types, starting_params
 from jax_softmax.training.streamed_run import StreamedRun
 from jax_softmax.training.streams import Streamed, is_stream, reader_of, sampled
@@ -52,6 +55,7 @@ def fit(
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
     watchdog: Watchdog | None = None,
+    progress: bool = False,
 ) -> FitResult:
     """Trains a softmax classifier, `softmax((features * feature_scale) @ kernel + bias)`, by SGD.
 
@@ -64,9 +68,10 @@ def fit(
     Args:
       train: examples with `features [N, ...]`, `labels [N]` (or one-hot `[N, V]`), `class_names`
         and `feature_scale`: a `Split` of `load_dataset`, or one of your own. Labels that are
-        strings, booleans or categories become the result's class names. Or a `Stream` of examples
-        that stay in files and are read a piece ahead, in the same order and to the same parameters;
-        it wants a batch size.
+        strings, booleans or categories become the result's class names. With `standardize` it
+        trains on features of mean 0 and deviation 1, and returns the parameters for features as
+        they came (and takes `params` so). Or a `Stream` of examples that stay in files and are read
+        a piece ahead, in the same order and to the same parameters; it wants a batch size.
       config: settings; `TrainConfig()` if None.
       params: `{"kernel": [D, V], "bias": [V]}` to start from, whose dtype is computed in; None
         starts from zeros in float32 (float64 for float64 features where JAX has x64 enabled).
@@ -86,6 +91,8 @@ def fit(
       watchdog: what to do where several processes train together (`jax.distributed.initialize()`,
         then `fit` with the same arguments in each) and one waits too long for another. The first
         process writes the checkpoints, and its own are gone on from.
+      progress: shows a bar of epochs with the latest losses, on standard error or in a notebook;
+        nothing is shown otherwise. Needs the extra `[train]` (tqdm).
 
     Returns:
       The trained parameters with their history; arrays of NumPy where several devices trained them.
@@ -93,7 +100,8 @@ def fit(
     Raises:
       InputError: if an argument cannot be used, or the mesh takes more devices than there are, or
         the loss is not finite (the message names epoch and learning rate), or the checkpoints are
-        of another training, or cannot be written, or several processes have different trainings.
+        of another training, or cannot be written, or several processes have different trainings,
+        or an extra that was asked for is not installed.
       LostProcessError: if another process died, as far as this one is told.
 
     Warns:
@@ -107,10 +115,28 @@ def fit(
     >>> result.params["kernel"].shape, result.history[-1]["train_loss"] < 0.2
     ((1, 2), True)
     """
+    if is_standardised(train):
+        scaling = processes.together(lambda: Standardizer.of(train))  # type: ignore[arg-type]
+        result = fit(
+            scaling.applied(train),
+            config,
+            params=scaling.of_standardised(params),
+            optimizer=optimizer,
+            validation=scaling.applied(validation),
+            on_progress=on_progress,
+            on_epoch=on_epoch,
+            checkpoints=checkpoints,
+            watchdog=watchdog,
+            progress=progress,
+        )
+        return scaling.of_features(result, train)
     config = TrainConfig() if config is None else config
     watched = processes.Watch(watchdog)
+    checked = functools.partial(
+        check_types, train, config, validation, optimizer, on_progress, on_epoch, progress
+    )
     prepare = functools.partial(
-        _prepared, train, config, params, optimizer, validation, on_progress, on_epoch, checkpoints
+        _prepared, checked, train, config, params, optimizer, validation, checkpoints
     )
     with watched("the other processes to start"):
         run, features, training = processes.together(prepare)
@@ -118,45 +144,50 @@ def fit(
         processes.check_same("training", training | {"mesh": str(config.mesh)})
     warn_of_scale(features, run.about["feature_scale"], getattr(train, "features", None))
 
-    def tell(records: list[dict[str, float]]) -> None:
-        if on_epoch is not None:
-            for record in records:
-                on_epoch(dict(record))
-        if on_progress is not None:
-            on_progress(records[-1])
-
     with contextlib.ExitStack() as stack:
+        shown = stack.enter_context(progress_shown(progress, config.epochs, on_progress))
+        if isinstance(run, StreamedRun):
+            run.on_piece = shown
+
+        def tell(records: list[dict[str, float]]) -> None:
+            if on_epoch is not None:
+                for record in records:
+                    on_epoch(dict(record))
+            if shown is not None:
+                shown(records[-1])
+
         kept = None
         if checkpoints is not None:
             with watched("the checkpoints' folder"):
                 kept = stack.enter_context(checkpoints_of(checkpoints, training))
-        compile_seconds, progress = _train(run, validation, kept, tell, watched)
+        compile_seconds, done = _train(run, validation, kept, tell, watched)
     model = run.model()
     if not all(np.isfinite(value).all() for value in map(np.asarray, model.params.values())):
         # By the last step, which comes after the last loss.
-        epoch = len(progress.history)
+        epoch = len(done.history)
         raise _diverged("parameters became infinite or NaN", epoch, config, optimizer)
-    warn_of_rise(progress.history, optimizer is not None)
-    if progress.best is not None:
-        model = run.model(progress.best)
+    warn_of_rise(done.history, optimizer is not None)
+    if done.best is not None:
+        model = run.model(done.best)
+    columns = getattr(train, "columns", None)
     return FitResult(
         **vars(model),
         config=config,
-        history=tuple(progress.history),
+        history=tuple(done.history),
         compile_seconds=compile_seconds,
-        train_seconds=progress.train_seconds,
+        train_seconds=done.train_seconds,
         device=run.device(),
+        columns=columns if isinstance(columns, Columns) else None,
     )
 
 
 def _prepared(
+    checked: Callable[[], None],
     train: Examples | Streamed,
     config: TrainConfig,
     params: Mapping[str, Any] | None,
     optimizer: optax.GradientTransformation | None,
     validation: Examples | Streamed | None,
-    on_progress: Callable[[dict[str, float]], None] | None,
-    on_epoch: Callable[[dict[str, float]], None] | None,
     checkpoints: str | os.PathLike[str] | None,
 ) -> tuple[MemoryRun, np.ndarray, dict[str, Any]]:
     """What one process alone makes of `fit`'s arguments, or raises.
@@ -164,7 +195,7 @@ def _prepared(
     Returns:
       The run; the features, or a sample of them; and what `training_of` says, where it is asked.
     """
-    check_types(train, config, validation, optimizer, on_progress, on_epoch)
+    checked()
     check_checkpoints(config, checkpoints)
     mesh = mesh_of(config.mesh)
     feature_scale = check_feature_scale(train.feature_scale)
@@ -191,7 +222,7 @@ def _prepared(
         "feature_scale": feature_scale,
         "class_names": class_names,
     }
-    run = _run_of(train, config, mesh, optimizer, start, features, labels, about, on_progress)
+    run = _run_of(train, config, mesh, optimizer, start, features, labels, about)
     training: dict[str, Any] = {}
     if checkpoints is not None or processes.count() > 1:
         training = training_of(config, optimizer, features, labels, about, start, validation)
@@ -207,15 +238,12 @@ def _run_of(
     features: np.ndarray,
     labels: np.ndarray,
     about: dict[str, Any],
-    on_progress: Callable[[dict[str, float]], None] | None,
 ) -> MemoryRun:
     if not is_stream(train):
         return MemoryRun(config, mesh, optimizer, start, features, labels, about)
     reader = reader_of(train, labels, about["class_names"], start["kernel"].dtype)
     reader.read(train.sample())  # checked, before anything is said of it
-    run = StreamedRun(config, mesh, optimizer, start, reader, reader, about)
-    run.on_piece = on_progress
-    return run
+    return StreamedRun(config, mesh, optimizer, start, reader, reader, about)
 
 
 def _calls(run: MemoryRun, watched: bool) -> Calls:

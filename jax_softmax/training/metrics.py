@@ -14,7 +14,8 @@ import numpy as np
 from jax.dtypes import canonicalize_dtype
 from jax.sharding import Mesh
 
-from jax_softmax._checks import check_class_names, shown
+from jax_softmax._checks import check_class_names, classes_shown, shown
+from jax_softmax._columns import encoded_frame
 from jax_softmax._extras import needs_train_extra
 from jax_softmax.errors import InputError
 from jax_softmax.ops import softmax, softmax_cross_entropy_with_integer_labels
@@ -59,6 +60,7 @@ class Evaluation:
       labels: `[N]` int32, the true classes.
       predictions: `[N]` int32, the likeliest classes.
       class_names: `V` names.
+      of: what the examples are called in pictures and summaries, "test examples" say.
     """
 
     loss: float
@@ -66,6 +68,16 @@ class Evaluation:
     labels: np.ndarray
     predictions: np.ndarray
     class_names: tuple[str, ...]
+    of: str = "examples"
+
+    def __repr__(self) -> str:
+        """Two lines: how it did, and on what."""
+        wrong = int(np.sum(self.labels != self.predictions))
+        return (
+            f"<Evaluation of {len(self.labels):,} {self.of}: loss {self.loss:.4f}, "
+            f"accuracy {self.accuracy:.4f} ({wrong:,} wrong)\n"
+            f"  {classes_shown(self.class_names)}>"
+        )
 
     @needs_train_extra()
     def confusion(self) -> np.ndarray:
@@ -128,10 +140,15 @@ def evaluate(
         _in_blocks, _losses_and_predictions, sharded_metrics.losses_and_predictions, mesh, model
     )
     if is_stream(examples):
+        if getattr(model, "columns", None) is not None:
+            raise InputError(
+                "examples: expected a Split of a data frame, for the model was trained on a "
+                "table's columns, got a stream."
+            )
         parts = list(_of_stream(run, model, examples))
     else:
         check_examples("examples", examples, ("features", "labels"))
-        features = check_features(examples.features, model.feature_shape)
+        features = _features_of(model, examples.features, getattr(examples, "columns", None))
         own_names = check_class_names(getattr(examples, "class_names", ()))
         labels = labels_in(examples.labels, len(features), own_names, model.class_names)
         parts = [[*run(features, labels), labels]]
@@ -171,7 +188,8 @@ def predict(
 
     Args:
       model: what `fit` or `load_run` returned.
-      features: `[N, ...]` as stored; the model scales them.
+      features: `[N, ...]` as stored; the model scales them. Of a model that was trained on a
+        table's columns (`load_table`), a data frame with those columns, in any order.
       mesh: the devices, as for `evaluate`.
 
     Raises:
@@ -179,7 +197,7 @@ def predict(
         than there are.
     """
     _check_model(model)
-    features = check_features(features, model.feature_shape)
+    features = _features_of(model, features)
     (classes,) = _in_blocks(_likeliest, sharded_metrics.likeliest, mesh, model, features)
     return classes
 
@@ -189,9 +207,26 @@ def predict_proba(
 ) -> np.ndarray:
     """Class probabilities, `[N, V]`, rows summing to 1; arguments as for `predict`."""
     _check_model(model)
-    features = check_features(features, model.feature_shape)
+    features = _features_of(model, features)
     (found,) = _in_blocks(_probabilities, sharded_metrics.probabilities, mesh, model, features)
     return found[:, : len(model.class_names)]
+
+
+def _features_of(model: SoftmaxModel, features: Any, made_by: object = None) -> np.ndarray:
+    """Features `[N, D]`; a model of a table's columns makes them of a data frame.
+
+    Args:
+      model: the model.
+      features: what was passed.
+      made_by: the columns that made features of it already, if any did.
+
+    Raises:
+      InputError: as `check_features` does, or if the model wants a data frame.
+    """
+    columns = getattr(model, "columns", None)
+    if columns is not None and made_by != columns:
+        features = encoded_frame(columns, features)
+    return check_features(features, model.feature_shape)
 
 
 def _check_model(model: object) -> None:

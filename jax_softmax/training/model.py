@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from jax_softmax._checks import classes_shown
+from jax_softmax._columns import Columns
 from jax_softmax.training.config import TrainConfig
 
 
@@ -33,6 +35,16 @@ class SoftmaxModel:
         """Whether an example is a picture, `[height, width]` (or more axes)."""
         return len(self.feature_shape) > 1 and math.prod(self.feature_shape) > 1
 
+    def __repr__(self) -> str:
+        """A line: the shapes, dtype and classes, and no number of the parameters."""
+        return f"<{type(self).__name__}: {self._shapes()}>"
+
+    def _shapes(self) -> str:
+        scaled = "" if self.feature_scale == 1 else f" times {self.feature_scale:.6g}"
+        dtype = getattr(self.params.get("kernel"), "dtype", "")
+        classes = classes_shown(self.class_names)
+        return f"features {list(self.feature_shape)}{scaled}, {classes}, {dtype}"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FitResult(SoftmaxModel):
@@ -45,6 +57,8 @@ class FitResult(SoftmaxModel):
       compile_seconds: time to trace and compile; near 0 when the program was there already.
       train_seconds: time to run the epochs, validation left out.
       device: where it ran.
+      columns: what makes the features of a table's columns, where it was trained on a table's
+        (`load_table`): `predict` and `evaluate` then take data frames, columns in any order.
     """
 
     config: TrainConfig
@@ -52,12 +66,31 @@ class FitResult(SoftmaxModel):
     compile_seconds: float = 0.0
     train_seconds: float = 0.0
     device: str = ""
+    columns: Columns | None = None
 
     @property
     def best_epoch(self) -> int:
         """The epoch that the parameters are of: the last, but with patience the best."""
         best = None if self.config.patience is None else best_record(self.history)
         return len(self.history) if best is None else int(best["epoch"])
+
+    def __repr__(self) -> str:
+        """A few lines: the model, its settings, the last losses, times and device."""
+        lines = [f"<{type(self).__name__}: {self._shapes()}", f"  settings  {self.config.words}"]
+        if self.history:
+            last = self.history[-1]
+            losses = f"{last['train_loss']:.4f} training"
+            if "validation_loss" in last:
+                losses += (
+                    f", {last['validation_loss']:.4f} held-out, "
+                    f"accuracy {last['validation_accuracy']:.4f}"
+                )
+            lines.append(f"  loss      {losses} (epoch {last['epoch']:,})")
+        if self.config.patience is not None:
+            lines.append(f"  best      epoch {self.best_epoch:,}, which the parameters are of")
+        times = f"{self.compile_seconds:.2f} s to compile, {self.train_seconds:.2f} s to run"
+        lines.append(f"  time      {times}{', on ' if self.device else ''}{self.device}>")
+        return "\n".join(lines)
 
 
 def best_record(history: Sequence[dict[str, float]]) -> dict[str, float] | None:

@@ -23,6 +23,7 @@ import numpy as np
 import optax
 
 import jax_softmax
+from jax_softmax._columns import Columns
 from jax_softmax.errors import InputError
 from jax_softmax.training.config import TrainConfig
 from jax_softmax.training.model import FitResult
@@ -65,6 +66,8 @@ def encode(result: FitResult, metrics: Mapping[str, Any]) -> Contents:
             "config_sha256": sha256(config),
             "history_sha256": sha256(history),
         }
+        if result.columns is not None:
+            about["columns"] = result.columns.as_json()
         params = {name: np.ascontiguousarray(value) for name, value in result.params.items()}
         model = sealed(save(params, metadata={ABOUT: json.dumps(about)}))
         measured = {name: getattr(result, name) for name in _MEASURED}
@@ -175,7 +178,7 @@ def _about(data: bytes, name: object) -> dict[str, Any]:
 
 
 def _model(data: bytes, about: dict[str, Any], name: object) -> dict[str, Any]:
-    """The fields of a `SoftmaxModel`."""
+    """The fields of a `SoftmaxModel`, and the columns."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -190,6 +193,12 @@ def _model(data: bytes, about: dict[str, Any], name: object) -> dict[str, Any]:
     if len(set(classes)) < len(classes):
         twice = next(text for text in classes if classes.count(text) > 1)
         raise _damaged(name, f"class_names: expected distinct names, got {twice!r} twice")
+    try:
+        columns = Columns.from_json(about["columns"]) if "columns" in about else None
+    except ValueError as error:
+        raise _damaged(name, str(error)) from error
+    if columns is not None and [len(columns.features)] != shape:
+        raise _damaged(name, f"{len(columns.features)} features of columns for a shape {shape}")
     try:
         params = load(data)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -208,6 +217,7 @@ def _model(data: bytes, about: dict[str, Any], name: object) -> dict[str, Any]:
         "feature_shape": tuple(shape),
         "feature_scale": float(scale),
         "class_names": tuple(classes),
+        "columns": columns,
     }
 
 

@@ -14,10 +14,12 @@ from jax_softmax.errors import InputError
 from jax_softmax.training import atomic, run_files
 from jax_softmax.training.metrics import Evaluation
 from jax_softmax.training.model import FitResult
+from jax_softmax.training.model_card import model_card
 
 _READ = (run_files.MODEL, run_files.CONFIG, run_files.HISTORY, run_files.METRICS)
 _CURVE, _CONFUSION, _WEIGHTS = "learning_curve.png", "confusion_matrix.png", "class_weights.png"
-_FILES = (*_READ, _CURVE, _CONFUSION, _WEIGHTS)
+_CARD = "MODEL_CARD.md"
+_FILES = (*_READ, _CARD, _CURVE, _CONFUSION, _WEIGHTS)
 # How often a folder is read again that is replaced while it is read.
 _READINGS = 100
 
@@ -38,10 +40,10 @@ def save_run(
     """Writes a run folder: all of it, or (whatever happens meanwhile) nothing.
 
     It holds `config.json`, `metrics.json`, `history.jsonl` (a line an epoch), `model.safetensors`
-    (`kernel [D, V]`, `bias [V]` and, as metadata, the preprocessing), `learning_curve.png`, for
-    images `class_weights.png`, and with an evaluation `confusion_matrix.png`. No pickle. SHA-256
-    digests in the files show damage to them. But for the times in `metrics.json`, the same training
-    gives the same bytes.
+    (`kernel [D, V]`, `bias [V]` and, as metadata, the preprocessing), `MODEL_CARD.md`,
+    `learning_curve.png`, for images `class_weights.png`, and with an evaluation
+    `confusion_matrix.png`. No pickle. SHA-256 digests show damage to the files that are read back.
+    But for the times in `metrics.json`, the same training gives the same bytes.
 
     The folder gets its name in one step, once the disk holds it; a run that is replaced is there
     until then. Of several that write one folder at once, one does, and the others raise. A link
@@ -51,7 +53,7 @@ def save_run(
       result: what `fit` returned.
       run_dir: the folder to make; its parents are made too.
       metrics: what `metrics.json` says beside times, device and versions, e.g. `test_accuracy`.
-      evaluation: draws the confusion matrix.
+      evaluation: draws the confusion matrix, and gives the card its table of classes.
       overwrite: replace a run that is there.
 
     Returns:
@@ -141,6 +143,9 @@ def write_run(
 ) -> Path:
     """Writes a run folder where `check_run_dir` found that it can be; else as `save_run`."""
     contents = run_files.encode(result, metrics or {})
+    contents[_CARD] = model_card(result, metrics or {}, evaluation).encode(
+        errors="backslashreplace"
+    )
     try:
         with parents_of(place.path), atomic.work_folder(place.path.parent) as written:
             written.mkdir()

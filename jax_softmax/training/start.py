@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_softmax._checks import require
 from jax_softmax.errors import InputError
 from jax_softmax.training.arrays import as_array
 from jax_softmax.training.config import TrainConfig
@@ -23,6 +24,7 @@ def check_types(
     optimizer: object,
     on_progress: object,
     on_epoch: object,
+    progress: object,
 ) -> None:
     """Raises InputError if an argument of `fit` is of another kind than it takes."""
     if not is_stream(train):
@@ -43,6 +45,7 @@ def check_types(
             raise InputError(
                 f"{name}: expected a function of a record, got {type(function).__name__}."
             )
+    require(isinstance(progress, bool), "progress: expected True or False", progress)
 
 
 def check_optimizer(optimizer: Any, params: Mapping[str, np.ndarray]) -> None:

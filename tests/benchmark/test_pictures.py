@@ -1,5 +1,6 @@
 """A picture of each suite; no label over another; nothing drawn where nothing would be seen."""
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -61,7 +62,10 @@ def boxes_of(figure):
 def test_no_label_covers_another(suite):
     records = crowded_layer()
     if suite == "train":
-        records = [record("train", f"case {i // 9}", f"a long name, {i}") for i in range(36)]
+        records = [
+            record("train", f"case {i // 9}", f"a long name, {i}", 2e-3 + i % 2 * 1e-3)
+            for i in range(36)
+        ]
     boxes = boxes_of(SUITES[suite].draw(records))
     assert len(boxes) > len(records)
     for (one, a), (other, b) in itertools.combinations(boxes, 2):
@@ -86,6 +90,49 @@ def test_a_line_of_one_point_is_not_drawn():
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["float32"]
 
 
+def test_a_contender_timed_once_has_no_line():
+    copy = {"ratio": 1.5, "ratio_to": "copy", "dtype": "float32"}
+    apart = [
+        record("loss", "a", "jax_softmax", classes=10, **copy),
+        record("loss", "b", "optax", classes=100, **copy),
+    ]
+    with pytest.raises(NothingToDrawError, match="a line needs two numbers of classes"):
+        SUITES["loss"].draw(apart)
+    (axes,) = SUITES["loss"].draw([*apart, record("loss", "c", "optax", classes=10, **copy)]).axes
+    assert axes.get_legend_handles_labels()[1] == ["optax"]
+
+
+@pytest.mark.parametrize("suite", ["jit", "train", "fused", "gpu-quick"])
+def test_one_point_is_not_drawn(suite):
+    ratio = {"ratio": 1.5, "ratio_to": "three products"}
+    alone = [record(suite, case, "optax", **ratio) for case in "ab"]
+    with pytest.raises(NothingToDrawError, match="no case has two contenders that can be told"):
+        SUITES[suite].draw(alone)
+    figure = SUITES[suite].draw([*alone, record(suite, "b", "jax_softmax", 1e-3, **ratio)])
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
+    assert titles == ["b"]
+
+
+@pytest.mark.parametrize("suite", ["jit", "train"])
+def test_times_whose_quartiles_overlap_are_not_drawn(suite):
+    same = [record(suite, "a", name, s) for name, s in (("optax", 1.0), ("jax_softmax", 1.1))]
+    with pytest.raises(NothingToDrawError, match="no case has two contenders that can be told"):
+        SUITES[suite].draw(same)
+    figure = SUITES[suite].draw([*same, record(suite, "a", "NumPy", 1.4)])
+    assert len(figure.axes[0].get_yticklabels()) == 3
+
+
+def test_memory_that_nobody_knows_has_no_panel():
+    layer = [record for record in crowded_layer() if "float32" in record.case]
+    unknown = [dataclasses.replace(record, temporary_bytes=None) for record in layer]
+    shown = [
+        [axes.get_xlabel() for axes in SUITES["fused"].draw(records).axes if axes.get_visible()]
+        for records in (layer, unknown)
+    ]
+    time, memory = "time over that of three products", "temporaries, % of the logits"
+    assert shown == [[time, memory], [time]]
+
+
 def test_noise_is_not_drawn():
     def series(*seconds):
         return [
@@ -106,7 +153,7 @@ def test_a_case_of_an_accelerator_shows_what_tells_most():
         [
             *(record("gpu-quick", "logits", name, pass_seconds=1e-3) for name in names),
             *(record("gpu-quick", "layer", name, ratio=1.2, width=8) for name in names),
-            *(record("gpu-quick", "epoch", name, ratio=1.2) for name in names),
+            *(record("gpu-quick", "epoch", name, len(name) * 1e-3) for name in names),
         ]
     )
     shown = [axes.get_xlabel() for axes in figure.axes if axes.get_visible()]

@@ -152,3 +152,15 @@ def mnist_test(real_data):
 def iris_rows() -> np.ndarray:
     """Three rows of the iris table: a setosa, a versicolor and a virginica."""
     return np.array([[5.1, 3.5, 1.4, 0.2], [5.6, 2.5, 3.9, 1.1], [7.2, 3.6, 6.1, 2.5]])
+
+
+@pytest.fixture
+def table_run(command):
+    """The folder of a run on `customers.csv`, in the folder to work in."""
+    rng = np.random.default_rng(0)
+    lines = ["age,plan,churned"]
+    for age, plan in zip(rng.integers(18, 80, 90), rng.choice(["S", "M"], 90), strict=True):
+        lines.append(f"{age},{plan},{'yes' if age + 9 * (plan == 'S') < 50 else '<b>no</b>'}")
+    Path("customers.csv").write_text("\n".join(lines))
+    assert command("train", "customers.csv", "--label", "churned", "--run-dir", "run").code == 0
+    return Path("run")

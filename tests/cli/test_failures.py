@@ -83,10 +83,14 @@ def test_a_disk_that_can_only_be_read(flag, read_only, no_training, command, cwd
 def test_results_that_cannot_be_written_do_not_hide_that_the_run_is_saved(
     command, cwd, monkeypatch
 ):
-    def full(*_arguments):
-        raise OSError(28, "No space left on device")
+    replace = os.replace
 
-    monkeypatch.setattr("jax_softmax.cli.options._as_text", full)
+    def full(source, target):
+        if Path(target).name == "out.json":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr("jax_softmax.cli.options.os.replace", full)
     words = ("train", "iris", "--epochs", 2, "--run-dir", "run", "--json", "out.json")
     said = _message(command(*words))
     assert "--json out.json: cannot be written ([Errno 28] No space" in said

@@ -206,7 +206,8 @@ def test_a_command_line_that_cannot_be_read_exits_with_2(words, message, capsys,
         ("trai iris", "unknown command 'trai': did you mean train?"),
         (
             "learn",
-            "unknown command 'learn': expected one of train, evaluate, predict, verify, bench.",
+            "unknown command 'learn': expected one of train, evaluate, predict, report, export, "
+            "verify, bench.",
         ),
         (
             "train iris --lr 3",
@@ -217,7 +218,6 @@ def test_a_command_line_that_cannot_be_read_exits_with_2(words, message, capsys,
         ("train iris --max_epochs 3", "unknown option --max-epochs of .* mean --epochs?"),
         ("train iris --force", "unknown option --force of .*: did you mean --overwrite?"),
         ("train iris --no-overwrite", "unknown option --no-overwrite of .* mean --overwrite?"),
-        ("train iris --target x", "unknown option --target of .*: did you mean --label?"),
         ("train iris --gpus 2", "unknown option --gpus of .*: expected one of .*--epochs, .*"),
         ("evaluate run --run-dir x", "unknown option --run-dir of .* mean --raw-dir?"),
         ("bench --no-compilation-cache", "unknown option --no-compilation-cache of .*: .*"),
@@ -246,9 +246,9 @@ def test_help_says_what_each_dataset_takes(capsys):
         main(["train", "--help"])
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for defaults in (
-        "iris 1000, mnist 20, digits 100",
-        "iris none, mnist 128, digits 32",
-        "iris 0.1, mnist 0.5, digits 0.5",
-        "iris constant, mnist cosine, digits cosine",
+        "iris 1000, mnist 20, digits 100, tables 100",
+        "iris none, mnist 128, digits 32, tables 32",
+        "iris 0.1, mnist 0.5, digits 0.5, tables 0.03",
+        "iris constant, mnist cosine, digits cosine, tables cosine",
     ):
         assert f"(default: {defaults})" in said

@@ -152,8 +152,11 @@ def test_resume_on_other_files_is_refused(command, digits_files, tmp_path, monke
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("iris --label kind", "--label: expected --stream to go with it; add it, or leave this."),
-        ("iris --test x", "--test: expected --stream to go with it"),
+        ("iris --label kind", "--label: expected a table to go with it, such as customers.csv, or"),
+        ("iris --target kind", "--label: expected a table to go with it"),
+        ("iris --test x", "--test: expected a table to go with it, such as customers.csv, or --st"),
+        ("iris --drop x", "--drop: expected a table to go with it, such as customers.csv, got"),
+        ("mnist --stream --impute mean", "--impute: expected a table to go with it"),
         ("iris --feature-scale 2", "--feature-scale: expected --stream to go with it"),
         ("mnist --stream --raw-dir .", "--raw-dir: expected no such folder beside --stream"),
         ("mnist --stream --label x", "--label: expected it beside files of your own, and mnist is"),

@@ -19,6 +19,7 @@ FILES = {
     "metrics.json",
     "history.jsonl",
     "model.safetensors",
+    "MODEL_CARD.md",
     "learning_curve.png",
     "confusion_matrix.png",
 }

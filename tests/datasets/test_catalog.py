@@ -17,13 +17,17 @@ def test_names():
     [("minst", "mnist"), ("MNSIT", "mnist"), ("irsi", "iris"), ("digit", "digits")],
 )
 def test_a_name_that_is_nearly_right_is_suggested(name, near):
-    with pytest.raises(InputError, match=f"expected one of iris, mnist, digits; did .* '{near}'"):
+    with pytest.raises(
+        InputError, match=f"expected one of iris, mnist, digits, .* Did .* '{near}'"
+    ):
         load_dataset(name)
 
 
-@pytest.mark.parametrize("name", ["", "cifar100", "fashion_mnist"])
+@pytest.mark.parametrize("name", ["", "zzz", "no/../name"])
 def test_a_name_unlike_any_other_is_not(name):
-    with pytest.raises(InputError, match=r"unknown dataset .*: expected one of .* digits\.$"):
+    with pytest.raises(
+        InputError, match=r"unknown dataset .* the path of a table \(customers.csv\)\.$"
+    ):
         load_dataset(name)
 
 

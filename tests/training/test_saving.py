@@ -264,7 +264,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         )
     trees = [_tree(tmp_path / name) for name in "abcdef"]
-    assert len(trees[0]) == 7
+    assert len(trees[0]) == 8
     for name in trees[0]:
         if name != Path("metrics.json"):
             assert len({tree[name] for tree in trees}) == 1, name

@@ -8,6 +8,7 @@ import math
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -130,24 +131,25 @@ def train_report(dataset: Dataset | Streams, result: FitResult, validation: int 
       validation: how many of the training examples were split off to stop by.
     """
     config = result.config
-    batch = "full batch" if config.batch_size is None else f"batches of {config.batch_size}"
-    epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs:,} epochs"
+    notes = getattr(dataset, "notes", ())
+    name = Path(dataset.name).name if notes else dataset.name  # a table's is its path
     said = {
-        "data": f"{dataset.name}: {count_of(dataset.train):,} training and "
+        "data": f"{name}: {count_of(dataset.train):,} training and "
         f"{count_of(dataset.test):,} test examples, {math.prod(result.feature_shape)} features, "
         f"{len(result.class_names)} classes",
         "source": dataset.source,
         "validation": f"{validation:,} more training examples, split off by the seed",
         "device": result.device if config.mesh is None else f"{result.device}, {config.mesh}",
-        "training": f"{epochs}, {batch}, learning rate {config.learning_rate:g} "
-        f"({config.schedule})",
+        "training": config.words,
         "stopped": f"after epoch {len(result.history):,}; the parameters are of epoch "
         f"{result.best_epoch:,}, of the smallest validation loss",
         "time": f"{result.compile_seconds:.2f} s to compile, {result.train_seconds:.2f} s to run",
     }
     if not validation:
         del said["validation"], said["stopped"]
-    return [line for name, text in said.items() for line in named_lines(name, text)]
+    pairs = [*said.items()]
+    pairs[2:2] = notes
+    return [line for name, text in pairs for line in named_lines(name, text)]
 
 
 def count_of(split: Split | Stream) -> int:
@@ -181,11 +183,20 @@ def _loss(loss: float) -> str:
 
 
 def prediction_lines(records: Sequence[dict[str, Any]]) -> list[str]:
-    """A line an example: its number, likeliest class and that class's probability."""
+    """A line an example: its number, likeliest classes and their probabilities."""
     # Not by `table_lines`: rich would take longer over a long file than the model does.
-    width = max(5, *(len(record["class_name"]) for record in records)) + 2
-    lines = [f"{'row':>6}  {'class':{width}}probability"]
-    for record in records:
-        probability = f"{record['probability']:11.4f}"
-        lines.append(f"{record['row']:6}  {record['class_name']:{width}}{probability}")
+    ranks = [n.removeprefix("class_name") for n in records[0] if n.startswith("class_name")]
+    classes = [[str(record[f"class_name{rank}"]) for record in records] for rank in ranks]
+    widths = [max(len("class") + len(ranks[i]), *map(len, c)) + 2 for i, c in enumerate(classes)]
+    titles = (
+        f"{'class' + rank.replace('_', ' '):{width}}probability"
+        for rank, width in zip(ranks, widths, strict=True)
+    )
+    lines = [f"{'row':>6}  {'  '.join(titles)}"]
+    for row, names in enumerate(zip(*classes, strict=True)):
+        cells = (
+            f"{name:{width}}{records[row][f'probability{rank}']:11.4f}"
+            for name, width, rank in zip(names, widths, ranks, strict=True)
+        )
+        lines.append(f"{records[row]['row']:6}  {'  '.join(cells)}")
     return lines

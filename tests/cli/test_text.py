@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jax_softmax.cli.options import Lines
-from jax_softmax.cli.report import Column, named_lines, table_lines
+from jax_softmax.cli.text import Column, named_lines, table_lines
 
 COLUMNS = (Column("class", left=True, wraps=True), Column("examples"))
 
