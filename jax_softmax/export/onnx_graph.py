@@ -66,7 +66,7 @@ def _add_features(graph: Graph, model: SoftmaxModel, dtype: str, real: int) -> s
     from onnx import helper
 
     taken = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    shape = ["N", *model.feature_shape]
+    shape: list[str | int | None] = ["N", *model.feature_shape]
     graph.inputs.append(helper.make_tensor_value_info("features", taken, shape))
     flat = graph.node("Flatten", ["features"], ":flat", axis=1)
     return graph.node("Cast", [flat], ":real", to=real)
