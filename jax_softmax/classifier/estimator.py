@@ -22,9 +22,9 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, check_random_state
 
 from jax_softmax.classifier import inputs, sgd
-from jax_softmax.classifier.objective import Problem, Spread
+from jax_softmax.classifier.objective import Problem, Spread, dot
 from jax_softmax.classifier.parameters import check_parameters
-from jax_softmax.classifier.solve import Found, minimise
+from jax_softmax.classifier.solve import minimise
 from jax_softmax.errors import DivergedError
 from jax_softmax.training.mesh import MODEL, alone_on, mesh_of, place
 
@@ -228,8 +228,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         features = inputs.checked_features(self, X, reset=False)
         with inputs.computing_in(inputs.precision_of(features)):
-            scores = safe_sparse_dot(features, self.coef_.T, dense_output=True) + self.intercept_
-        scores = np.asarray(scores)
+            scores = self._scores(features)
         return scores.ravel() if scores.shape[1] == 1 else scores
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803 - scikit-learn's name
@@ -250,6 +249,13 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+    def _scores(self, features: Any) -> np.ndarray:
+        if isinstance(features, jax.Array):
+            products = dot(features, jnp.asarray(self.coef_, features.dtype).T)
+        else:
+            products = safe_sparse_dot(features, self.coef_.T, dense_output=True)
+        return np.asarray(products) + self.intercept_
 
     def _logits(self, features: Any) -> np.ndarray:
         scores = self.decision_function(features)
@@ -282,20 +288,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         self.n_iter_ = np.array([found.iterations], np.int32)
         self.loss_curve_ = found.losses
         if not found.converged:
-            warnings.warn(self._not_converged(found), ConvergenceWarning, stacklevel=3)
-
-    def _not_converged(self, found: Found) -> str:
-        reached = f"the gradient's largest element is {found.gradient:.3g}, above tol={self.tol:g}"
-        if found.stuck:
-            return (
-                f"lbfgs stopped after {found.iterations} iterations: {reached}, and rounding "
-                f"leaves nothing to gain. Increase tol, pass float64 features, or scale them."
-            )
-        return (
-            f"lbfgs failed to converge after {found.iterations} iteration(s) (max_iter="
-            f"{self.max_iter}): {reached}. Increase max_iter, or scale the features as in "
-            f"https://scikit-learn.org/stable/modules/preprocessing.html"
-        )
+            warnings.warn(found.lacks(self.tol, self.max_iter), ConvergenceWarning, stacklevel=3)
 
     def _problem(
         self,
@@ -399,9 +392,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         return rows, held
 
     def _accuracy(self, features: Any, indices: np.ndarray, weights: np.ndarray) -> float:
-        scores = safe_sparse_dot(features, self.coef_.T, dense_output=True) + self.intercept_
+        scores = self._scores(features)
         found = scores[:, 0] > 0 if scores.shape[1] == 1 else scores.argmax(1)
-        return float(np.average(np.asarray(found) == indices, weights=weights))
+        return float(np.average(found == indices, weights=weights))
 
     def _weights(
         self, sample_weight: Any, features: Any, labels: np.ndarray, indices: np.ndarray

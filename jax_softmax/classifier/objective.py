@@ -33,6 +33,14 @@ from jax_softmax.ops import (
 )
 from jax_softmax.training.mesh import DATA, MODEL
 
+# Else a TPU multiplies in bfloat16, and a GPU in fewer bits than float32 has.
+_PRECISION = lax.Precision.HIGHEST
+
+
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The product of two matrices, in their own precision on every device."""
+    return lax.dot(a, b, precision=_PRECISION)
+
 
 class Problem(NamedTuple):
     """What is minimised, all of it arrays.
@@ -135,7 +143,7 @@ def _loss(
     label_smoothing: float, w: jax.Array, features: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> jax.Array:
     return softmax_cross_entropy_with_integer_labels(
-        lax.dot(features, w[:, :-1].T) + w[:, -1],
+        dot(features, w[:, :-1].T) + w[:, -1],
         labels,
         sample_weight=weights,
         label_smoothing=label_smoothing,
@@ -162,6 +170,7 @@ def _loss_of_classes(
         label_smoothing=label_smoothing,
         axis_name=MODEL,
         num_classes=classes,
+        precision=_PRECISION,
         reduction="sum",
     )
 
@@ -175,7 +184,7 @@ def gram(problem: Problem, *, block: int, spread: Spread | None = None) -> jax.A
             features, _, weights = _block(problem, i, block)
             ones = jnp.broadcast_to(problem.intercept, (block, 1)).astype(features.dtype)
             features = jnp.concatenate([features, ones], 1)
-            return total + lax.dot(features.T, features * weights[:, None])
+            return total + dot(features.T, features * weights[:, None])
 
         zeros = jnp.zeros((size, size), problem.weights.dtype) + 0 * problem.weights[0]
         blocks = -(-problem.labels.shape[0] // block)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from jax_softmax.classifier.objective import Problem
+from jax_softmax.classifier.objective import Problem, dot
 from jax_softmax.classifier.proximal import shrunk
 from jax_softmax.ops import softmax_cross_entropy_with_integer_labels
 from jax_softmax.training.programs import latest_programs
@@ -97,7 +97,7 @@ def epoch(
         weights = jnp.where(counts, problem.weights[rows], 0)
 
         def total(w: jax.Array) -> jax.Array:
-            logits = lax.dot(features, w[:, :-1].T) + w[:, -1]
+            logits = dot(features, w[:, :-1].T) + w[:, -1]
             return softmax_cross_entropy_with_integer_labels(
                 logits,
                 problem.labels[rows],

@@ -42,6 +42,20 @@ class Found(NamedTuple):
     converged: bool
     stuck: bool
 
+    def lacks(self, tol: float, max_iter: int) -> str:
+        """What to say where it did not converge, and what to do."""
+        reached = f"the gradient's largest element is {self.gradient:.3g}, above tol={tol:g}"
+        if self.stuck:
+            return (
+                f"lbfgs stopped after {self.iterations} iterations: {reached}, and rounding leaves "
+                f"nothing to gain. Increase tol, pass float64 features, or scale them."
+            )
+        return (
+            f"lbfgs failed to converge after {self.iterations} iteration(s) (max_iter={max_iter}): "
+            f"{reached}. Increase max_iter, or scale the features as in "
+            f"https://scikit-learn.org/stable/modules/preprocessing.html"
+        )
+
 
 def minimise(
     problem: Problem,

@@ -15,8 +15,8 @@ RNG = np.random.default_rng(0)
 
 
 def fit_of_shape(i):
-    """A shape and settings of its own for each `i`."""
-    examples, width, classes = 30 + i, 2 + i % 11, 2 + i % 7
+    """A shape and settings of its own for each `i`, large ones as often early as late."""
+    examples, width, classes = 30 + 61 * i % 503, 2 + i % 11, 2 + i % 7
     labels = np.arange(examples) % classes
     split = Split(RNG.normal(size=(examples, width)).astype(np.float32), labels)
     config = TrainConfig(batch_size=8, epochs=2, momentum=0.5 * (i % 2))
