@@ -45,7 +45,7 @@ class State(NamedTuple):
       slope_at_low: of the function along the direction.
       slope_at_high: of the function along the direction; NaN if it was not finite there.
       trials: along this direction so far.
-      steps: `[M, ...]`, the latest differences of points.
+      steps: `[M, ...]`, the latest differences of points, that of iteration i at i modulo M.
       changes: `[M, ...]`, of their gradients.
       iterations: so far; -1 before the first evaluation.
       evaluations: so far.
@@ -72,23 +72,29 @@ class State(NamedTuple):
 
 def start(w: jax.Array, memory: int) -> State:
     """The state at `w`, from which nothing is known yet: the first evaluation is there."""
-    # Where `w` is, on however many devices.
-    none = jnp.broadcast_to(jnp.zeros_like(w), (memory, *w.shape))
-    zero, nothing = jnp.zeros((), w.dtype), jnp.zeros_like(w)
+
+    # Arrays of their own, for a program takes them over.
+    def zero() -> jax.Array:
+        return jnp.zeros((), w.dtype)
+
+    def none() -> jax.Array:
+        # Where `w` is, on however many devices.
+        return jnp.broadcast_to(jnp.zeros_like(w), (memory, *w.shape))
+
     return State(
         w=w,
-        value=zero,
-        gradient=nothing,
-        size=zero,
-        direction=nothing,
-        step=zero,
-        low=zero,
-        high=zero,
-        slope_at_low=zero,
-        slope_at_high=zero,
+        value=zero(),
+        gradient=jnp.zeros_like(w),
+        size=zero(),
+        direction=jnp.zeros_like(w),
+        step=zero(),
+        low=zero(),
+        high=zero(),
+        slope_at_low=zero(),
+        slope_at_high=zero(),
         trials=jnp.int32(0),
-        steps=none,
-        changes=none,
+        steps=none(),
+        changes=none(),
         iterations=jnp.int32(-1),
         evaluations=jnp.int32(0),
         status=jnp.int32(GOING),
@@ -155,8 +161,9 @@ def _evaluated(
     taken = good | last | (state.iterations < 0)
 
     def take() -> State:
-        steps = jnp.roll(state.steps, 1, 0).at[0].set(w - state.w)
-        changes = jnp.roll(state.changes, 1, 0).at[0].set(gradient - state.gradient)
+        place = state.iterations % state.steps.shape[0]
+        steps = state.steps.at[place].set(w - state.w)
+        changes = state.changes.at[place].set(gradient - state.gradient)
         moved = state._replace(
             w=w,
             value=value,
@@ -242,11 +249,13 @@ def _inverse_hessian_times(state: State, vector: jax.Array, factor: jax.Array | 
         other = inverse[i] * jnp.vdot(state.changes[i], vector)
         return vector + (share - other) * state.steps[i], None
 
-    order = jnp.arange(state.steps.shape[0])
+    memory = state.steps.shape[0]
+    order = (state.iterations - 1 - jnp.arange(memory, dtype=jnp.int32)) % memory
     vector, shares = lax.scan(newest_first, vector, order)
-    change = state.changes[0]
+    newest = order[0]
+    change = state.changes[newest]
     scale = jnp.vdot(change, _preconditioned(change, factor))
-    vector = _preconditioned(vector, factor) * jnp.where(known[0], dots[0] / scale, 1)
+    vector = _preconditioned(vector, factor) * jnp.where(known[newest], dots[newest] / scale, 1)
     vector, _ = lax.scan(oldest_first, vector, (order, shares), reverse=True)
     return vector
 

@@ -49,13 +49,12 @@ class State(NamedTuple):
 
 def start(w: jax.Array) -> State:
     """The state at `w`, from which nothing is known yet: the first evaluation is there."""
-    zero = jnp.zeros((), w.dtype)
     return State(
         w=w,
         gradient=jnp.zeros_like(w),
-        size=zero,
+        size=jnp.zeros((), w.dtype),
         values=jnp.full(_LOOK_BACK, -jnp.inf, w.dtype),
-        step=zero,
+        step=jnp.zeros((), w.dtype),
         iterations=jnp.int32(-1),
         evaluations=jnp.int32(0),
         status=jnp.int32(GOING),

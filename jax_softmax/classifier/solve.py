@@ -148,7 +148,7 @@ def _factor(problem: Problem, *, classes: int, block: int, spread: Spread | None
     return jnp.linalg.cholesky(matrix + jnp.diag(penalty + jitter))
 
 
-@latest_programs("block", "label_smoothing", "spread")
+@latest_programs("block", "label_smoothing", "spread", donate="state")
 def _lbfgs_run(
     problem: Problem,
     state: lbfgs.State,
@@ -169,7 +169,7 @@ def _lbfgs_run(
     return lbfgs.run(f, state, factor, tol, until, losses)
 
 
-@latest_programs("block", "label_smoothing", "spread")
+@latest_programs("block", "label_smoothing", "spread", donate="state")
 def _proximal_run(
     problem: Problem,
     state: proximal.State,

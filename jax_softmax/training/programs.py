@@ -37,9 +37,22 @@ class LatestPrograms(Generic[P, R]):
     6.0
     """
 
-    def __init__(self, function: Callable[P, R], *, static_argnames: tuple[str, ...] = ()) -> None:
-        """Wraps `function`, whose arguments of these names are settings, passed by keyword."""
+    def __init__(
+        self,
+        function: Callable[P, R],
+        *,
+        static_argnames: tuple[str, ...] = (),
+        donate: str | None = None,
+    ) -> None:
+        """Wraps `function`.
+
+        Args:
+          function: to be compiled.
+          static_argnames: of its settings, which are passed by keyword.
+          donate: the argument whose arrays a program takes over for its results.
+        """
         functools.update_wrapper(self, function)
+        self._donate = donate
         self._function = function
         self._static = static_argnames
         self._lock = threading.Lock()
@@ -77,11 +90,11 @@ class LatestPrograms(Generic[P, R]):
         def alone(*arguments: P.args, **options: P.kwargs) -> R:
             return self._function(*arguments, **options)
 
-        return jax.jit(alone, static_argnames=self._static)
+        return jax.jit(alone, static_argnames=self._static, donate_argnames=self._donate)
 
 
 def latest_programs(
-    *static_argnames: str,
+    *static_argnames: str, donate: str | None = None
 ) -> Callable[[Callable[P, R]], LatestPrograms[P, R]]:
     """`LatestPrograms` as a decorator."""
-    return functools.partial(LatestPrograms, static_argnames=static_argnames)
+    return functools.partial(LatestPrograms, static_argnames=static_argnames, donate=donate)
