@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 
 from jax_softmax import SoftmaxClassifier
@@ -110,3 +110,11 @@ def test_features_that_overflow_end_with_a_warning(l1_ratio):
         warnings.simplefilter("error", ConvergenceWarning)
         with pytest.raises(ConvergenceWarning, match="lbfgs stopped after"):
             model.fit((FEATURES * 1e37).astype(np.float32), LABELS)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_feature_of_1e8_does_not_hide_the_others(dtype):
+    features, labels = load_wine(return_X_y=True)
+    features[:, 0] *= 1e8
+    model = SoftmaxClassifier(max_iter=300, tol=1e-3).fit(features.astype(dtype), labels)
+    assert model.loss_curve_[-1] < 0.06 and model.score(features, labels) > 0.99
