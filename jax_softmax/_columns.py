@@ -309,10 +309,12 @@ def as_words(cells: pl.Series) -> pl.Series:
     if has_no_words(cells):
         raise InputError(f"expected words, got cells of type {cells.dtype}.")
     if cells.dtype.is_float():
-        cells = with_gaps(cells)
-        whole = cells.drop_nulls()
-        if (whole == whole.round(0)).all() and (whole.abs() < 2**53).all():
-            cells = cells.cast(pl.Int64, strict=False)
+        # Each by itself, so that a cell is the same word in every table.
+        whole = ((cells == cells.round(0)) & (cells.abs() < 2**53)).to_frame("whole")
+        without_points = cells.cast(pl.Int64, strict=False).cast(pl.String)
+        words = with_gaps(cells).cast(pl.String)
+        chosen = pl.when(pl.col("whole")).then(without_points).otherwise(words)
+        return whole.select(chosen.alias(cells.name)).to_series()
     return cells.cast(pl.String)
 
 
@@ -370,12 +372,18 @@ def _as_polars(columns: Columns, features: Any) -> pl.DataFrame:
     if isinstance(features, pl.DataFrame):
         return features
     if hasattr(features, "columns") and hasattr(features, "items") and hasattr(features, "isna"):
+        names = [str(name) for name in features.columns]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(
+                f"features: expected each column's name once, got {listed(twice)} more than once."
+            )
         # Cell by cell, for which no pyarrow is needed.
         return pl.DataFrame(
             [
                 pl.Series(
                     str(name),
                     [None if gap else x for x, gap in zip(cells, cells.isna(), strict=True)],
+                    strict=False,
                 )
                 for name, cells in features.items()
             ]

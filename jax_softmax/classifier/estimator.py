@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.metaestimators import available_if
@@ -161,7 +160,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         check_parameters(self)
         features = inputs.checked_features(self, X, reset=True)
         labels = inputs.checked_labels(y, features)
-        before = getattr(self, "classes_", None) if self.warm_start else None
+        warm_start = self.warm_start and hasattr(self, "coef_")
+        before = self.classes_ if warm_start else None
+        self.__dict__.pop("_steps", None)  # of another fit
         self.classes_, indices = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
@@ -299,13 +300,16 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         block: int,
         mesh: Mesh | None = None,
     ) -> Problem:
-        l1, l2 = self._penalties(float(weights.sum()))
+        with np.errstate(over="ignore"):
+            l1, l2 = (dtype.type(x) for x in self._penalties(float(weights.sum())))
+        if not np.isfinite([l1, l2]).all():
+            raise ValueError(f"C: expected a penalty that {dtype} holds, got C={self.C:g}.")
         return Problem(
             rows=inputs.rows_of(features, block, mesh),
             labels=inputs.on_devices(indices.astype(np.int32), mesh),
             weights=inputs.on_devices((weights / weights.sum()).astype(dtype), mesh),
-            l2=dtype.type(l2),
-            l1=dtype.type(l1),
+            l2=l2,
+            l1=l1,
             intercept=dtype.type(self.fit_intercept),
         )
 
@@ -330,11 +334,14 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
             self._random_state_ = check_random_state(self.random_state)
         held: tuple[Any, np.ndarray, np.ndarray] | None = None
         if epochs is None and self.early_stopping:
-            rows, aside = self._set_aside(indices)
+            share = self.validation_fraction
+            rows, aside = sgd.set_aside(indices, weights, share, self._random_state_)
             held = features[aside], indices[aside], weights[aside]
             features, indices, weights = features[rows], indices[rows], weights[rows]
         with inputs.computing_in(start.dtype), self._progress() as on_epoch:
-            state: sgd.State = self._steps if goes_on else sgd.start(start, self.momentum)
+            state = sgd.start(start, self.momentum)
+            if goes_on:
+                state = sgd.resumed(self._steps, state)
             problem = self._problem(features, indices, weights, start.dtype, block=1)
             watch = sgd.Watch(self.tol, self.n_iter_no_change)
             curve: list[float] = []
@@ -347,9 +354,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
                     break
                 if on_epoch is not None:
                     on_epoch(len(curve), loss)
-        self._steps = state
-        if held is not None:
-            self._keep(sgd.coefficients(watch.best))
+        self._steps = state if held is None else watch.best or state
+        self._keep(sgd.coefficients(self._steps))
         self.n_iter_ = np.array([len(curve)], np.int32)
         self.loss_curve_ = curve
         if epochs is None and not watch.ended:
@@ -363,13 +369,12 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
     def _epoch(self, problem: Problem, state: sgd.State) -> tuple[sgd.State, float]:
         examples, dtype = problem.labels.shape[0], problem.weights.dtype
         order = sgd.batches(self._random_state_, examples, self.batch_size)
-        never = self.average is False
         state, loss = sgd.epoch(
             problem,
             state,
             order,
             np.asarray(self.learning_rate, dtype),
-            np.int32(-1 if never else self.average),
+            np.int32(min(self.average, 2**31 - 1) if self.average else -1),
             momentum=float(self.momentum),
             label_smoothing=float(self.label_smoothing),
         )
@@ -380,16 +385,6 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
                 f"{self.learning_rate:g}; try a smaller one, or scale the features."
             )
         return state, float(loss)
-
-    def _set_aside(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the rows to train on and of those set aside, a share of each class."""
-        rows, held = train_test_split(
-            np.arange(len(indices)),
-            test_size=self.validation_fraction,
-            stratify=indices,
-            random_state=self._random_state_,
-        )
-        return rows, held
 
     def _accuracy(self, features: Any, indices: np.ndarray, weights: np.ndarray) -> float:
         scores = self._scores(features)
@@ -409,7 +404,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         by_class[present] = compute_class_weight(
             self.class_weight, classes=self.classes_[present], y=labels, **given
         )
-        return weights * by_class[indices]
+        return inputs.with_a_sum(weights * by_class[indices], "class_weight")
 
     def _start(self, features: Any, warm: bool) -> np.ndarray:
         """`[K, D + 1]`, the last coefficients and intercepts, or 0."""
@@ -418,6 +413,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         if warm and self.coef_.shape[1] == width:
             last = np.concatenate([self.coef_, self.intercept_[:, None]], 1)
             w[:] = last if classes > 2 else [-last[0] / 2, last[0] / 2]
+            w[:, -1] *= self.fit_intercept
         return w
 
     def _keep(self, w: np.ndarray) -> None:

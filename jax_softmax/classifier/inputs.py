@@ -85,6 +85,18 @@ def checked_weights(sample_weight: Any, features: Any) -> np.ndarray:
     if not weights.any():
         # scikit-learn's words, from 1.8 on its own.
         raise ValueError("Sample weights must contain at least one non-zero number.")
+    return with_a_sum(weights, "sample_weight")
+
+
+def with_a_sum(weights: np.ndarray, name: str) -> np.ndarray:
+    """The weights; raises ValueError if they are no shares of their sum."""
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not ((weights >= 0).all() and 0 < total < np.inf):
+        raise ValueError(
+            f"{name}: expected weights of at least 0 whose sum over the rows is a number above 0, "
+            f"got weights from {weights.min():g} to {weights.max():g}, and {total:g} in all."
+        )
     return weights
 
 

@@ -121,7 +121,8 @@ def _evaluated(
 
     def halve() -> State:
         step = _SHRINK * state.step
-        stuck = (step < _SHORTEST) | (square == 0)
+        # Nothing that is NaN ever gets shorter.
+        stuck = ~(step >= _SHORTEST) | (square == 0)
         return state._replace(step=step, status=jnp.where(stuck, STUCK, GOING).astype(jnp.int32))
 
     return lax.cond(taken, take, halve)._replace(evaluations=state.evaluations + 1)

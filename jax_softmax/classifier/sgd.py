@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from sklearn.model_selection import train_test_split
 
 from jax_softmax.classifier.objective import Problem, dot
 from jax_softmax.classifier.proximal import shrunk
@@ -40,6 +41,42 @@ def start(w: np.ndarray, momentum: float) -> State:
     state = _optimizer(momentum).init(jnp.asarray(w))
     zero = np.zeros((), np.int32)
     return State(w, jax.tree.map(np.asarray, state), np.zeros_like(w), zero, zero)
+
+
+def resumed(state: State, begun: State) -> State:
+    """A state to go on from, in the dtype and with the momentum of one that has just begun."""
+    optimizer_state = state.optimizer_state
+    if jax.tree.structure(optimizer_state) != jax.tree.structure(begun.optimizer_state):
+        optimizer_state = begun.optimizer_state
+    state = state._replace(optimizer_state=optimizer_state)
+    cast: State = jax.tree.map(lambda new, old: old.astype(new.dtype), begun, state)
+    return cast
+
+
+def set_aside(
+    indices: np.ndarray, weights: np.ndarray, share: float, random: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the rows to train on, and of those set aside, a share of each class.
+
+    Raises:
+      ValueError: if they are too few for that, or all of either weigh nothing.
+    """
+    try:
+        rows, held = train_test_split(
+            np.arange(len(indices)), test_size=share, stratify=indices, random_state=random
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"early_stopping: expected rows enough to set some of each class aside with "
+            f"validation_fraction={share:g}, got {len(indices)} ({error}). Leave it out, or give "
+            f"more rows."
+        ) from error
+    if not (weights[rows].any() and weights[held].any()):
+        raise ValueError(
+            "early_stopping: expected weights above 0 among the rows to train on and among those "
+            "set aside, got only 0; leave out rows of weight 0, or early_stopping."
+        )
+    return rows, held
 
 
 def coefficients(state: State) -> np.ndarray:

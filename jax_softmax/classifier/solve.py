@@ -17,7 +17,7 @@ from jax_softmax.training.programs import latest_programs
 _MEMORY = 10
 # Features up to which a preconditioner is made: a Cholesky factor of them all.
 _MOST_FEATURES = 2048
-# Added to its diagonal, as a part of the mean of that: features may depend on one another.
+# Added to its diagonal, as a part of that: features may depend on one another.
 _JITTER = 1e-6
 # Iterations to a call at most, and multiplications to a call: a signal is seen between two calls.
 _CALL, _WORK = 64, 2e10
@@ -144,8 +144,12 @@ def _factor(problem: Problem, *, classes: int, block: int, spread: Spread | None
     penalty = jnp.broadcast_to(problem.l2, size).astype(matrix.dtype).at[-1].set(0)
     # Intercepts that stay 0 have a row and column of zeros.
     penalty = penalty.at[-1].add(jnp.where(problem.intercept > 0, 0, 1))
-    jitter = _JITTER * jnp.trace(matrix) / size + jnp.finfo(matrix.dtype).tiny
-    return jnp.linalg.cholesky(matrix + jnp.diag(penalty + jitter))
+    # A part of each element, not of their mean, next to which small features would be nothing.
+    diagonal = jnp.diagonal(matrix)
+    added = penalty + jnp.where(diagonal > 0, _JITTER * diagonal, 1)
+    factor = jnp.linalg.cholesky(matrix + jnp.diag(added))
+    alone = jnp.diag(jnp.sqrt(diagonal + added))
+    return jnp.where(jnp.isfinite(factor).all(), factor, alone)
 
 
 @latest_programs("block", "label_smoothing", "spread", donate="state")

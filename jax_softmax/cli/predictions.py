@@ -95,7 +95,10 @@ def is_ours(path: Path) -> bool:
     if not content:
         return True
     try:
-        read = pl.read_csv if path.suffix.lower() == ".csv" else pl.read_parquet
-        return read(io.BytesIO(content)).columns[:2] == _FIRST
+        if path.suffix.lower() == ".csv":  # classes may be words after a thousand numbers
+            read = pl.read_csv(io.BytesIO(content), infer_schema_length=0)
+        else:
+            read = pl.read_parquet(io.BytesIO(content))
+        return read.columns[:2] == _FIRST
     except (pl.exceptions.PolarsError, OSError):
         return False

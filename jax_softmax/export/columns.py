@@ -94,8 +94,9 @@ def _words(graph: Graph, column: WordColumn, i: int, real: int) -> str:
 
     cells = _input(graph, column.name, TensorProto.STRING)
     meant = {} if column.fill is None else {"": column.fill}
-    if set(column.categories) <= {"true", "false"}:  # as Python and pandas write them
-        meant |= {word.title(): word for word in column.categories}
+    if set(column.categories) <= {"true", "false"}:  # as Python and pandas, and R, write them
+        for written in (str.title, str.upper):
+            meant |= {written(word): word for word in column.categories}
     if meant:
         meant |= {word: word for word in column.categories}
         cells = graph.node(

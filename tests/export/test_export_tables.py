@@ -104,3 +104,12 @@ def test_what_does_not_go_with_columns_is_said(model, frame, tmp_path):
     words = "onnx: expected another name for column 'probabilities'.*rename it in the table"
     with pytest.raises(InputError, match=words):
         export_model(odd, tmp_path / "x.onnx")
+
+
+def test_the_graph_takes_booleans_however_they_are_written(model, tmp_path):
+    ort = pytest.importorskip("onnxruntime")
+    session = ort.InferenceSession(str(export_model(model, tmp_path / "model.onnx")))
+    table = pl.DataFrame({"age": [40.0] * 3, "plan": ["S"] * 3, "income": [1e6] * 3})
+    table = table.with_columns(member=pl.Series(["true", "True", "TRUE"]))
+    (found,) = session.run(None, inputs_of(model, table))
+    np.testing.assert_allclose(found, predict_proba(model, table), atol=1e-6)
