@@ -66,9 +66,8 @@ class SoftmaxClassifierCV(SoftmaxClassifier):
         mesh: Any = None,
         verbose: bool | int = False,
     ) -> None:
-        others = ("self", "__class__", "cv", "scoring")
-        given = {n: v for n, v in locals().items() if n not in others}
-        super().__init__(**given)
+        given = locals()
+        super().__init__(**{n: given[n] for n in SoftmaxClassifier().get_params() if n in given})
         self.cv = cv
         self.scoring = scoring
 
