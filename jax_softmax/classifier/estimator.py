@@ -161,7 +161,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         features = inputs.checked_features(self, X, reset=True)
         labels = inputs.checked_labels(y, features)
         warm_start = self.warm_start and hasattr(self, "coef_")
-        before = self.classes_ if warm_start else None
+        before = getattr(self, "classes_", None) if warm_start else None
         self.__dict__.pop("_steps", None)  # of another fit
         self.classes_, indices = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
