@@ -188,6 +188,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
     ) -> SoftmaxClassifier:
         """Trains on these rows for one epoch, from where the last call ended.
 
+        The penalty is divided by the sum of these rows' weights alone: for parts of a whole, `C`
+        is that of the whole times the number of parts.
+
         Args:
           X: as in `fit`.
           y: as in `fit`.
