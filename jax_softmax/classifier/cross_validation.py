@@ -87,6 +87,13 @@ class SoftmaxClassifierCV(SoftmaxClassifier):
         weights = inputs.checked_weights(sample_weight, features)
         score = check_scoring(self._one(values[0]), scoring=self.scoring)
         folds = list(check_cv(self.cv, labels, classifier=True).split(features, labels))
+        for i, (rows, _) in enumerate(folds):
+            lacking = np.setdiff1d(labels, labels[rows])
+            if lacking.size:
+                raise ValueError(
+                    f"cv: expected all classes among the rows that each fold trains on, but fold "
+                    f"{i} has no {lacking[0]!r}; use fewer folds, stratified ones, or more rows."
+                )
         self.Cs_ = values
         self.scores_ = np.empty((len(folds), len(values)))
         paths = []

@@ -162,7 +162,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         features = inputs.checked_features(self, X, reset=True)
         labels = inputs.checked_labels(y, features)
         warm_start = self.warm_start and hasattr(self, "coef_")
-        before = self.classes_ if warm_start else None
+        before = getattr(self, "classes_", None) if warm_start else None
         self.__dict__.pop("_steps", None)  # of another fit
         self.classes_, indices = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
@@ -188,6 +188,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         sample_weight: Any = None,
     ) -> SoftmaxClassifier:
         """Trains on these rows for one epoch, from where the last call ended.
+
+        The penalty is divided by the sum of these rows' weights alone: for parts of a whole, `C`
+        is that of the whole times the number of parts.
 
         Args:
           X: as in `fit`.

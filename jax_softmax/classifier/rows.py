@@ -89,12 +89,14 @@ def sparse_rows(matrix: Any, block: int) -> SparseRows:
     """SciPy's CSR matrix `[N, D]` as rows that `_block` of the objective reads by so many."""
     examples, width = matrix.shape
     firsts = np.minimum(np.arange(0, examples, block), examples - block)
-    pieces = [matrix[first : first + block] for first in firsts]
-    most = max(1, *(piece.nnz for piece in pieces))
-    values = np.zeros((len(pieces), most), matrix.dtype)
-    places = np.zeros((len(pieces), most), np.int32)
-    for i, piece in enumerate(pieces):
-        rows = np.repeat(np.arange(block), np.diff(piece.indptr))
-        values[i, : piece.nnz] = piece.data
-        places[i, : piece.nnz] = rows * width + piece.indices
+    # The last block may begin in the one before it: its numbers are there twice.
+    begin, end = matrix.indptr[firsts], matrix.indptr[firsts + block]
+    taken = np.r_[0 : end[-2] if len(end) > 1 else 0, begin[-1] : end[-1]]
+    rows = np.repeat(np.arange(examples), np.diff(matrix.indptr))[taken]
+    row_in_block = rows - np.repeat(firsts, end - begin)
+    filled = np.arange(max(1, (end - begin).max())) < (end - begin)[:, None]
+    values = np.zeros(filled.shape, matrix.dtype)
+    places = np.zeros(filled.shape, np.int32)
+    values[filled] = matrix.data[taken]
+    places[filled] = row_in_block * width + matrix.indices[taken]
     return SparseRows(jnp.asarray(values), jnp.asarray(places), width)

@@ -46,7 +46,8 @@ def start(w: np.ndarray, momentum: float) -> State:
 def resumed(state: State, begun: State) -> State:
     """A state to go on from, in the dtype and with the momentum of one that has just begun."""
     optimizer_state = state.optimizer_state
-    if jax.tree.structure(optimizer_state) != jax.tree.structure(begun.optimizer_state):
+    had, has = (jax.tree.leaves(x.optimizer_state) for x in (state, begun))
+    if len(had) != len(has):  # a trace, or none
         optimizer_state = begun.optimizer_state
     state = state._replace(optimizer_state=optimizer_state)
     cast: State = jax.tree.map(lambda new, old: old.astype(new.dtype), begun, state)

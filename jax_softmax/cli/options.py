@@ -118,25 +118,13 @@ def check_file(flag: str, path: Path, is_ours: Callable[[Path], bool]) -> None:
 
 def write_file(flag: str, path: Path, data: bytes) -> None:
     """Writes a file that a flag asked for, whole or not at all."""
-    from jax_softmax.training import atomic
+    from jax_softmax.training import files
 
-    target = path.absolute()
-    try:
-        if _is_written_to(target):
-            target.write_bytes(data)
-            return
-        with atomic.work_folder(target.parent) as work:
-            work.mkdir()
-            (work / "results").write_bytes(data)
-            atomic.sync_folder(work)
-            os.replace(work / "results", target)
-            atomic.sync(target.parent)
-    except OSError as error:
-        raise InputError(f"{flag} {path}: cannot be written ({error}).") from error
+    files.write_file(path, data, overwrite=True, flag=flag)
 
 
 def _is_written_to(path: Path) -> bool:
-    """Whether it is a link or a device (/dev/stdout): written to, never replaced."""
+    """Whether it is a link or a device (/dev/stdout): what it leads to is written."""
     return path.is_symlink() or (path.exists() and not path.is_file())
 
 

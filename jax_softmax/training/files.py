@@ -35,12 +35,19 @@ def check_file(path: Path, *, overwrite: bool) -> None:
         raise InputError(f"{path}: cannot be written, for {folder} cannot; give another path.")
 
 
-def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
+def write_file(path: Path, data: bytes, *, overwrite: bool, flag: str = "") -> None:
     """Writes a file in one step, once the disk holds it; through a link, what it leads to.
+
+    Args:
+      path: the file's.
+      data: all that it is to hold.
+      overwrite: replace a file that is there.
+      flag: which asked for it, for messages.
 
     Raises:
       InputError: as `check_file`.
     """
+    called = f"{flag} {path}".strip()
     check_file(path, overwrite=overwrite)
     try:
         if _is_device(path):
@@ -60,11 +67,16 @@ def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
     except FileExistsError as error:
         raise _exists(path) from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error}).") from error
+        raise InputError(f"{called}: cannot be written ({error}).") from error
 
 
 def _is_device(path: Path) -> bool:
-    """Whether it is written to as it is, as a pipe or /dev/stdout, and never replaced."""
+    """Whether it is written to as it is, as a pipe or /dev/stdout, and never replaced.
+
+    /dev/stdout may lead to a file, in which others write.
+    """
+    if path.absolute().parts[:2] == ("/", "dev"):
+        return path.exists() and not path.is_dir()
     return path.exists() and not path.is_file() and not path.is_dir()
 
 

@@ -66,3 +66,9 @@ def test_values_are_checked(wine, value):
 @parametrize_with_checks([SoftmaxClassifierCV(C=(0.1, 1.0), cv=3)])
 def test_estimator_checks(estimator, check):
     assert check(estimator) is None  # it raises where it fails
+
+
+def test_folds_without_a_class_are_refused():
+    features, labels = load_wine(return_X_y=True)  # in the order of the classes
+    with pytest.raises(ValueError, match="cv: expected all classes .* fold 0 has no .*0.*; use"):
+        SoftmaxClassifierCV(C=[0.1], cv=KFold(3)).fit(features, labels)

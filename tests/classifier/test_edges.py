@@ -4,10 +4,12 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy import sparse
 from sklearn.datasets import load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 
 from jax_softmax import SoftmaxClassifier
+from jax_softmax.classifier.rows import sparse_rows
 
 FEATURES, LABELS = load_iris(return_X_y=True)
 ALL = np.unique(LABELS)
@@ -118,3 +120,12 @@ def test_a_feature_of_1e8_does_not_hide_the_others(dtype):
     features[:, 0] *= 1e8
     model = SoftmaxClassifier(max_iter=300, tol=1e-3).fit(features.astype(dtype), labels)
     assert model.loss_curve_[-1] < 0.06 and model.score(features, labels) > 0.99
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 7])
+def test_sparse_rows_are_the_dense_ones(rows):
+    dense = np.array([[1, 0, 2], [0, 0, 0], [3, 4, 5], [0, 0, 0], [0, 6, 0], [0, 0, 0], [7, 0, 0]])
+    matrix = sparse.csr_matrix(dense.astype(np.float32))
+    found = sparse_rows(matrix, rows)
+    for i, first in enumerate(np.minimum(np.arange(0, 7, rows), 7 - rows)):
+        np.testing.assert_array_equal(found.block(i, first, rows), dense[first : first + rows])

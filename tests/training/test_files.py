@@ -79,3 +79,12 @@ def test_a_folder_that_may_not_be_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # nothing is forbidden to root
     with pytest.raises(InputError, match="cannot be written, for .* cannot; give another path"):
         check_file(tmp_path / "page.html", overwrite=False)
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="no /dev/fd")
+def test_standard_output_that_leads_to_a_file_is_written_to_and_not_replaced(tmp_path):
+    with (tmp_path / "out").open("wb", buffering=0) as out:
+        write_file(Path(f"/dev/fd/{out.fileno()}"), b"mine\n", overwrite=False)
+        out.seek(0, os.SEEK_END)
+        out.write(b"later\n")
+    assert (tmp_path / "out").read_bytes() == b"mine\nlater\n"
