@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 IMPUTE = ("mean", "median", "most-frequent")
 _DATES = r"^(\d{4}-\d{1,2}-\d{1,2}([ T].*)?|\d{1,2}[./-]\d{1,2}[./-](\d{4}|\d{2}))$"
 _LEADING_ZERO = r"^[+-]?0\d"
+# As people and spreadsheets write numbers: 40,524, 1 200.5, $5, 12 %. The marks differ from place
+# to place (1,234 may be 1.234), so we do not guess.
+_WRITTEN_NUMBER = (
+    r"^[+-]?\p{Sc}?\s?[+-]?(\d{1,3}([,.'’\s]\d{3})+|\d+)([.,]\d+)?([eE][+-]?\d+)?\s?(%|\p{Sc})?$"
+)
 # Words: names of rows, or text, rather than categories.
 _MOST_CATEGORIES = 1000
 _FEW = 20
@@ -56,7 +61,7 @@ class Kinds:
 class _Problem:
     """Why no features can be made of a column."""
 
-    kind: Literal["missing", "dates", "mixed", "other"]
+    kind: Literal["missing", "dates", "marked", "mixed", "other"]
     text: str
 
 
@@ -95,15 +100,17 @@ def _refusal(table: Table, problems: Mapping[str, _Problem]) -> str:
     lines += [f"  {name!r}: {problem.text}" for name, problem in problems.items()]
     of = {
         kind: [name for name, problem in problems.items() if problem.kind == kind]
-        for kind in ("missing", "dates", "mixed", "other")
+        for kind in ("missing", "dates", "marked", "mixed", "other")
     }
     if of["missing"]:
         lines.append(
             "--impute mean fills missing cells in (or median, or most-frequent; words always with "
             "the most frequent one)."
         )
-    if of["mixed"]:
-        lines.append(f"--categorical {_flagged(of['mixed'])} takes such cells as words.")
+    if of["marked"]:
+        lines.append("Write numbers as digits and a point: 40524.5, not 40,524.5, $5 or 5 %.")
+    if words := of["mixed"] + of["marked"]:
+        lines.append(f"--categorical {_flagged(words)} takes such cells as words.")
     useless = [name for name in problems if name not in of["missing"]]
     lines.append(f"--drop {_flagged(useless or of['missing'])} leaves columns out.")
     if of["dates"]:
@@ -139,6 +146,9 @@ def _add(kinds: Kinds, table: Table, cells: pl.Series, categorical: bool) -> _Pr
     count = len(numbers) - numbers.null_count()
     if count == len(numbers) and not _leading_zeros(present):
         return _add_numbers(kinds, table, cells)
+    problem = _marked(table, cells, present)
+    if problem is not None:
+        return problem
     if 2 * count >= len(numbers) and not _leading_zeros(present):
         row = int((as_numbers(cells).is_null() & cells.is_not_null()).to_numpy().argmax())
         text = f"{count:,} of {len(numbers):,} cells are numbers, but {table.place(row)} has"
@@ -146,7 +156,7 @@ def _add(kinds: Kinds, table: Table, cells: pl.Series, categorical: bool) -> _Pr
     different = present.n_unique()
     if different > _FEW and (2 * different > len(present) or different > _MOST_CATEGORIES):
         kinds.left_out[name] = (
-            f"{different:,} different words in {len(present):,} rows, as names or texts "
+            f"{different:,} different words in {len(present):,} rows, like names or texts "
             f"(--categorical uses it)"
         )
         return None
@@ -166,6 +176,22 @@ def _add_numbers(kinds: Kinds, table: Table, cells: pl.Series) -> _Problem | Non
     else:
         kinds.numbers.append(cells.name)
     return None
+
+
+def _marked(table: Table, cells: pl.Series, present: pl.Series) -> _Problem | None:
+    """Whether most are numbers with marks in them: left out as words, they would be missed."""
+    import polars as pl
+
+    if present.dtype != pl.String or _leading_zeros(present):
+        return None
+    written = int(present.str.contains(_WRITTEN_NUMBER).sum())
+    plain = as_numbers(cells).is_not_null()
+    marked = cells.str.contains(_WRITTEN_NUMBER).fill_null(value=False) & ~plain
+    if 2 * written < len(present) or not marked.any():
+        return None
+    row = int(marked.to_numpy().argmax())
+    text = f"numbers with commas, blanks or signs in them, such as {cells[row]!r}"
+    return _Problem("marked", f"{text} in {table.place(row)}")
 
 
 def _missing(cells: pl.Series) -> np.ndarray:

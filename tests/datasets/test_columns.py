@@ -105,6 +105,12 @@ def test_the_order_of_columns_does_not_matter(table, order, rows):
         (_with(AGES, 7, "1e400"), "'age': line 9 has '1e400'\n--drop age"),
         (_with(AGES, 7, "4O"), "'age': 59 of 60 cells are numbers, but line 9 has '4O'\n--categ"),
         (["2024-01-31"] * ROWS, "'age': dates or times, such as '2024-01-31' in line 2\n--drop"),
+        (
+            [f"{40 + i},{100 + i}" for i in range(ROWS)],
+            r"'age': numbers with commas.*, such as '40,100' in line 2\nWrite numbers as .*\n--cat",
+        ),
+        (_with(AGES, 7, "1,200.50"), "'age': numbers with .*, such as '1,200.50' in line 9"),
+        (["1'200", "$5", "€ 3,50", "12 %", "-7", "1 200"] * 10, 'such as "1\'200" in line 2'),
         (["31.1.2024"] * ROWS, "'age': dates or times"),
         (["2024-01-31T10:00:00"] * ROWS, "'age': dates or times"),
         (["1/31/24"] * ROWS, "'age': dates or times"),
@@ -145,10 +151,10 @@ def test_typed_columns_that_cannot_be_used_are_refused(table, values, kind):
         ([7] * ROWS, "the same in every training row"),
         ([None] * ROWS, "no cell holds anything"),
         (range(100, 100 + ROWS), "counts the rows, from 100 to 159"),
-        ([f"C{i}" for i in range(ROWS)], "60 different words in 60 rows, as names or texts"),
+        ([f"C{i}" for i in range(ROWS)], "60 different words in 60 rows, like names or texts"),
         (
             [f"C{i // 2 * 2 + i % 2 * (i > 9)}" for i in range(ROWS)],
-            "55 different words in 60 rows, as names",
+            "55 different words in 60 rows, like names",
         ),
     ],
 )
@@ -171,6 +177,17 @@ def test_digits_with_leading_zeros_are_words(table):
     postcodes = [f"{i % 4:03d}" for i in range(ROWS)]
     features = load_table(table(more=postcodes), "churned").columns.features
     assert features[-4:] == ("more=000", "more=001", "more=002", "more=003")
+
+
+@pytest.mark.parametrize("word", ["10.0.0.{}", "{}-25", "555 12{} 4567", "1{} kg", "v1.{}"])
+def test_words_with_digits_are_words(table, word):
+    features = load_table(table(more=[word.format(i % 4) for i in range(ROWS)]), "churned")
+    assert len(features.columns.features) == 8
+
+
+def test_numbers_with_marks_are_words_where_told(table):
+    path = table(more=[f"{i % 3},000" for i in range(ROWS)])
+    assert "more=2,000" in load_table(path, "churned", categorical=["more"]).columns.features
 
 
 def test_numbers_are_categories_where_told(table):
