@@ -66,9 +66,9 @@ class SoftmaxClassifierCV(SoftmaxClassifier):
         mesh: Any = None,
         verbose: bool | int = False,
     ) -> None:
-        others = ("self", "__class__", "cv", "scoring")
-        given = {n: v for n, v in locals().items() if n not in others}
-        super().__init__(**given)
+        given = dict(locals())  # before there is any other name
+        own = ("self", "__class__", "cv", "scoring")
+        super().__init__(**{name: value for name, value in given.items() if name not in own})
         self.cv = cv
         self.scoring = scoring
 
