@@ -13,6 +13,7 @@ from sklearn.model_selection import check_cv
 from jax_softmax.classifier import inputs
 from jax_softmax.classifier.estimator import SoftmaxClassifier
 from jax_softmax.classifier.parameters import check_parameters
+from jax_softmax.classifier.progress import progress
 
 _GRID = tuple(float(c) for c in np.logspace(-4, 4, 10))
 
@@ -89,14 +90,17 @@ class SoftmaxClassifierCV(SoftmaxClassifier):
         self.Cs_ = values
         self.scores_ = np.empty((len(folds), len(values)))
         paths = []
-        for i, (rows, left_out) in enumerate(folds):
-            model = self._one(values[0]).set_params(warm_start=True)
-            path = []
-            for j, value in enumerate(values):
-                model.set_params(C=value).fit(features[rows], labels[rows], weights[rows])
-                self.scores_[i, j] = score(model, features[left_out], labels[left_out])
-                path.append(np.concatenate([model.coef_, model.intercept_[:, None]], 1))
-            paths.append(path)
+        with progress("fits", self.scores_.size, verbose=self.verbose, number="score") as on_fit:
+            for i, (rows, left_out) in enumerate(folds):
+                model = self._one(values[0]).set_params(warm_start=True)
+                path = []
+                for j, value in enumerate(values):
+                    model.set_params(C=value).fit(features[rows], labels[rows], weights[rows])
+                    self.scores_[i, j] = score(model, features[left_out], labels[left_out])
+                    path.append(np.concatenate([model.coef_, model.intercept_[:, None]], 1))
+                    if on_fit is not None:
+                        on_fit(i * len(values) + j + 1, self.scores_[i, j])
+                paths.append(path)
         self.coefs_paths_ = np.array(paths)
         self.C_ = values[np.argmax(self.scores_.mean(0))]
         best = self._one(self.C_).fit(X, y, sample_weight)
@@ -107,7 +111,8 @@ class SoftmaxClassifierCV(SoftmaxClassifier):
 
     def _one(self, value: Any) -> SoftmaxClassifier:
         """The classifier of one `C`."""
-        mine = {n: v for n, v in self.get_params().items() if n not in ("C", "cv", "scoring")}
-        one = SoftmaxClassifier(C=value, **clone(mine, safe=False))
+        own = ("C", "cv", "scoring", "verbose")  # a bar for all fits, none for each
+        others = {n: v for n, v in self.get_params().items() if n not in own}
+        one = SoftmaxClassifier(C=value, **clone(others, safe=False))
         check_parameters(one)
         return one

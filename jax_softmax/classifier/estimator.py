@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -23,6 +23,7 @@ from sklearn.utils.validation import check_is_fitted, check_random_state
 from jax_softmax.classifier import inputs, sgd
 from jax_softmax.classifier.objective import Problem, Spread, dot
 from jax_softmax.classifier.parameters import check_parameters
+from jax_softmax.classifier.progress import progress
 from jax_softmax.classifier.solve import minimise
 from jax_softmax.errors import DivergedError
 from jax_softmax.training.mesh import MODEL, alone_on, mesh_of, place
@@ -272,7 +273,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         with (
             inputs.computing_in(start.dtype),
             contextlib.nullcontext() if mesh is None else alone_on(mesh),
-            self._progress() as on_iterations,
+            progress(self.solver, self.max_iter, verbose=self.verbose) as on_iterations,
         ):
             found = minimise(
                 self._problem(features, indices, weights, start.dtype, block, mesh),
@@ -338,33 +339,47 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
             rows, aside = sgd.set_aside(indices, weights, share, self._random_state_)
             held = features[aside], indices[aside], weights[aside]
             features, indices, weights = features[rows], indices[rows], weights[rows]
-        with inputs.computing_in(start.dtype), self._progress() as on_epoch:
+        most = self.max_iter if epochs is None else epochs
+        with (
+            inputs.computing_in(start.dtype),
+            progress(self.solver, most, verbose=self.verbose) as on_epoch,
+        ):
             state = sgd.start(start, self.momentum)
             if goes_on:
                 state = sgd.resumed(self._steps, state)
             problem = self._problem(features, indices, weights, start.dtype, block=1)
             watch = sgd.Watch(self.tol, self.n_iter_no_change)
             curve: list[float] = []
-            while len(curve) < (self.max_iter if epochs is None else epochs):
+            while len(curve) < most:
                 state, loss = self._epoch(problem, state)
                 curve.append(loss)
                 self._keep(sgd.coefficients(state))
+                if on_epoch is not None:
+                    on_epoch(len(curve), loss)
                 worse = loss if held is None else -self._accuracy(*held)
                 if watch.ends(worse, state):
                     break
-                if on_epoch is not None:
-                    on_epoch(len(curve), loss)
         self._steps = state if held is None else watch.best or state
         self._keep(sgd.coefficients(self._steps))
         self.n_iter_ = np.array([len(curve)], np.int32)
         self.loss_curve_ = curve
-        if epochs is None and not watch.ended:
-            warnings.warn(
-                f"sgd failed to converge after {self.max_iter} epochs (max_iter): the loss still "
-                f"falls by more than tol={self.tol:g}. Increase max_iter, or the learning rate.",
-                ConvergenceWarning,
-                stacklevel=3,
+        if epochs is None and (why := self._not_descended(curve, ended=watch.ended)):
+            warnings.warn(why, ConvergenceWarning, stacklevel=3)
+
+    def _not_descended(self, curve: Sequence[float], *, ended: bool) -> str:
+        equal = math.log(len(self.classes_))
+        if curve and curve[-1] > equal:
+            return (
+                f"sgd stopped after {len(curve)} epochs at a loss of {curve[-1]:.4g}, above the "
+                f"{equal:.4g} of equal probabilities. Scale the features, or try a smaller "
+                f"learning_rate."
             )
+        if ended:
+            return ""
+        return (
+            f"sgd failed to converge after {self.max_iter} epochs (max_iter): the loss still "
+            f"falls by more than tol={self.tol:g}. Increase max_iter, or the learning rate."
+        )
 
     def _epoch(self, problem: Problem, state: sgd.State) -> tuple[sgd.State, float]:
         examples, dtype = problem.labels.shape[0], problem.weights.dtype
@@ -420,19 +435,3 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         if len(w) == 2:
             w = w[1:] - w[:1]
         self.coef_, self.intercept_ = w[:, :-1].copy(), w[:, -1].copy()
-
-    @contextlib.contextmanager
-    def _progress(self) -> Iterator[Callable[[int, float], None] | None]:
-        """What shows iterations as they come, if `verbose` asks for it."""
-        if not self.verbose:
-            yield None
-            return
-        from tqdm.auto import tqdm
-
-        with tqdm(total=self.max_iter, desc=self.solver) as bar:
-
-            def show(iterations: int, loss: float) -> None:
-                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
-                bar.update(iterations - bar.n)
-
-            yield show

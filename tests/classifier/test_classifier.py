@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from jax_softmax import SoftmaxClassifier, load_dataset
+from jax_softmax import SoftmaxClassifier, SoftmaxClassifierCV, load_dataset
 from jax_softmax.classifier import inputs, solve
 from jax_softmax.errors import DivergedError
 
@@ -226,6 +226,25 @@ def test_progress_is_shown_where_asked(capsys):
     assert capsys.readouterr().err == ""
     SoftmaxClassifier(max_iter=1000, verbose=True).fit(features, labels)
     assert "loss=" in capsys.readouterr().err
+
+
+def test_the_bar_of_what_ends_early_is_full(capsys):
+    features, labels = standardised(load_iris)
+    model = SoftmaxClassifier(solver="sgd", tol=0.01, verbose=True, random_state=0).fit(
+        features, labels
+    )
+    said = capsys.readouterr().err
+    assert model.n_iter_[0] < 100 and f"{model.n_iter_[0]}/{model.n_iter_[0]} " in said
+    SoftmaxClassifierCV(C=[0.1, 1.0], cv=3, verbose=True).fit(features, labels)
+    said = capsys.readouterr().err
+    assert "fits: 100%" in said and "score=" in said and "lbfgs" not in said
+
+
+def test_steps_that_lead_uphill_are_said():
+    features, labels = load_iris(return_X_y=True)
+    words = r"stopped after \d+ epochs at a loss of .*, above the 1.099 of equal .* Scale the feat"
+    with pytest.warns(ConvergenceWarning, match=words):
+        SoftmaxClassifier(solver="sgd", random_state=0).fit(1000 * features, labels)
 
 
 @pytest.mark.parametrize(
