@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from jax_softmax.cli.arguments import one_of
-from jax_softmax.cli.options import OutputOptions
+from jax_softmax.cli.options import OutputOptions, beside
 from jax_softmax.cli.text import named_lines
 from jax_softmax.errors import InputError
 
@@ -74,9 +73,11 @@ class Export(OutputOptions):
 
         self.check_json()
         if self.format is self.output is None:
-            raise InputError("--format: expected one of safetensors, stablehlo, onnx; add it.")
-        run = Path(os.path.abspath(self.run_dir))
-        output = self.output or run.with_name(f"{run.name}.{self.format}")
+            raise InputError(
+                "--format: expected one of safetensors, stablehlo, onnx; add it, or --output FILE "
+                "with such an ending."
+            )
+        output = self.output or beside(self.run_dir, f".{self.format}")
         kind = format_of(output, self.format)
         model = load_run(self.run_dir)
         export_model(model, output, format=kind, dtype=self.dtype, overwrite=self.overwrite)

@@ -187,6 +187,17 @@ class Lines:
             print(f"jax-softmax: {words}", file=sys.stderr, flush=True)
 
 
+def beside(run_dir: Path, ending: str) -> Path:
+    """The file of a run's name with that ending, beside it, by a path such as the run's.
+
+    >>> beside(Path("runs/iris"), "-report.html").as_posix()
+    'runs/iris-report.html'
+    """
+    whole = Path(os.path.abspath(run_dir))  # as "." has no name
+    found = whole.with_name(f"{whole.name}{ending}")
+    return found if run_dir.is_absolute() else Path(os.path.relpath(found))
+
+
 @contextlib.contextmanager
 def note(words: str) -> Iterator[None]:
     """Shows `words` on a terminal while something takes its time, and wipes them after."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from jax_softmax.cli.evaluate import Evaluate
-from jax_softmax.cli.options import mesh_given, note
+from jax_softmax.cli.options import beside, mesh_given, note
 from jax_softmax.cli.text import named_lines
 
 
@@ -33,8 +32,7 @@ class Report(Evaluate):
         from jax_softmax.training.files import check_file, write_file
 
         self.check_json()
-        run = Path(os.path.abspath(self.run_dir))
-        output = self.output or run.with_name(f"{run.name}-report.html")
+        output = self.output or beside(self.run_dir, "-report.html")
         check_file(output, overwrite=self.overwrite)
         mesh = mesh_given(self.mesh)
         model, trained, found, name, _ = self.loaded()

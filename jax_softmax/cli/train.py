@@ -83,7 +83,7 @@ class Train(DataOptions):
         tyro.conf.arg(metavar="mean|median|most-frequent", help_behavior_hint=""),
         one_of("mean", "median", "most-frequent"),
     ] = None
-    """Fill the missing cells of a table in: numbers so, words with the most frequent one."""
+    """What to fill missing cells of numbers with; those of words get the most frequent word."""
     drop: Annotated[str | None, _names_of_columns] = None
     """Columns of a table to leave out."""
     categorical: Annotated[str | None, _names_of_columns] = None

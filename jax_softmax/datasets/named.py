@@ -20,7 +20,7 @@ from jax_softmax.datasets.catalog import DATASET_NAMES
 from jax_softmax.datasets.load_table import dataset_of
 from jax_softmax.datasets.registry import import_tfds, quiet_tfds
 from jax_softmax.datasets.streams import Stream
-from jax_softmax.datasets.tables import Table
+from jax_softmax.datasets.tables import Table, is_table
 from jax_softmax.datasets.types import Dataset, Split
 from jax_softmax.errors import InputError
 
@@ -151,6 +151,11 @@ def check_known(name: str) -> None:
     known = import_tfds().list_builders(with_community_datasets=False)
     if prepared.is_name(name) and name.partition("/")[0] in known:
         return
+    if is_table(name):
+        raise InputError(
+            f"{name}: expected the name of a dataset, got a table; "
+            f"jax_softmax.datasets.load_table(path, label) reads it."
+        )
     near = difflib.get_close_matches(name, DATASET_NAMES, n=1) or difflib.get_close_matches(
         name, known, n=1
     )

@@ -96,7 +96,7 @@ def format_of(path: Path, given: str | None) -> str:
     found = path.suffix.removeprefix(".").lower() if given is None else given
     if found not in FORMATS:
         how = f"the ending of {path}" if given is None else shown(given)
-        raise InputError(f"format: expected one of {tuple(FORMATS)}, got {how}.")
+        raise InputError(f"format: expected one of {', '.join(FORMATS)}, got {how}.")
     return found
 
 

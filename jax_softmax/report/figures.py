@@ -26,7 +26,7 @@ def reliability(examined: Examined) -> Figure:
     from matplotlib.figure import Figure
 
     counts, right, _ = examined.bins.T
-    figure = Figure(figsize=(6, 5.2), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7.6, 5.2), dpi=120, layout="constrained")
     shares, numbers = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     edges = np.linspace(0, 1, len(counts) + 1)
     bar = {"width": edges[1], "align": "edge", "edgecolor": "white"}
@@ -38,7 +38,8 @@ def reliability(examined: Examined) -> Figure:
     shares.plot([0, 1], [0, 1], color="black", linewidth=1.4, linestyle="--", label="calibrated")
     shares.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
     shares.set_title(f"Expected calibration error {examined.calibration_error:.4f}")
-    shares.legend(loc="upper left", fontsize=8, framealpha=0.8, edgecolor="white")
+    # Beside the bars: within, one that is as high as it may be is under it.
+    shares.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
     numbers.bar(edges[:-1], counts, color="0.6", **bar)
     numbers.set(xlabel="probability of the predicted class", ylabel="examples")
     for axes in (shares, numbers):

@@ -30,7 +30,7 @@ _DATA = {
     "label": "column of the classes",
     "test": "test file",
     "test_size": "share, or number, of test examples",
-    "stratify": "each class alike in both parts",
+    "stratify": "stratified by class",
     "impute": "missing cells filled with",
     "drop": "columns left out",
     "categorical": "columns of categories",
@@ -109,7 +109,7 @@ def _columns(columns: Columns) -> list[str]:
             made = f"1 for each of {', '.join(words)}{f' and {more:,} more' if more else ''}"
         filled = "" if column.fill is None else _escaped(_number(column.fill))
         rows.append((_escaped(column.name), made, filled))
-    lines = _table(("column", "features", "a missing cell is"), rows)
+    lines = _table(("column", "features", "a missing cell becomes"), rows)
     more = len(columns.used) - len(rows)
     return [*lines, *(["", f"And {more:,} more, in `model.safetensors`."] if more else [])]
 

@@ -59,8 +59,14 @@ def test_without_an_output_it_is_beside_the_run(iris, command):
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ("", "--format: expected one of safetensors, stablehlo, onnx; add it."),
-        ("--output x.pt", "format: expected one of .*, got the ending of x.pt"),
+        (
+            "",
+            "stablehlo, onnx; add it, or --output FILE with such an ending.",
+        ),
+        (
+            "--output x.pt",
+            "format: expected one of safetensors, stablehlo, onnx, got the ending of x.pt",
+        ),
         ("--output nowhere/x.onnx", "nowhere/x.onnx: expected a file's path in a folder"),
         ("--output x.safetensors --dtype uint8", "dtype: expected none for safetensors"),
     ],

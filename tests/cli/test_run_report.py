@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,15 @@ def test_a_page_is_written_beside_the_run(digits, command, tmp_path):
     assert "360 test examples right" in page and "scikit-learn&#39;s bundled copy" in page
     assert {path.name for path in digits.run.iterdir()} == before
     load_run(digits.run)
+
+
+def test_it_is_said_by_a_path_such_as_the_run_s(iris, command, monkeypatch):
+    shutil.copytree(iris.run, "runs/iris")
+    assert command("report", "runs/iris").out == "report      runs/iris-report.html\n"
+    monkeypatch.chdir("runs/iris")
+    assert command("export", ".", "--format", "safetensors").out.startswith(
+        "model       ../iris.safetensors (safetensors, "
+    )
 
 
 def test_a_page_goes_where_it_is_asked_to_and_over_nothing(iris, command):

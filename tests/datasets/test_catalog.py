@@ -31,6 +31,11 @@ def test_a_name_unlike_any_other_is_not(name):
         load_dataset(name)
 
 
+def test_what_reads_a_table_is_named():
+    with pytest.raises(InputError, match=r"customers.csv: .* got a table; .*load_table\(path, lab"):
+        load_dataset("customers.csv")
+
+
 @pytest.mark.parametrize("name", ["DIGITS", "Digits", " digits "])
 def test_case_does_not_count(name):
     assert load_dataset(name).name == "digits"
