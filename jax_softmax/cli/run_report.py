@@ -51,6 +51,7 @@ class Report(Evaluate):
                 source=found.source,
                 feature_names=names,
                 notes=found.notes,
+                rows=found.rows,
             )
         write_file(output, page.encode(), overwrite=self.overwrite)
         about = {"run_dir": str(self.run_dir), "dataset": found.name}

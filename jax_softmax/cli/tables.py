@@ -114,12 +114,14 @@ class Examined:
       name: of the dataset, or the table's path.
       source: where they came from.
       notes: what to know of them, each a short name and a sentence.
+      rows: of a table, which of its rows they are, from 0, where it is known.
     """
 
     examples: Split | Stream
     name: str
     source: str
     notes: tuple[tuple[str, str], ...] = ()
+    rows: np.ndarray | None = None
 
 
 def to_evaluate(
@@ -142,7 +144,7 @@ def to_evaluate(
     if same and label in (None, trained.get("label")):
         dataset = _unchanged(model, trained, name)
         if dataset is not None:
-            return Examined(dataset.test, name, dataset.source)
+            return Examined(dataset.test, name, dataset.source, rows=dataset.test_rows)
         words = "since training: all of its rows are measured, and some may have been trained on"
         changed = (("changed", words),)
     return _whole(model, _read(path), label, changed)
@@ -189,7 +191,8 @@ def _whole(
     name = str(table.path.absolute())
     numbers = np.array([number[word] for word in words], np.int32)
     split = Split(features, numbers, model.class_names, columns=columns)
-    return Examined(split, name, f"{name} (all {len(words):,} rows)", notes)
+    rows = np.arange(len(words))
+    return Examined(split, name, f"{name} (all {len(words):,} rows)", notes, rows)
 
 
 def _numbers(table: Table, label: str = "") -> np.ndarray:

@@ -43,9 +43,12 @@ class TableDataset(Dataset):
 
     Attributes:
       notes: What to know of its columns, each a short name and a sentence.
+      test_rows: `[N]`, which of the table's rows the test examples are, from 0; None where they are
+        of another table.
     """
 
     notes: tuple[tuple[str, str], ...] = ()
+    test_rows: np.ndarray | None = None
 
     @property
     def columns(self) -> Columns:
@@ -157,7 +160,7 @@ def dataset_of(
     else:
         tested, of_test = _tested(test, columns, class_names)
         notes = _notes(table, columns, left_out, of_test)
-    return TableDataset("table", train, tested, str(table.path), notes)
+    return TableDataset("table", train, tested, str(table.path), notes, held)
 
 
 def labels_of(table: Table, label: str) -> np.ndarray:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+import numpy as np
+
 from jax_softmax._extras import needs_train_extra
 from jax_softmax.report import figures
 from jax_softmax.report.examined import Examined, worst_confusions
@@ -28,6 +30,7 @@ def report_page(
     source: str,
     feature_names: Sequence[str] = (),
     notes: Sequence[tuple[str, str]] = (),
+    rows: np.ndarray | None = None,
 ) -> str:
     """A page about a run, as HTML that needs nothing from elsewhere.
 
@@ -39,6 +42,7 @@ def report_page(
       source: where they came from.
       feature_names: `D` names for the table of coefficients; without them features have numbers.
       notes: what to know of the examples, each a short name and a sentence.
+      rows: `[N]`, which rows of a table the examples are, from 0; None for those of no table.
 
     Raises:
       InputError: if the extra `[train]` is not installed.
@@ -60,7 +64,8 @@ def report_page(
         features=math.prod(result.feature_shape),
         calibration_error=examined.calibration_error,
         classes=class_records(examined),
-        mistakes=_mistakes(result, examined),
+        of_table=rows is not None,
+        mistakes=_mistakes(result, examined, rows),
         settings=_in_words(dataclasses.asdict(result.config)),
         said=_in_words({k: v for k, v in metrics.items() if k not in _NOT_SHOWN}),
         trained_with=_in_words(metrics.get("versions") or {}),
@@ -101,12 +106,14 @@ def class_records(examined: Examined) -> list[dict[str, Any]]:
     ]
 
 
-def _mistakes(result: FitResult, examined: Examined) -> list[dict[str, Any]]:
+def _mistakes(
+    result: FitResult, examined: Examined, rows: np.ndarray | None
+) -> list[dict[str, Any]]:
     names = result.class_names
     shown = result.is_image and figures.is_picture(result.feature_shape)
     return [
         {
-            "row": mistake.row,
+            "row": mistake.row if rows is None else int(rows[mistake.row]),
             "label": names[mistake.label],
             "prediction": names[mistake.prediction],
             "confidence": mistake.confidence,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from jax_softmax.training import load_run
@@ -101,3 +104,19 @@ def test_a_report_of_a_table_names_its_columns(table_run, command, monkeypatch):
     assert command("report", table_run, "other.csv", "--output", "other.html").code == 0
     other = Path("other.html").read_text(encoding="utf-8")
     assert "<h1>other.csv</h1>" in other and "of 90 " in other
+
+
+def test_mistakes_are_named_by_rows_of_the_table(table_run, command):
+    command("predict", table_run, "customers.csv", "--output", "said.csv")
+    said, true = pl.read_csv("said.csv")["class"], pl.read_csv("customers.csv")["churned"]
+    assert command("report", table_run, "--output", "own.html").code == 0
+    command("report", table_run, "customers.csv", "--overwrite", "--output", "same.html")
+    Path("other.csv").write_text(Path("customers.csv").read_text())
+    command("report", table_run, "other.csv", "--output", "other.html")
+    for page in ("own.html", "same.html", "other.html"):
+        text = html.unescape(Path(page).read_text(encoding="utf-8"))
+        mistakes = text.partition("as <code>predict</code> numbers them.")[2].partition("</table>")
+        found = re.findall(r"<td>(\d+)</td><td class=\"left\">(\S*?)</td><td>", mistakes[0])
+        assert found and "<th>row</th>" in mistakes[0]
+        for row, prediction in found:
+            assert said[int(row)] == prediction != true[int(row)]
