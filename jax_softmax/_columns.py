@@ -149,9 +149,10 @@ class Columns:
     def _check_names(self, names: Sequence[str], name: object) -> None:
         missing = [column.name for column in self.used if column.name not in names]
         if missing:
+            hint = " Is its first line one of names?" if len(missing) == len(self.used) else ""
             raise InputError(
                 f"{name}: expected the columns that the model was trained on, but it has no "
-                f"{listed(missing)}{did_you_mean(missing[0], names)}. It has {listed(names)}."
+                f"{listed(missing)}{did_you_mean(missing[0], names)}. It has {listed(names)}.{hint}"
             )
 
     def as_json(self) -> dict[str, Any]:

@@ -141,6 +141,11 @@ def to_evaluate(
     name = str(Path(path).expanduser().absolute())
     same = trained.get("dataset") == name and bool(trained.get("table"))
     changed: tuple[tuple[str, str], ...] = ()
+    if same and not Path(name).exists():
+        raise InputError(
+            f"{name}: the table that the run was trained on is not there any more; name it, or "
+            f"another one, after the run."
+        )
     if same and label in (None, trained.get("label")):
         dataset = _unchanged(model, trained, name)
         if dataset is not None:

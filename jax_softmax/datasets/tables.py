@@ -100,9 +100,10 @@ def read_table(path: Path) -> Table:
 def _what_is_there(path: Path) -> str:
     if path.is_dir():
         return "a folder."
-    beside = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, beside, n=1)
-    return f"nothing there; did you mean {near[0]!r}?" if near else "nothing there."
+    # By their stems: two names are not near for one ending.
+    beside = {other.stem: other.name for other in path.parent.glob("*") if is_table(str(other))}
+    near = difflib.get_close_matches(path.stem, beside, n=1)
+    return f"nothing there; did you mean {beside[near[0]]!r}?" if near else "nothing there."
 
 
 def _read_text(path: Path, separator: str) -> Table:

@@ -196,6 +196,9 @@ def test_a_file_that_is_not_there_is_named_with_the_nearest(tmp_path):
     (tmp_path / "customers.csv").write_text("a\n1\n")
     with pytest.raises(InputError, match="nothing there; did you mean 'customers.csv'"):
         read_table(tmp_path / "custmers.csv")
+    (tmp_path / "w.csv").write_text("a\n1\n")
+    with pytest.raises(InputError, match="found nothing there\\.$"):
+        read_table(tmp_path / "c2.csv")
     with pytest.raises(InputError, match="expected a table, a file ending in .csv, .tsv"):
         read_table(tmp_path / "customers.xlsx")
     (tmp_path / "folder.csv").mkdir()
