@@ -156,7 +156,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
           ValueError: if an argument is not one of those, and says which.
 
         Warns:
-          ConvergenceWarning: if `max_iter` iterations did not reach `tol`.
+          ConvergenceWarning: if `max_iter` iterations did not reach `tol`, or steps of "sgd" led
+            uphill.
         """
         check_parameters(self)
         features = inputs.checked_features(self, X, reset=True)
