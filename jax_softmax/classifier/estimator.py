@@ -156,7 +156,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
           ValueError: if an argument is not one of those, and says which.
 
         Warns:
-          ConvergenceWarning: if `max_iter` iterations did not reach `tol`.
+          ConvergenceWarning: if `max_iter` iterations did not reach `tol`, or steps of "sgd" led
+            uphill.
         """
         check_parameters(self)
         features = inputs.checked_features(self, X, reset=True)
@@ -377,13 +378,11 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
                 f"{equal:.4g} of equal probabilities. Scale the features, or try a smaller "
                 f"learning_rate."
             )
+        if ended:
+            return ""
         return (
-            ""
-            if ended
-            else (
-                f"sgd failed to converge after {self.max_iter} epochs (max_iter): the loss still "
-                f"falls by more than tol={self.tol:g}. Increase max_iter, or the learning rate."
-            )
+            f"sgd failed to converge after {self.max_iter} epochs (max_iter): the loss still "
+            f"falls by more than tol={self.tol:g}. Increase max_iter, or the learning rate."
         )
 
     def _epoch(self, problem: Problem, state: sgd.State) -> tuple[sgd.State, float]:

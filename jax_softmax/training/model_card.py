@@ -111,7 +111,9 @@ def _columns(columns: Columns) -> list[str]:
         rows.append((_escaped(column.name), made, filled))
     lines = _table(("column", "features", "a missing cell becomes"), rows)
     more = len(columns.used) - len(rows)
-    return [*lines, *(["", f"And {more:,} more, in `model.safetensors`."] if more else [])]
+    lines += ["", f"And {more:,} more, in `model.safetensors`."] if more else []
+    unused = [_escaped(name) for name in columns.unused[:_MOST_COLUMNS]]
+    return [*lines, *(["", f"Not used: {', '.join(unused)}."] if unused else [])]
 
 
 def _metrics(metrics: Mapping[str, Any], evaluation: Evaluation | None) -> list[str]:

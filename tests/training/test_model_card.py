@@ -100,6 +100,7 @@ def test_of_a_table_it_says_what_is_made_of_each_column(tmp_path):
     columns = Columns(
         "churned",
         (NumberColumn("age", 48.5, 2.0, 40.0), WordColumn("plan|x", ("L", "M"))),
+        ("i_d", "since"),
     )
     split = Split(np.eye(3), [0, 1, 0], ("no", "yes"), columns=columns)
     result = fit(split, TrainConfig(epochs=1))
@@ -110,4 +111,5 @@ def test_of_a_table_it_says_what_is_made_of_each_column(tmp_path):
     assert said["column of the classes"] == ["churned"]
     assert said["age"] == ["(number - 48.5) / 2", "40"]
     assert r"| plan\|x | 1 for each of L, M |  |" in card
+    assert "\nNot used: i\\_d, since.\n" in card
     assert "predict(model, features)  # a data frame of these columns" in card
