@@ -18,6 +18,12 @@ from jax_softmax.classifier.progress import progress
 _GRID = tuple(float(c) for c in np.logspace(-4, 4, 10))
 
 
+def _has_none(estimator: object) -> None:
+    raise AttributeError(
+        "SoftmaxClassifierCV has no partial_fit, which cannot choose C; use SoftmaxClassifier."
+    )
+
+
 class SoftmaxClassifierCV(SoftmaxClassifier):
     """`SoftmaxClassifier` with the best of several `C`, as scikit-learn's LogisticRegressionCV.
 
@@ -115,6 +121,8 @@ class SoftmaxClassifierCV(SoftmaxClassifier):
             if name.endswith("_"):
                 setattr(self, name, value)
         return self
+
+    partial_fit = property(_has_none)
 
     def _one(self, value: Any) -> SoftmaxClassifier:
         """The classifier of one `C`."""

@@ -72,3 +72,10 @@ def test_folds_without_a_class_are_refused():
     features, labels = load_wine(return_X_y=True)  # in the order of the classes
     with pytest.raises(ValueError, match="cv: expected all classes .* fold 0 has no .*0.*; use"):
         SoftmaxClassifierCV(C=[0.1], cv=KFold(3)).fit(features, labels)
+
+
+def test_there_is_no_partial_fit():
+    model = SoftmaxClassifierCV(solver="sgd")
+    assert not hasattr(model, "partial_fit")
+    with pytest.raises(AttributeError, match="has no partial_fit, which cannot choose C; use"):
+        model.partial_fit([[0.0], [1.0]], [0, 1], classes=[0, 1])
