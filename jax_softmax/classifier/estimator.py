@@ -28,6 +28,11 @@ from jax_softmax.classifier.solve import minimise
 from jax_softmax.errors import DivergedError
 from jax_softmax.training.mesh import MODEL, alone_on, mesh_of, place
 
+_NOT_BALANCED = (
+    "class_weight: expected weights by class in partial_fit, which sees a part of the rows, got "
+    "'balanced'; compute them from all labels with sklearn.utils.compute_class_weight."
+)
+
 
 def _trains_by_steps(estimator: SoftmaxClassifier) -> bool:
     if estimator.solver != "sgd":
@@ -174,6 +179,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         weights = self._weights(sample_weight, features, labels, indices)
         warm = before is not None and np.array_equal(before, self.classes_)
         start = self._start(features, warm)
+        self.__dict__.pop("coef_", None)  # a fit that fails leaves none of other classes
         if self.solver == "lbfgs":
             self._minimise(features, indices, weights, start)
         else:
@@ -206,6 +212,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
           ValueError: as in `fit`, or if a label is not one of the classes.
         """
         check_parameters(self)
+        if self.class_weight == "balanced":
+            raise ValueError(_NOT_BALANCED)
         first = not hasattr(self, "coef_")
         if first and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
@@ -231,7 +239,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X: Any) -> np.ndarray:  # noqa: N803 - scikit-learn's name
         """`[N, K]` logits; `[N]` for two classes, of the second over the first."""
-        check_is_fitted(self)
+        check_is_fitted(self, "coef_")
         features = inputs.checked_features(self, X, reset=False)
         with inputs.computing_in(inputs.precision_of(features)):
             scores = self._scores(features)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import sparse
 from sklearn.datasets import load_iris, load_wine
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from jax_softmax import SoftmaxClassifier
 from jax_softmax.classifier.rows import sparse_rows
+from jax_softmax.errors import DivergedError
 
 FEATURES, LABELS = load_iris(return_X_y=True)
 ALL = np.unique(LABELS)
@@ -129,3 +130,18 @@ def test_sparse_rows_are_the_dense_ones(rows):
     found = sparse_rows(matrix, rows)
     for i, first in enumerate(np.minimum(np.arange(0, 7, rows), 7 - rows)):
         np.testing.assert_array_equal(found.block(i, first, rows), dense[first : first + rows])
+
+
+def test_a_fit_that_fails_leaves_no_coefficients_of_other_classes():
+    model = SoftmaxClassifier(solver="sgd").fit([[0.0], [1.0]], ["a", "b"])
+    model.set_params(learning_rate=1e30)
+    with pytest.raises(DivergedError):
+        model.fit(np.float32([[1e30], [-1e30]]), ["b", "c"])
+    with pytest.raises(NotFittedError):
+        model.predict([[0.0]])
+
+
+def test_partial_fit_cannot_balance_classes_it_has_not_seen():
+    model = SoftmaxClassifier(solver="sgd", class_weight="balanced")
+    with pytest.raises(ValueError, match=r"expected weights by class in partial_fit.*'balanced'"):
+        model.partial_fit([[0.0], [1.0]], [0, 1], classes=[0, 1])
