@@ -101,49 +101,16 @@ def start(w: jax.Array, memory: int) -> State:
     )
 
 
-def run(
-    f: ValueAndGradient,
-    state: State,
-    factor: jax.Array | None,
-    tol: jax.Array,
-    until: jax.Array,
-    losses: jax.Array,
-) -> tuple[State, jax.Array]:
-    """Minimises until the gradient is small, or nothing more is gained, or for some iterations.
+def evaluated(f: ValueAndGradient, state: State, factor: jax.Array | None, tol: jax.Array) -> State:
+    """The state after one more evaluation: the step is taken, or another is chosen.
 
     Args:
       f: gives the function's value and gradient.
       state: what to go on from.
       factor: `[D, D]`, the Cholesky factor of a matrix near the Hessian by the last axis of `w`;
         None for none.
-      tol: the largest element, by its size, that the gradient may have.
-      until: the number of iterations at which to stop, counted from the first.
-      losses: `[L]`, to be filled from its beginning with the value after each iteration, and first
-        that at the start if the state is there.
-
-    Returns:
-      The state, and the losses.
+      tol: the largest element, by its size, that the gradient may have at the end.
     """
-    first = state.iterations
-
-    def goes_on(carry: tuple[State, jax.Array]) -> jax.Array:
-        state, _ = carry
-        return (state.status == GOING) & (state.iterations < until)
-
-    def turn(carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
-        state, losses = carry
-        after = _evaluated(f, state, factor, tol)
-        kept = after.iterations > state.iterations
-        place = jnp.where(kept, state.iterations - first, losses.shape[0])
-        return after, losses.at[place].set(after.value, mode="drop")
-
-    return lax.while_loop(goes_on, turn, (state, losses))
-
-
-def _evaluated(
-    f: ValueAndGradient, state: State, factor: jax.Array | None, tol: jax.Array
-) -> State:
-    """One more evaluation: the step is taken, or another is chosen."""
     w = state.w + state.step * state.direction
     value, gradient = f(w)
     slope = jnp.vdot(gradient, state.direction)

@@ -7,14 +7,13 @@ It takes one sweep an iteration, where accelerated steps with a line search take
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_softmax.classifier.lbfgs import CONVERGED, GOING, STUCK
+from jax_softmax.classifier.lbfgs import CONVERGED, GOING, STUCK, ValueAndGradient
 
 # Values that the next must stay below the largest of, and by which part of the step's square.
 _LOOK_BACK, _DECREASE = 10, 0.01
@@ -46,6 +45,11 @@ class State(NamedTuple):
     evaluations: jax.Array
     status: jax.Array
 
+    @property
+    def value(self) -> jax.Array:
+        """The objective's latest value."""
+        return self.values[0]
+
 
 def start(w: jax.Array) -> State:
     """The state at `w`, from which nothing is known yet: the first evaluation is there."""
@@ -61,35 +65,15 @@ def start(w: jax.Array) -> State:
     )
 
 
-def run(
-    f: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
-    l1: Any,
-    state: State,
-    tol: jax.Array,
-    until: jax.Array,
-    losses: jax.Array,
-) -> tuple[State, jax.Array]:
-    """Minimises `f(w) + l1 |coefficients|_1`; the arguments are those of L-BFGS's `run`."""
-    first = state.iterations
+def evaluated(f: ValueAndGradient, l1: Any, state: State, tol: jax.Array) -> State:
+    """The state after one more evaluation: the step is taken, or halved.
 
-    def goes_on(carry: tuple[State, jax.Array]) -> jax.Array:
-        state, _ = carry
-        return (state.status == GOING) & (state.iterations < until)
-
-    def turn(carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
-        state, losses = carry
-        after = _evaluated(f, l1, state, tol)
-        kept = after.iterations > state.iterations
-        place = jnp.where(kept, state.iterations - first, losses.shape[0])
-        return after, losses.at[place].set(after.values[0], mode="drop")
-
-    return lax.while_loop(goes_on, turn, (state, losses))
-
-
-def _evaluated(
-    f: Callable[[jax.Array], tuple[jax.Array, jax.Array]], l1: Any, state: State, tol: jax.Array
-) -> State:
-    """One more evaluation: the step is taken, or halved."""
+    Args:
+      f: gives the value and gradient of the smooth part.
+      l1: the factor of the coefficients' absolute values, which the objective has besides.
+      state: what to go on from.
+      tol: as of L-BFGS.
+    """
     begins = state.iterations < 0
     w = shrunk(state.w - state.step * state.gradient, state.step * l1)
     # What is given is not to be shrunk before its gradient is known.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jax_softmax.classifier import lbfgs, proximal
 from jax_softmax.classifier.objective import Problem, Spread, gram, value_and_gradient
@@ -85,22 +86,17 @@ def minimise(
     precise = w.dtype
     tolerance = jnp.asarray(tol, precise)
     options: dict[str, Any] = {"block": block, "label_smoothing": label_smoothing, "spread": spread}
-    state: Any
-    program: Any
-    if proximally:
-        state, factor, program = proximal.start(w), None, _proximal_run
-    else:
-        factor = None
-        if _helps(problem):
-            classes = w.shape[0] if spread is None else spread.classes
-            factor = _factor(problem, classes=classes, block=block, spread=spread)
-        state, program = lbfgs.start(w, _MEMORY), _lbfgs_run
+    state: Any = proximal.start(w) if proximally else lbfgs.start(w, _MEMORY)
+    factor = None
+    if not proximally and _helps(problem):
+        classes = w.shape[0] if spread is None else spread.classes
+        factor = _factor(problem, classes=classes, block=block, spread=spread)
     losses: list[float] = []
     a_call = int(np.clip(_WORK / max(1, problem.labels.size * w.size), 1, _CALL))
     done = -1
     while True:
         until = min(max_iter, max(done, 0) + a_call)
-        state, found = program(
+        state, found = run(
             problem,
             state,
             factor,
@@ -153,42 +149,57 @@ def _factor(problem: Problem, *, classes: int, block: int, spread: Spread | None
 
 
 @latest_programs("block", "label_smoothing", "spread", donate="state")
-def _lbfgs_run(
+def run(
     problem: Problem,
-    state: lbfgs.State,
+    state: Any,
     factor: jax.Array | None,
     tol: jax.Array,
-    until: jax.Array,
-    losses: jax.Array,
+    until: np.int32,
+    losses: np.ndarray,
     *,
     block: int,
     label_smoothing: float,
     spread: Spread | None,
-) -> tuple[lbfgs.State, jax.Array]:
+) -> tuple[Any, jax.Array]:
+    """Goes on until the gradient is small, or nothing more is gained, or for some iterations.
+
+    Args:
+      problem: what is minimised.
+      state: of the solver, which its type tells.
+      factor: what `_factor` gives; None for none.
+      tol: the largest element, by its size, that the gradient may have at the end.
+      until: the number of iterations at which to stop, counted from the first.
+      losses: `[L]`, to be filled from its beginning with the value after each iteration, and before
+        them, from a new state, that at the start.
+      block: how many rows are taken together.
+      label_smoothing: as the losses have it.
+      spread: over which devices; None for one.
+
+    Returns:
+      The state, and the losses.
+    """
+    first = state.iterations
+
     def f(w: jax.Array) -> tuple[jax.Array, jax.Array]:
         return value_and_gradient(
             problem, w, block=block, label_smoothing=label_smoothing, spread=spread
         )
 
-    return lbfgs.run(f, state, factor, tol, until, losses)
+    def evaluated(state: Any) -> Any:
+        if isinstance(state, proximal.State):
+            return proximal.evaluated(f, problem.l1, state, tol)
+        return lbfgs.evaluated(f, state, factor, tol)
 
+    def goes_on(carry: tuple[Any, jax.Array]) -> jax.Array:
+        state, _ = carry
+        return (state.status == lbfgs.GOING) & (state.iterations < until)
 
-@latest_programs("block", "label_smoothing", "spread", donate="state")
-def _proximal_run(
-    problem: Problem,
-    state: proximal.State,
-    factor: None,
-    tol: jax.Array,
-    until: jax.Array,
-    losses: jax.Array,
-    *,
-    block: int,
-    label_smoothing: float,
-    spread: Spread | None,
-) -> tuple[proximal.State, jax.Array]:
-    def f(w: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return value_and_gradient(
-            problem, w, block=block, label_smoothing=label_smoothing, spread=spread
-        )
+    def turn(carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+        state, losses = carry
+        after = evaluated(state)
+        kept = after.iterations > state.iterations
+        place = jnp.where(kept, state.iterations - first, losses.shape[0])
+        return after, losses.at[place].set(after.value, mode="drop")
 
-    return proximal.run(f, problem.l1, state, tol, until, losses)
+    found: tuple[Any, jax.Array] = lax.while_loop(goes_on, turn, (state, jnp.asarray(losses)))
+    return found

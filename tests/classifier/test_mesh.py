@@ -59,7 +59,7 @@ def test_neither_rows_nor_classes_are_gathered():
         state = solve.lbfgs.start(w, 10)
         losses = np.zeros(5, np.float32)
         options = {"block": 100, "label_smoothing": 0.0, "spread": Spread(mesh, 100)}
-        run = solve._lbfgs_run.fresh()
+        run = solve.run.fresh()
         compiled = run.lower(
             problem, state, None, np.float32(0), np.int32(4), losses, **options
         ).compile()
