@@ -38,8 +38,8 @@ class Watchdog:
     What waits cannot be interrupted: the process can only be ended.
 
     Attributes:
-      seconds: how long it may wait, on top of twice the longest call so far. Counted anew with each
-        piece of a stream, and each block of an evaluation, that is done.
+      seconds: how long it may wait, on top of twice the longest call of that kind so far. Counted
+        anew with each piece of a stream, and each block of an evaluation, that is done.
       end: is called in a thread with a message, and ends the process.
       say: is called so with a message before that, where the first call, in which others may still
         be loading, takes as long as later ones may not; None says nothing.

@@ -277,6 +277,8 @@ def test_weights_of_rows_are_checked():
 def test_arrays_of_jax_are_checked():
     with pytest.raises(ValueError, match="contains NaN or infinity"):
         SoftmaxClassifier().fit(jnp.array([[jnp.nan], [1.0]]), [0, 1])
+    with pytest.raises(ValueError, match="Complex data not supported: got dtype complex64"):
+        SoftmaxClassifier().fit(jnp.array([[1j], [1.0]]), [0, 1])
     with pytest.raises(ValueError, match="Expected 2D array"):
         SoftmaxClassifier().fit(jnp.zeros(3), [0, 1, 0])
     model = SoftmaxClassifier().fit(jnp.array([[0.0], [1.0]]), [0, 1])
@@ -284,7 +286,7 @@ def test_arrays_of_jax_are_checked():
         model.predict(jnp.zeros((1, 2)))
 
 
-def test_an_array_of_jax_is_not_copied(monkeypatch):
+def test_an_array_of_jax_is_not_copied():
     features = jnp.asarray(RNG.normal(size=(50, 3)).astype(np.float32))
     assert inputs.rows_of(features, 50).features is features
 

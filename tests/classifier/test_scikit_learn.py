@@ -1,6 +1,7 @@
 """scikit-learn's own tests of LogisticRegression, run on ours.
 
-Those that are not run are listed with the reason.
+Those that are not run are listed with the reason, but for those that use LogisticRegressionCV:
+`test_cross_validation.py` holds ours against it.
 """
 
 import importlib
@@ -13,10 +14,10 @@ import sklearn.linear_model
 
 from jax_softmax import SoftmaxClassifier
 
+if not sklearn.__version__.startswith("1.9."):
+    pytest.skip("the tests are those of scikit-learn 1.9", allow_module_level=True)
+
 pytestmark = [
-    pytest.mark.skipif(
-        not sklearn.__version__.startswith("1.9."), reason="the tests are those of 1.9"
-    ),
     pytest.mark.filterwarnings("default"),
     pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning"),
 ]
