@@ -24,13 +24,23 @@ if TYPE_CHECKING:
     from jax_softmax.export import export_model
     from jax_softmax.ops import (
         SoftmaxStats,
+        causal_cross_entropy,
+        contrastive_cross_entropy,
+        label_log_probs,
+        linear_kl_divergence,
+        linear_label_log_probs,
         linear_softmax_cross_entropy,
+        linear_top_k_cross_entropy,
+        linear_top_k_log_probs,
         log_softmax,
         logsumexp,
         sharded_linear_softmax_cross_entropy,
         softmax,
         softmax_cross_entropy,
         softmax_cross_entropy_with_integer_labels,
+        softmax_kl_divergence,
+        summarize,
+        top_k_log_probs,
     )
     from jax_softmax.training import (
         Evaluation,
@@ -45,7 +55,7 @@ if TYPE_CHECKING:
         save_run,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "classifier": ("SoftmaxClassifier", "SoftmaxClassifierCV"),
@@ -62,13 +72,23 @@ _HOMES = {
     "export": ("export_model",),
     "ops": (
         "SoftmaxStats",
+        "causal_cross_entropy",
+        "contrastive_cross_entropy",
+        "label_log_probs",
+        "linear_kl_divergence",
+        "linear_label_log_probs",
         "linear_softmax_cross_entropy",
+        "linear_top_k_cross_entropy",
+        "linear_top_k_log_probs",
         "log_softmax",
         "logsumexp",
         "sharded_linear_softmax_cross_entropy",
         "softmax",
         "softmax_cross_entropy",
         "softmax_cross_entropy_with_integer_labels",
+        "softmax_kl_divergence",
+        "summarize",
+        "top_k_log_probs",
     ),
     "training": (
         "Evaluation",
@@ -96,10 +116,17 @@ __all__ = [
     "Split",
     "Stream",
     "TrainConfig",
+    "causal_cross_entropy",
+    "contrastive_cross_entropy",
     "evaluate",
     "export_model",
     "fit",
+    "label_log_probs",
+    "linear_kl_divergence",
+    "linear_label_log_probs",
     "linear_softmax_cross_entropy",
+    "linear_top_k_cross_entropy",
+    "linear_top_k_log_probs",
     "load_dataset",
     "load_run",
     "log_softmax",
@@ -111,9 +138,12 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
+    "softmax_kl_divergence",
     "stream_npy",
     "stream_parquet",
     "stream_tfds",
+    "summarize",
+    "top_k_log_probs",
 ]
 
 

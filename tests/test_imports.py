@@ -26,10 +26,11 @@ ALLOWED = {
     "_extras": {"errors"},
     "_checks": {"errors"},
     "_columns": {"_checks", "errors"},
+    "_frames": {"_columns", "errors"},
     "_fetch": set(),  # a process of its own, which starts the sooner
     "ops": set(),
     "datasets": {"_checks", "_columns", "_extras", "errors"},
-    "training": {"", "_checks", "_columns", "_extras", "errors", "ops"},
+    "training": {"", "_checks", "_columns", "_extras", "_frames", "errors", "ops"},
     "classifier": {"_checks", "_extras", "errors", "ops", "training"},
     "report": {"_extras", "errors", "training"},
     "export": {"", "_checks", "_columns", "_extras", "errors", "training"},
@@ -204,8 +205,18 @@ ALLOWED_IN_OPS = {
     "_math": {"_backends", "_mesh", "_options"},
     "_arguments": {"_math"},
     "_reduction": {"_math", "_mesh", "_options"},
-    "_autodiff": {"_math", "_backends", "_mesh", "_options", "_reduction"},
-    "_linear": {"_arguments", "_autodiff", "_math", "_backends", "_mesh", "_options", "_reduction"},
+    "_autodiff": {"_jit", "_math", "_backends", "_mesh", "_options", "_reduction"},
+    "_call": {"_arguments", "_autodiff", "_math", "_backends", "_mesh", "_options", "_reduction"},
+    "_linear": {
+        "_arguments",
+        "_autodiff",
+        "_backends",
+        "_jit",
+        "_math",
+        "_mesh",
+        "_options",
+        "_reduction",
+    },
 }
 OPS_FILES = [path for path in FILES if path.is_relative_to(OPS)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from functools import partial
 from typing import Any
 
 import jax
@@ -79,7 +80,7 @@ def check_ignore_index(ignore_index: int | None, dtype: jnp.dtype) -> None:
         )
 
 
-def label_array(labels: Any, ignore_index: int | None) -> jax.Array:
+def label_array(labels: Any, ignore_index: int | None, name: str = "labels") -> jax.Array:
     """Labels as a JAX array, where a label too wide for the dtype is still not a class.
 
     Without x64 `jnp.asarray` would wrap 2**32 to class 0.
@@ -91,16 +92,16 @@ def label_array(labels: Any, ignore_index: int | None) -> jax.Array:
         except jax.errors.TracerArrayConversionError:
             pass  # a list with traced numbers
         except (TypeError, ValueError) as error:
-            raise _no_array("labels", given) from error
+            raise _no_array(name, given) from error
         else:
             if labels.dtype.kind in "OSU":  # not one that JAX has
-                raise _no_array("labels", given)
+                raise _no_array(name, given)
     if isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer):
         held = jnp.iinfo(jax.dtypes.canonicalize_dtype(labels.dtype))
         outside = (labels < held.min) | (labels > held.max)
         if outside.any():
             labels = np.where(outside, held.max - (ignore_index == held.max), labels)
-    return as_array("labels", labels)
+    return as_array(name, labels)
 
 
 def check_integer_labels(
@@ -125,34 +126,54 @@ def check_integer_labels(
         raise ValueError(f"labels: expected shape {rows} ({whose}), got {labels.shape}{remedy}.")
 
 
+def check_labels_of_rows(
+    labels: jax.Array, rows: tuple[int, ...], whose: str, name: str = "labels"
+) -> None:
+    """Raises unless `labels` are integers, `[*rows]` or `[*rows, K]` with at least one a row."""
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(
+            f"labels: expected an integer dtype, got {labels.dtype}; convert first, e.g. "
+            f"labels.astype(jnp.int32)."
+        )
+    several = labels.ndim == len(rows) + 1 and labels.shape[:-1] == rows
+    if labels.shape != rows and not (several and labels.shape[-1] > 0):
+        raise ValueError(
+            f"labels: expected shape {rows} ({whose}), or with an axis more for several labels a "
+            f"row, got {labels.shape}."
+        )
+
+
 def class_weight_array(class_weights: Any, classes: int, dtype: jnp.dtype) -> jax.Array | None:
     """Class weights `[V]` of `dtype`, or None; differentiating them raises TypeError."""
     if class_weights is None:
         return None
-    array = _not_differentiated(real_array("class_weights", class_weights)).astype(dtype)
+    array = not_differentiated("class_weights", real_array("class_weights", class_weights)).astype(
+        dtype
+    )
     if array.shape != (classes,):
         raise ValueError(f"class_weights: expected shape {(classes,)}, got {array.shape}.")
     return array
 
 
-@jax.custom_jvp
-def _not_differentiated(class_weights: jax.Array) -> jax.Array:
-    return class_weights
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def not_differentiated(name: str, x: jax.Array) -> jax.Array:
+    """`x`; differentiating it raises TypeError, which says to stop that at `name`."""
+    return x
 
 
 def _no_derivative(
-    primals: tuple[jax.Array], tangents: tuple[jax.Array | SymbolicZero]
+    name: str, primals: tuple[jax.Array], tangents: tuple[jax.Array | SymbolicZero]
 ) -> tuple[jax.Array, Any]:
     (tangent,) = tangents
     if not isinstance(tangent, SymbolicZero):
         raise TypeError(
-            "class_weights: expected constants, for they have no derivative; pass "
-            "jax.lax.stop_gradient(class_weights)."
+            f"{name}: expected constants, for they have no derivative; pass "
+            f"jax.lax.stop_gradient({name})."
         )
     return primals[0], tangent
 
 
-_not_differentiated.defjvp(_no_derivative, symbolic_zeros=True)
+not_differentiated.defjvp(_no_derivative, symbolic_zeros=True)
 
 
 def broadcast_rows(

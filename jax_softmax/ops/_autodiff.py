@@ -19,12 +19,15 @@ from jax.custom_derivatives import SymbolicZero
 from jax_softmax.ops._backends.dispatch import backend_of
 from jax_softmax.ops._backends.interface import Backend
 from jax_softmax.ops._backends.sums import row_sum
+from jax_softmax.ops._jit import absent, is_absent
 from jax_softmax.ops._math.row_data import (
     NOT_DIFFERENTIABLE,
     Outputs,
     Residuals,
     RowData,
     differentiated_where,
+    output_of,
+    unit_cotangents,
 )
 from jax_softmax.ops._math.row_loss import RowLoss
 from jax_softmax.ops._math.slices import whole
@@ -55,13 +58,13 @@ class TotalKept(NamedTuple):
     """The same for a total, whose gradient is known but for a factor.
 
     Attributes:
-      gradient: of the logits, for a cotangent of 1; None if it is not wanted.
+      gradient: of the logits, for a cotangent of 1; absent if it is not wanted.
       loss: `[...]`, of the rows.
       weights: `[...]`.
       rows: for other cotangents, what the gradient is computed from again.
     """
 
-    gradient: jax.Array | None
+    gradient: jax.Array
     loss: jax.Array
     weights: jax.Array
     rows: Kept
@@ -96,7 +99,7 @@ def _forward(
     def of_rows(backend: Backend, given: tuple[Inputs, RowData]) -> tuple[Outputs, Residuals]:
         (logits, labels), data = given
         data = data._replace(labels=labels)
-        return loss.forward(options, whole(backend, logits, data, options.soft_cap), data)
+        return loss.forward(options, whole(backend, logits, data, options), data)
 
     if data.counted is not None:
         inputs = inputs._replace(logits=differentiated_where(data.counted, inputs.logits))
@@ -146,18 +149,21 @@ def _rows_jvp(loss: RowLoss) -> Callable[..., Outputs]:
         options: Options, primals: tuple[Inputs, RowData], tangents: tuple[Inputs, Any]
     ) -> tuple[Outputs, Outputs]:
         outputs, residuals = _forward(loss, options, *primals)
+        like = residuals.rows.total
         # Widened here, once, so that reverse mode sums the outputs' shares before it rounds them.
-        dots = known(tangents[0], outputs.loss.dtype)
+        dots = known(tangents[0], like.dtype)
 
         def tangent(name: str, kept: Kept, dots: Inputs) -> jax.Array:
-            one = Outputs(**{name: jnp.ones_like(outputs.loss)})
-            return _along(_gradients(loss, options, kept, one), dots, row_sum, outputs.loss)
+            each = [
+                _along(_gradients(loss, options, kept, one), dots, row_sum, like)
+                for one in unit_cotangents(name, jnp.ones_like(like), kept.data)
+            ]
+            return output_of(name, each, kept.data)
 
         kept = Kept(*primals, residuals)
         along = {
             name: jax.checkpoint(partial(tangent, name))(kept, dots)
-            for name, value in outputs._asdict().items()
-            if value is not None and name not in NOT_DIFFERENTIABLE
+            for name in loss.outputs(options)
         }
         return outputs, with_no_tangent(Outputs(**along), outputs)
 
@@ -180,7 +186,7 @@ def _total_vjp(loss: RowLoss) -> Callable[..., Outputs]:
     def fwd(options: Options, inputs: Any, data: Any, weights: Any) -> tuple[Outputs, TotalKept]:
         wanted = inputs.logits.perturbed
         inputs, data, weights = jax.tree.map(lambda primal: primal.value, (inputs, data, weights))
-        gradient, logits = None, inputs.logits
+        gradient, logits = absent(), inputs.logits
         if data.counted is not None:
             logits = differentiated_where(data.counted, logits)
         if wanted and loss.at_once is not None:
@@ -200,7 +206,7 @@ def _total_vjp(loss: RowLoss) -> Callable[..., Outputs]:
         if g is None:
             return Inputs(None), None, None
         by_weights = times_slope(g, kept.weights, kept.loss)
-        if kept.gradient is None:
+        if is_absent(kept.gradient):
             return Inputs(None), None, by_weights
         if kept.gradient.dtype == g.dtype:
             return Inputs(g * kept.gradient), None, by_weights
@@ -275,7 +281,7 @@ def _along(
 def used(cotangents: Outputs) -> Outputs:
     """The cotangents, with None for outputs that nothing depends on."""
     known = (None if isinstance(g, SymbolicZero) else g for g in cotangents)
-    return Outputs(*known)._replace(argmax=None, finite=None)
+    return Outputs(*known)._replace(argmax=None, label_rank=None, finite=None)
 
 
 def known(tangents: Inputs, dtype: jnp.dtype) -> Inputs:

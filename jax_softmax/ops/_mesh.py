@@ -38,6 +38,12 @@ def zeros_varying(like: jax.Array, dtype: jnp.dtype, *others: jax.Array) -> jax.
     return vary(jnp.zeros(like.shape, dtype), varying_axes(like, *others))
 
 
+def zeros_like_type(like: Any) -> jax.Array:
+    """Zeros of the shape and dtype of `like`, a `jax.ShapeDtypeStruct`, that vary as it does."""
+    axes = like.manual_axis_type  # None outside of jax.shard_map
+    return vary(jnp.zeros(like.shape, like.dtype), frozenset(axes.varying if axes else ()))
+
+
 def sum_over_missing(x: jax.Array, like: jax.Array) -> jax.Array:
     """`x` summed over the devices of the mesh axes that it varies over and `like` does not."""
     missing = tuple(sorted(_axes(x) - _axes(like)))

@@ -20,6 +20,7 @@ class Options(NamedTuple):
       label_smoothing: alpha in [0, 1]: labels become (1 - alpha) labels + alpha / classes.
       z_loss: factor of the squared logsumexp.
       soft_cap: None, or c: the logits become c tanh(z / c).
+      temperature: what the logits, capped, are divided by.
       stats: whether the statistics of `SoftmaxStats` are outputs too.
       implementation: the name of the backend, or None for each platform's own.
       classes: how many classes there are, if an array holds a slice of them; None if an array holds
@@ -30,6 +31,7 @@ class Options(NamedTuple):
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     soft_cap: float | None = None
+    temperature: float = 1.0
     stats: bool = False
     implementation: Implementation | None = None
     classes: int | None = None
@@ -40,6 +42,7 @@ def check_options(
     label_smoothing: float,
     z_loss: float,
     soft_cap: float | None,
+    temperature: float,
     stats: bool,
     implementation: Implementation | None,
 ) -> Options:
@@ -61,7 +64,10 @@ def check_options(
             raise ValueError(
                 f"soft_cap: expected None or a number from 1e-30 to 1e30, got {soft_cap}."
             )
-    return Options(alpha, z_loss, soft_cap, bool(stats), implementation)
+    temperature = _number("temperature", temperature)
+    if not 1e-6 <= temperature <= 1e6:
+        raise ValueError(f"temperature: expected a number from 1e-6 to 1e6, got {temperature}.")
+    return Options(alpha, z_loss, soft_cap, temperature, bool(stats), implementation)
 
 
 def check_rule(rule: str) -> None:
@@ -91,6 +97,27 @@ def _number(name: str, value: float) -> float:
         raise TypeError(f"{name}: expected a Python number, got {value!r}.") from error
 
 
+class LogProbOptions(TypedDict, total=False):
+    """The keywords of log-probabilities but `return_entropy`, which decides the result's type."""
+
+    temperature: float
+    soft_cap: float | None
+    ignore_index: int | None
+    rule: Rule
+
+
+class LinearLogProbOptions(LogProbOptions, total=False):
+    """The keywords of those of a linear layer."""
+
+    bias: ArrayLike | None
+    kernel_layout: Literal["dv", "vd"]
+    precision: jax.lax.PrecisionLike
+    block_size: int | tuple[int, int] | None
+    axis_name: str | tuple[str, ...] | None
+    data_axis_name: str | tuple[str, ...] | None
+    num_classes: int | None
+
+
 class LossOptions(TypedDict, total=False):
     """The keywords of every loss except `return_stats`, which decides the result's type."""
 
@@ -99,6 +126,7 @@ class LossOptions(TypedDict, total=False):
     sample_weight: ArrayLike | None
     z_loss: float
     soft_cap: float | None
+    temperature: float
     rule: Rule
     reduction: Reduction
     implementation: Implementation | None
@@ -122,6 +150,26 @@ class LinearLossOptions(ShardedLossOptions, total=False):
 
     bias: ArrayLike | None
     where: ArrayLike | None
+    kernel_layout: Literal["dv", "vd"]
+    axis_name: str | tuple[str, ...] | None
+    data_axis_name: str | tuple[str, ...] | None
+    num_classes: int | None
+
+
+class CausalLossOptions(TypedDict, total=False):
+    """The keywords of the loss of a language model but `return_stats`."""
+
+    label_smoothing: float
+    class_weights: ArrayLike | None
+    z_loss: float
+    soft_cap: float | None
+    temperature: float
+    rule: Rule
+    reduction: Reduction
+    implementation: Implementation | None
+    precision: jax.lax.PrecisionLike
+    block_size: int | tuple[int, int] | None
+    bias: ArrayLike | None
     kernel_layout: Literal["dv", "vd"]
     axis_name: str | tuple[str, ...] | None
     data_axis_name: str | tuple[str, ...] | None

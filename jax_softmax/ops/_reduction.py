@@ -6,7 +6,7 @@ labels, as in PyTorch) or of `sample_weight` (class probabilities). If that sum 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +29,30 @@ class SoftmaxStats(NamedTuple):
       entropy: `[...]`, `-sum_j p_j log p_j`.
       argmax: `[...]` int32, the first class with the largest logit before `soft_cap`, which does
         not change their order. Not differentiable.
+      label_rank: `[...]` int32, how many classes have a larger logit than the label: 0 if it has
+        the largest, alone or beside others, and less than k if it is among the k likeliest. The
+        largest int32 in a row with a NaN, or whose label is no class. Of class probabilities the
+        label is the likeliest class, the first of them. Not differentiable.
+      weight: `[...]`, what the row counts for in a mean: `sample_weight * class_weights[y]`
+        (`sample_weight` for class probabilities), and 0 if it does not count.
+
+    See Also:
+      `summarize` for their means; `label_log_probs` for log-probability and entropy without a loss.
+
+    >>> import jax.numpy as jnp
+    >>> from jax_softmax import softmax_cross_entropy_with_integer_labels
+    >>> logits, labels = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([2])
+    >>> _, stats = softmax_cross_entropy_with_integer_labels(logits, labels, return_stats=True)
+    >>> print(stats.argmax, stats.label_rank)
+    [0] [1]
     """
 
     logsumexp: jax.Array
     label_log_prob: jax.Array
     entropy: jax.Array
     argmax: jax.Array
+    label_rank: jax.Array
+    weight: jax.Array
 
 
 Loss = jax.Array | tuple[jax.Array, SoftmaxStats]
@@ -215,9 +233,31 @@ def total_of(total: jax.Array, rows: RowWeights, finite: jax.Array, axis: AxisNa
     return total * (lax.stop_gradient(divisor) / divisor)
 
 
-def with_stats(loss: jax.Array, rows: RowWeights, outputs: Outputs) -> Loss:
+def with_stats(
+    loss: jax.Array,
+    rows: RowWeights,
+    outputs: Outputs,
+    sample_weight: jax.Array | None,
+    label_weight: jax.Array | None,
+) -> Loss:
     """The loss with the statistics of the rows that count."""
-    values = (outputs.logsumexp, outputs.label_log_prob, outputs.entropy, outputs.argmax)
+    weight = jnp.ones_like(rows.weight) if sample_weight is None else sample_weight
+    if label_weight is not None:
+        weight = weight * label_weight
+    stats = SoftmaxStats(
+        outputs.logsumexp,
+        outputs.label_log_prob,
+        outputs.entropy,
+        outputs.argmax,
+        outputs.label_rank,
+        weight,
+    )
     if rows.seen is None:
-        return loss, SoftmaxStats(*values)
-    return loss, SoftmaxStats(*(jnp.where(rows.seen, value, 0) for value in values))
+        return loss, stats
+    seen = rows.seen
+    return loss, jax.tree.map(lambda value: jnp.where(seen, value, 0), stats)
+
+
+def place_stats(rows: Any) -> SoftmaxStats:
+    """How statistics are spread over devices, where each of them is spread as `rows` says."""
+    return SoftmaxStats(*[rows] * len(SoftmaxStats._fields))

@@ -6,51 +6,40 @@ reducing of rows in `_reduction`.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Unpack, overload
+from typing import Literal, Unpack, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jax_softmax.ops._arguments import (
     Axis,
-    broadcast_rows,
     canonical_axes,
     check_ignore_index,
     check_integer_labels,
-    class_weight_array,
     classes_last,
-    floating_array,
     label_array,
-    mask_classes_last,
     real_array,
 )
-from jax_softmax.ops._autodiff import Inputs, Rules, build_rules, names_forward_mode
-from jax_softmax.ops._backends.dispatch import check_implementation
+from jax_softmax.ops._autodiff import Inputs, build_rules, names_forward_mode
+from jax_softmax.ops._call import Call, Rows, check_rows, counted_by, reduced_loss
 from jax_softmax.ops._jit import jitted
 from jax_softmax.ops._math import class_probabilities, integer_labels
 from jax_softmax.ops._math.logits import statistics_dtype
 from jax_softmax.ops._math.row_data import RowData
-from jax_softmax.ops._mesh import vary, varying_axes
 from jax_softmax.ops._options import (
     Implementation,
     IntegerLossOptions,
     LossOptions,
-    Options,
     Reduction,
     Rule,
     check_options,
-    check_reduction,
-    check_rule,
 )
 from jax_softmax.ops._reduction import (
     Loss,
     SoftmaxStats,
-    counted_rows,
     label_weights,
-    row_weights,
-    total_of,
-    with_stats,
 )
 
 _INTEGER = build_rules(integer_labels.LOSS)
@@ -105,6 +94,7 @@ def softmax_cross_entropy(
     sample_weight: ArrayLike | None = None,
     z_loss: float = 0.0,
     soft_cap: float | None = None,
+    temperature: float = 1.0,
     return_stats: bool = False,
     rule: Rule = "vjp",
     reduction: Reduction = "none",
@@ -135,6 +125,7 @@ def softmax_cross_entropy(
         row's loss, or 0 if that is not finite.
       z_loss: factor of the squared logsumexp.
       soft_cap: None, or `c > 0`: logits become `c * tanh(logits / c)`.
+      temperature: what logits are divided by, after `soft_cap` and in the dtype of the losses.
       return_stats: return `(loss, SoftmaxStats)`.
       rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
         supports `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
@@ -152,22 +143,29 @@ def softmax_cross_entropy(
         or not a number.
       ValueError: if shapes, `axis`, `where` or an option do not fit.
 
+    See Also:
+      `softmax_cross_entropy_with_integer_labels` for one class a row; `softmax_kl_divergence` for a
+      teacher's; `linear_softmax_cross_entropy` without the logits; `summarize`.
+
+    Source: label smoothing, Szegedy et al., arXiv:1512.00567; z-loss, Chowdhery et al.,
+    arXiv:2204.02311; soft cap, Gemma 2, arXiv:2408.00118.
+
     >>> import jax.numpy as jnp
     >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
     >>> with jnp.printoptions(precision=4):
     ...     print(softmax_cross_entropy(logits, jnp.eye(3)[:2]))
     [0.2761 2.9518]
     """
-    call = _Call(
-        check_options(label_smoothing, z_loss, soft_cap, return_stats, implementation),
+    call = Call(
+        check_options(label_smoothing, z_loss, soft_cap, temperature, return_stats, implementation),
         rule,
         reduction,
     )
-    rows = _check_rows(call, logits, axis, where, class_weights, sample_weight)
+    rows = check_rows(call, logits, axis, where, class_weights, sample_weight)
     q = real_array("labels", labels)
     if not jnp.issubdtype(q.dtype, jnp.floating):
         q = q.astype(statistics_dtype(rows.logits.dtype))
-    shape = jnp.shape(logits)
+    shape = np.shape(logits)
     try:
         q = jnp.broadcast_to(q, shape)
     except ValueError as error:
@@ -229,6 +227,7 @@ def softmax_cross_entropy_with_integer_labels(
     sample_weight: ArrayLike | None = None,
     z_loss: float = 0.0,
     soft_cap: float | None = None,
+    temperature: float = 1.0,
     return_stats: bool = False,
     rule: Rule = "vjp",
     reduction: Reduction = "none",
@@ -266,6 +265,7 @@ def softmax_cross_entropy_with_integer_labels(
         row's loss, or 0 if that is not finite.
       z_loss: factor of the squared logsumexp.
       soft_cap: None, or `c > 0`: logits become `c * tanh(logits / c)`.
+      temperature: what logits are divided by, after `soft_cap` and in the dtype of the losses.
       return_stats: return `(loss, SoftmaxStats)`.
       rule: `"vjp"`, reverse mode (and forward over reverse, as in `jax.hessian`), or `"jvp"`, which
         supports `jax.jvp`, `jax.jacfwd` and `jax.linearize` too.
@@ -284,6 +284,13 @@ def softmax_cross_entropy_with_integer_labels(
         traced or not a number.
       ValueError: if shapes, `axis`, `where` or an option do not fit.
 
+    See Also:
+      `softmax_cross_entropy` for class probabilities; `linear_softmax_cross_entropy` without the
+      logits; `label_log_probs`; `summarize`.
+
+    Source: label smoothing, Szegedy et al., arXiv:1512.00567; z-loss, Chowdhery et al.,
+    arXiv:2204.02311; soft cap, Gemma 2, arXiv:2408.00118.
+
     >>> import jax
     >>> import jax.numpy as jnp
     >>> logits = jnp.array([[1.2, -0.8, -0.5], [40.0, 0.0, 0.0]])
@@ -295,14 +302,14 @@ def softmax_cross_entropy_with_integer_labels(
     [2.7613e-01 8.4967e-18]
     [-8.4967e-18  4.2484e-18  4.2484e-18]
     """
-    call = _Call(
-        check_options(label_smoothing, z_loss, soft_cap, return_stats, implementation),
+    call = Call(
+        check_options(label_smoothing, z_loss, soft_cap, temperature, return_stats, implementation),
         rule,
         reduction,
         ignore_index,
     )
-    rows = _check_rows(call, logits, axis, where, class_weights, sample_weight)
-    rank = jnp.ndim(logits)
+    rows = check_rows(call, logits, axis, where, class_weights, sample_weight)
+    rank = np.ndim(logits)
     moved = canonical_axes(axis, rank) != (rank - 1,)
     call = call._replace(options=call.options._replace(moved=moved))
     index = label_array(labels, ignore_index)
@@ -310,64 +317,17 @@ def softmax_cross_entropy_with_integer_labels(
         index,
         rows.logits.shape[:-1],
         "use softmax_cross_entropy",
-        f"the logits' {jnp.shape(logits)} without axis {axis}",
+        f"the logits' {np.shape(logits)} without axis {axis}",
     )
     check_ignore_index(ignore_index, index.dtype)
     loss: Loss = _integer(call, rows, index)
     return loss
 
 
-class _Call(NamedTuple):
-    """What is constant in the compiled program."""
-
-    options: Options
-    rule: Rule
-    reduction: Reduction
-    ignore_index: int | None = None
-
-
-class _Rows(NamedTuple):
-    """What both losses take: logits `[..., V]`, masks and weights of classes and of rows."""
-
-    logits: jax.Array
-    mask: jax.Array | None
-    row_mask: jax.Array | None
-    class_weights: jax.Array | None
-    sample_weight: jax.Array | None
-
-
-def _check_rows(
-    call: _Call,
-    logits: ArrayLike,
-    axis: Axis,
-    where: ArrayLike | None,
-    class_weights: ArrayLike | None,
-    sample_weight: ArrayLike | None,
-) -> _Rows:
-    check_rule(call.rule)
-    check_reduction(call.reduction)
-    check_implementation(call.options.implementation)
-    z = floating_array("logits", logits)
-    shape, axes = z.shape, canonical_axes(axis, z.ndim)
-    z = classes_last(z, axes)
-    classes = z.shape[-1]
-    if classes == 0:
-        raise ValueError(
-            f"logits: expected at least one class along axis {axis}, got shape {shape}."
-        )
-    mask, row_mask = mask_classes_last(where, axes, shape)
-    dtype = statistics_dtype(z.dtype)
-    by_class = class_weight_array(class_weights, classes, dtype)
-    by_row = None
-    if sample_weight is not None:
-        by_row = broadcast_rows(sample_weight, z.shape[:-1], dtype)
-    return _Rows(z, mask, row_mask, by_class, by_row)
-
-
 @jitted(0)
-def _integer(call: _Call, rows: _Rows, labels: jax.Array) -> Loss:
+def _integer(call: Call, rows: Rows, labels: jax.Array) -> Loss:
     not_ignored = None if call.ignore_index is None else labels != call.ignore_index
-    counted = _counted(rows, not_ignored)
+    counted = counted_by(rows, not_ignored)
     # The label of a row that does not count must not matter, not even through 0 * NaN.
     labels = labels if counted is None else jnp.where(counted, labels, 0)
     index, valid = integer_labels.class_index(labels, rows.logits.shape[-1])
@@ -376,59 +336,9 @@ def _integer(call: _Call, rows: _Rows, labels: jax.Array) -> Loss:
         # NaN where the label is not a class: a mean divides by these weights.
         by_label = jnp.where(valid, label_weights(rows.class_weights, index), jnp.nan)
     data = RowData(column=index, valid=valid, label_weight=by_label)
-    return _reduced(_INTEGER, call, rows, Inputs(rows.logits), data, counted)
+    return reduced_loss(_INTEGER, call, rows, Inputs(rows.logits), data, counted)
 
 
 @jitted(0)
-def _soft(call: _Call, rows: _Rows, labels: jax.Array) -> Loss:
-    return _reduced(_SOFT, call, rows, Inputs(rows.logits, labels), RowData(), _counted(rows))
-
-
-def _counted(rows: _Rows, not_ignored: jax.Array | None = None) -> jax.Array | None:
-    """`[...]` booleans, the rows that count; None if all do."""
-    any_class = None if rows.mask is None else jnp.any(rows.mask, -1)
-    return counted_rows(rows.logits.shape[:-1], rows.row_mask, any_class, not_ignored)
-
-
-def _reduced(
-    rules: Rules,
-    call: _Call,
-    rows: _Rows,
-    inputs: Inputs,
-    data: RowData,
-    counted: jax.Array | None,
-) -> Loss:
-    """The rule's losses, weighted and reduced, with the statistics if asked for."""
-    options, shape = call.options, rows.logits.shape[:-1]
-    weights = row_weights(
-        call.reduction,
-        shape,
-        statistics_dtype(rows.logits.dtype),
-        counted,
-        rows.sample_weight,
-        data.label_weight,
-    )
-    by_class = rows.class_weights
-    if by_class is not None:
-        # Reshaped to the rank of the logits: nothing here relies on rank promotion.
-        by_class = by_class.reshape((1,) * len(shape) + by_class.shape)
-    data = data._replace(
-        counted=counted, weightless=weights.weightless, mask=rows.mask, class_weights=by_class
-    )
-    axes = varying_axes(*jax.tree.leaves((inputs, data)), weights.weight)
-    inputs = jax.tree.map(lambda x: vary(x, axes), inputs)
-    total = None
-    if call.reduction != "none" and not options.stats:
-        if call.rule == "jvp":
-            total = rules.total_jvp
-        elif rules.reads_once(options, inputs, data):
-            total = rules.total_vjp
-    if total is not None:
-        outputs = total(options, inputs, data, vary(weights.weight, axes))
-        return total_of(outputs.loss, weights, outputs.finite, None)
-    by_rows = rules.rows_vjp if call.rule == "vjp" else rules.rows_jvp
-    outputs = by_rows(options, inputs, data)
-    loss = weights.times(outputs.loss)
-    if call.reduction != "none":
-        loss = total_of(jnp.sum(loss), weights, jnp.isfinite(outputs.loss), None)
-    return loss if not options.stats else with_stats(loss, weights, outputs)
+def _soft(call: Call, rows: Rows, labels: jax.Array) -> Loss:
+    return reduced_loss(_SOFT, call, rows, Inputs(rows.logits, labels), RowData(), counted_by(rows))

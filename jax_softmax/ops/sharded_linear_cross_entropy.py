@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Unpack, overload
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
@@ -19,7 +19,7 @@ from jax_softmax.ops._linear.arguments import check_arrays, check_distinct, chec
 from jax_softmax.ops._linear.layer import KernelLayout, sums_dtype
 from jax_softmax.ops._mesh import AxisName, axis_names, explicit_axes, explicit_context
 from jax_softmax.ops._options import Reduction, ShardedLossOptions
-from jax_softmax.ops._reduction import Loss, SoftmaxStats
+from jax_softmax.ops._reduction import Loss, SoftmaxStats, place_stats
 from jax_softmax.ops.linear_cross_entropy import linear_softmax_cross_entropy
 
 
@@ -29,7 +29,7 @@ def sharded_linear_softmax_cross_entropy(
     kernel: ArrayLike,
     labels: ArrayLike,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     axis_name: AxisName = None,
     data_axis_name: AxisName = None,
     bias: ArrayLike | None = None,
@@ -46,7 +46,7 @@ def sharded_linear_softmax_cross_entropy(
     kernel: ArrayLike,
     labels: ArrayLike,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     axis_name: AxisName = None,
     data_axis_name: AxisName = None,
     bias: ArrayLike | None = None,
@@ -63,7 +63,7 @@ def sharded_linear_softmax_cross_entropy(
     kernel: ArrayLike,
     labels: ArrayLike,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     axis_name: AxisName = None,
     data_axis_name: AxisName = None,
     bias: ArrayLike | None = None,
@@ -80,7 +80,7 @@ def sharded_linear_softmax_cross_entropy(
     kernel: ArrayLike,
     labels: ArrayLike,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     axis_name: AxisName = None,
     data_axis_name: AxisName = None,
     bias: ArrayLike | None = None,
@@ -92,18 +92,19 @@ def sharded_linear_softmax_cross_entropy(
     return_stats: bool = False,
     **options: Any,
 ) -> Loss:
-    """`linear_softmax_cross_entropy` with classes and rows spread over a mesh of devices.
+    r"""`linear_softmax_cross_entropy` with classes and rows spread over a mesh of devices.
 
-    Takes whole arrays, wherever they are, and returns what one device would. The kernel's classes
-    are spread over `axis_name`, the first axis of the rows over `data_axis_name`. If they do not
-    divide evenly, they are padded with classes and rows that do not count. No device holds the
-    classes or rows of another: devices exchange a few numbers per row, and sums of gradients.
+    A row's loss is :math:`\log \sum_j e^{z_j} - z_y`, its sum over all devices' classes. Takes
+    whole arrays, wherever they are, and returns what one device would. The kernel's classes are
+    spread over `axis_name`, the first axis of the rows over `data_axis_name`. If they do not divide
+    evenly, they are padded with classes and rows that do not count. No device holds the classes or
+    rows of another: devices exchange a few numbers per row, and sums of gradients.
 
     Args:
       features: `[..., D]`; at least one axis of rows.
       kernel: `[D, V]`, or `[V, D]` in the layout "vd".
       labels: `[...]` integers in `[0, V)`, or class probabilities `[..., V]`.
-      mesh: the devices.
+      mesh: the devices; None for the mesh of `jax.set_mesh`.
       axis_name: the mesh axis (or axes) to spread the classes over; None for none.
       data_axis_name: the mesh axis (or axes) to spread the rows over; None for none.
       bias: None, or `[V]`.
@@ -121,7 +122,22 @@ def sharded_linear_softmax_cross_entropy(
 
     Raises:
       TypeError: as on one device, or if an option is unknown.
-      ValueError: as on one device, or if the mesh has no axis of that name.
+      ValueError: as on one device, or if there is no mesh, or the mesh has no axis of that name.
+
+    See Also:
+      `linear_softmax_cross_entropy`, whose `axis_name` does this inside `jax.shard_map`.
+
+    Source: Shoeybi et al., Megatron-LM, arXiv:1909.08053.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> mesh = jax.make_mesh((1, 1), ("data", "model"))  # one device here
+    >>> features, kernel, labels = jnp.ones((6, 4)), jnp.ones((4, 10)), jnp.arange(6)
+    >>> loss = sharded_linear_softmax_cross_entropy(
+    ...     features, kernel, labels, mesh=mesh, axis_name="model", data_axis_name="data"
+    ... )
+    >>> print(f"{loss:.5f}")  # log 10
+    2.30259
     """
     unknown = set(options) - set(ShardedLossOptions.__annotations__)
     if unknown:
@@ -131,7 +147,8 @@ def sharded_linear_softmax_cross_entropy(
             f"got {sorted(unknown)}."
         )
     axis_name, data_axis_name = axis_name or None, data_axis_name or None
-    _check_axes(mesh, axis_name=axis_name, data_axis_name=data_axis_name)
+    devices = _mesh_or_context(mesh)
+    _check_axes(devices, axis_name=axis_name, data_axis_name=data_axis_name)
     check_distinct(axis_name, data_axis_name)
     ignore_index = options.get("ignore_index")
     linear, index = check_arrays(features, kernel, bias, kernel_layout, labels, ignore_index)
@@ -143,8 +160,8 @@ def sharded_linear_softmax_cross_entropy(
     rows, count = linear.features.shape[:-1], len(linear.features)
     over_classes = kernel_layout.index("v")
     classes = linear.kernel.shape[over_classes]
-    missing_rows = -count % _devices(mesh, data_axis_name)
-    missing = -classes % _devices(mesh, axis_name)
+    missing_rows = -count % _devices(devices, data_axis_name)
+    missing = -classes % _devices(devices, axis_name)
     mask = None if where is None else check_row_mask(where, rows, classes)
     if missing_rows and mask is None:
         mask = jnp.ones(rows, bool)
@@ -174,20 +191,21 @@ def sharded_linear_softmax_cross_entropy(
     of_row = P(data_axis_name)
     placed: Any = of_row if reduction == "none" else P()
     if return_stats:
-        stats: Any = (of_row,) * len(SoftmaxStats._fields)
-        placed = (placed, SoftmaxStats(*stats))
+        placed = (placed, place_stats(of_row))
     # Where mesh axes are part of arrays' types, the arrays are placed by hand. Elsewhere the mesh's
     # own kind of axes must not matter.
     typed = explicit_context() or bool(explicit_axes(linear.features, linear.kernel))
     if typed:
-        arrays = _Arrays(*(_place(mesh, spec, x) for spec, x in zip(specs, arrays, strict=True)))
-    else:
-        mesh = Mesh(mesh.devices, mesh.axis_names)
-    found: Loss = jax.shard_map(on_device, mesh=mesh, in_specs=(specs,), out_specs=placed)(arrays)
+        arrays = _Arrays(*(_place(devices, spec, x) for spec, x in zip(specs, arrays, strict=True)))
+    elif isinstance(devices, Mesh):
+        devices = Mesh(devices.devices, devices.axis_names)
+    found: Loss = jax.shard_map(on_device, mesh=devices, in_specs=(specs,), out_specs=placed)(
+        arrays
+    )
     if not missing_rows:
         return found
     if typed:
-        found = jax.tree.map(partial(_place, mesh, P()), found)
+        found = jax.tree.map(partial(_place, devices, P()), found)
     loss: Loss = jax.tree.map(lambda x: x[:count] if x.ndim else x, found)
     return loss
 
@@ -238,7 +256,19 @@ def _on_device(arrays: _Arrays, **options: Any) -> Loss:
     return loss
 
 
-def _check_axes(mesh: Mesh, **names: AxisName) -> None:
+def _mesh_or_context(mesh: Mesh | None) -> Mesh | AbstractMesh:
+    """The mesh, or that of `jax.set_mesh`, of which only the axes are known while tracing."""
+    if mesh is not None:
+        return mesh
+    context = jax.sharding.get_abstract_mesh()
+    if context.empty:
+        raise ValueError(
+            "mesh: expected a jax.sharding.Mesh, or one that jax.set_mesh has set, got neither."
+        )
+    return context
+
+
+def _check_axes(mesh: Mesh | AbstractMesh, **names: AxisName) -> None:
     for argument, given in names.items():
         unknown = [name for name in axis_names(given) if name not in mesh.axis_names]
         if unknown:
@@ -247,7 +277,7 @@ def _check_axes(mesh: Mesh, **names: AxisName) -> None:
             )
 
 
-def _devices(mesh: Mesh, axis_name: AxisName) -> int:
+def _devices(mesh: Mesh | AbstractMesh, axis_name: AxisName) -> int:
     """How many devices there are along one or more mesh axes."""
     return math.prod(mesh.shape[name] for name in axis_names(axis_name))
 
@@ -260,5 +290,5 @@ def _padded(x: ArrayLike | None, axis: int, missing: int) -> jax.Array | None:
     return jnp.pad(array, widths) if missing else array
 
 
-def _place(mesh: Mesh, spec: P, x: jax.Array | None) -> jax.Array | None:
+def _place(mesh: Mesh | AbstractMesh, spec: P, x: jax.Array | None) -> jax.Array | None:
     return None if x is None else jax.sharding.reshard(x, NamedSharding(mesh, spec))

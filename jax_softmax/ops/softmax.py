@@ -69,6 +69,12 @@ def softmax(
     at most 5 eps of `p_k sum_i p_i |g_k - g_i|` (on XLA:CPU), even if one class leads. Only `x` and
     a few numbers per row are kept for it.
 
+    See Also:
+      `log_softmax`, `logsumexp`; `softmax_cross_entropy` where a loss is meant.
+
+    Source: Blanchard, Higham and Higham, Accurately computing the log-sum-exp and softmax
+    functions (IMA J. Numer. Anal. 41, 2021).
+
     >>> import jax.numpy as jnp
     >>> print(softmax(jnp.array([1000.0, 0.0])))
     [1. 0.]
@@ -115,6 +121,12 @@ def log_softmax(
     its error is at most 5 eps of the terms' absolute values (on XLA:CPU), even if one class leads.
     Only `x` and a few numbers per row are kept for it.
 
+    See Also:
+      `softmax`; `label_log_probs` for those of labels alone, which keeps less.
+
+    Source: Blanchard, Higham and Higham, Accurately computing the log-sum-exp and softmax
+    functions (IMA J. Numer. Anal. 41, 2021).
+
     >>> import jax.numpy as jnp
     >>> print(log_softmax(jnp.array([20.0, 0.0])))
     [-2.0611537e-09 -2.0000000e+01]
@@ -157,6 +169,12 @@ def logsumexp(
     With `m = max_j x_j`, its error is at most 3 eps of `|m| + |log sum_j exp(x_j - m)|`. The
     derivative is the softmax, to 5 eps (on XLA:CPU). Only `x` and a few numbers per row are kept
     for it.
+
+    See Also:
+      `softmax`, its derivative; `SoftmaxStats`, which has it beside a loss.
+
+    Source: Blanchard, Higham and Higham, Accurately computing the log-sum-exp and softmax
+    functions (IMA J. Numer. Anal. 41, 2021).
 
     >>> import jax.numpy as jnp
     >>> print(logsumexp(jnp.array([1000.0, 1000.0])))

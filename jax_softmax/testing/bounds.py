@@ -26,6 +26,7 @@ class Bounds:
       second: second derivatives, relative to the terms that `reference` adds up.
       soft_cap: replaces `loss` and `gradient`, with the cap added to it, since a capped logit is
         rounded to `cap` eps.
+      divergence: divergences and their derivatives.
     """
 
     loss: float
@@ -33,6 +34,7 @@ class Bounds:
     half: float
     soft_cap: float
     second: float
+    divergence: float
 
 
 # cpu: the numerical contract, measured on XLA:CPU.
@@ -41,14 +43,17 @@ class Bounds:
 # H100; on a TPU nothing has been measured, for want of one.
 #   gpu: CUDA documents expf, logf and log1pf within 2 ulp (its float64 ones within 1) where XLA:CPU
 #     is within about 1. A gradient has two exponentials in it and a quotient, a loss one logarithm
-#     of a sum of exponentials: 2 more for each exponential, 1 for the logarithm.
+#     of a sum of exponentials: 2 more for each exponential, 1 for the logarithm. A divergence has
+#     two rows of them.
 #   tpu: documents nothing. Its exponentials and logarithms are polynomials in float32 and its
 #     divisions Newton's, each within some ulp; 16 eps for each of four of them, and float64 is
 #     emulated. What is lost by cancellation is 1e3 to 8e6 eps: 64 still tells it apart.
 BOUNDS = {
-    "cpu": Bounds(loss=3.0, gradient=5.0, half=0.51, soft_cap=4.0, second=32.0),
-    "gpu": Bounds(loss=6.0, gradient=9.0, half=0.51, soft_cap=8.0, second=64.0),
-    "tpu": Bounds(loss=64.0, gradient=64.0, half=0.55, soft_cap=64.0, second=256.0),
+    "cpu": Bounds(loss=3.0, gradient=5.0, half=0.51, soft_cap=4.0, second=32.0, divergence=6.0),
+    "gpu": Bounds(loss=6.0, gradient=9.0, half=0.51, soft_cap=8.0, second=64.0, divergence=12.0),
+    "tpu": Bounds(
+        loss=64.0, gradient=64.0, half=0.55, soft_cap=64.0, second=256.0, divergence=64.0
+    ),
 }
 
 _VALUES = ("loss", "logsumexp", "label_log_prob", "entropy")

@@ -9,9 +9,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jax_softmax.testing.causal import predicting
 from jax_softmax.testing.exact import numpy_dtype, statistics_dtype
 from jax_softmax.testing.layer import features_of
-from jax_softmax.testing.options import LINEAR, LOSSES, SOFT_LABELS, Option, option_of
+from jax_softmax.testing.options import (
+    CAUSAL,
+    CONTRASTIVE,
+    LARGEST,
+    LAYERS,
+    LOSSES,
+    SOFT_LABELS,
+    Option,
+    option_of,
+)
 from jax_softmax.testing.regimes import REGIMES, regime_rows, row_cotangents
 
 # Where `p (g - sum p g)` is off by 2470 float32 eps at the leader.
@@ -48,15 +58,18 @@ class Case:
       group: the group they are for.
       option: the group's option.
       logits: `[N, V]` in the dtype under test.
-      labels: `[N]` int32, or class probabilities `[N, V]` in the dtype under test.
+      labels: `[N]` int32, `[N, K]` for several a row, or class probabilities `[N, V]` in the
+        dtype under test.
       label_index: `[N]`, the label, or the likeliest class by `labels`.
       class_weights: None, or `[V]`.
       sample_weight: None, or `[N]`.
       where: None, `[N, V]` booleans that leave every row its label, or `[N]` ones.
-      cotangents: `[N]` for each output that has one (a number for a total), `[N, V]` for "value".
+      cotangents: `[N]` for each output that has one (a number for a total, `[N, K]` for the
+        log-probabilities of several labels), `[N, V]` for "value".
       tangents: `[N, V]`, a direction for forward mode and second derivatives.
       features: None, or those of a linear layer, `[N, N]`; its kernel is made from the logits.
       bias: None, or that of a linear layer, `[V]`.
+      logit_scale: None, or that of a contrastive loss, `[1]`.
     """
 
     group: Group
@@ -71,16 +84,22 @@ class Case:
     tangents: np.ndarray
     features: np.ndarray | None = None
     bias: np.ndarray | None = None
+    logit_scale: np.ndarray | None = None
 
     @property
     def rows(self) -> int:
         """How many rows each regime has."""
         return len(self.logits) // len(REGIMES)
 
+    @property
+    def regimes(self) -> tuple[str, ...]:
+        """The regimes, in order."""
+        return tuple(REGIMES)
+
     def arrays(self) -> dict[str, np.ndarray | None]:
         """The arrays passed to the op, by the names of its arguments."""
         rows = ("logits", "labels", "class_weights", "sample_weight", "where")
-        names = (*rows, "features", "bias")
+        names = (*rows, "features", "bias", "logit_scale")
         return {name: getattr(self, name) for name in names}
 
     def take(self, rows: np.ndarray) -> Case:
@@ -116,6 +135,10 @@ def make_case(group: Group) -> Case:
     wide = statistics_dtype(dtype)
     logits, index, _ = regime_rows(group.classes, 6 if group.classes <= 1000 else 2, rng)
     count, row = len(logits), _known_row(len(logits))
+    if group.op == CONTRASTIVE:
+        logits, index = _partners(logits, index)
+    elif group.op in LARGEST:
+        logits[1::4, -1] = logits[1::4].max(-1)
     known = group.op not in LOSSES and group.classes >= len(KNOWN_LOGITS)
     broad = group.op not in LOSSES and group.classes >= 10
     if broad:
@@ -133,9 +156,11 @@ def make_case(group: Group) -> Case:
     if group.op == SOFT_LABELS or option.class_probabilities:
         labels = _probabilities(index, group.classes, option.soft_labels, rng).astype(dtype)
     where = mask if option.where else _left_rows(count) if option.where_rows else None
+    if group.op == CAUSAL:
+        where = predicting(option.tokens, count)
     if option.impossible:
         logits[_impossible(index, mask)] = -np.inf
-    elif option.where_rows and group.op != LINEAR:
+    elif option.where_rows and group.op not in LAYERS:
         logits[2::8] = np.nan  # in half of the rows that are left out
     # Not at an infinite log-probability: autodiff of the reference gives that logit a derivative.
     reached = ~np.isneginf(logits) & (mask | (not option.where))
@@ -149,9 +174,19 @@ def make_case(group: Group) -> Case:
         shared = 16 + rng.standard_normal(group.classes)
         cotangent[_BROAD_ROW] = np.where(reached[_BROAD_ROW], shared, 0)
     of_rows = {name: row_cotangents(count, rng).astype(wide) for name in option.outputs}
+    if group.op == CONTRASTIVE and dtype == np.float16:
+        # A tower's gradient is the sum of two, and the sum of two infinities may be NaN.
+        of_rows["loss"] = np.clip(of_rows["loss"], -1, 1)
     if option.reduction != "none":
         of_rows["loss"] = np.asarray(0.3 * count if option.reduction == "mean" else 0.3, wide)
-    linear, of_loss = group.op == LINEAR, group.op in LOSSES
+    if group.op in LARGEST:
+        labels = _likeliest(logits.astype(dtype), option.several)
+    elif option.several:
+        labels = _several_labels(index, option, group.classes, rng)
+    if option.several:
+        drawn = row_cotangents(labels.size, rng).reshape(labels.shape)
+        of_rows["label_log_prob"] = drawn.astype(wide)
+    linear, of_loss = group.op in LAYERS, group.op in LOSSES
     return Case(
         group,
         option,
@@ -165,7 +200,39 @@ def make_case(group: Group) -> Case:
         rng.standard_normal(logits.shape).astype(dtype) if of_loss else tangent,
         features_of(count, dtype) if linear else None,
         np.zeros(group.classes, dtype) if linear else None,
+        np.asarray([1 / option.temperature], wide) if option.scaled else None,
     )
+
+
+def _several_labels(
+    index: np.ndarray, option: Option, classes: int, rng: np.random.Generator
+) -> np.ndarray:
+    """`[N, K]`: the label, it again in every third row, and others; some, or all, are ignored."""
+    labels = rng.integers(0, classes, (len(index), option.several))
+    labels[:, 0] = index
+    labels[::3, -1] = index[::3]
+    if option.ignore_index is not None:
+        labels[1::4, 0] = labels[2::5] = option.ignore_index
+    return labels.astype(np.int32)
+
+
+def _partners(logits: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As many classes as rows, `[N, N]`: the label's logit of row n trades places with the n-th."""
+    if logits.shape[0] != logits.shape[1]:
+        raise ValueError(
+            f"classes: expected as many as there are rows of a contrastive loss, {len(logits)}, "
+            f"got {logits.shape[1]}."
+        )
+    diagonal = np.arange(len(logits))
+    traded = logits.copy()
+    traded[diagonal, index] = logits[diagonal, diagonal]
+    traded[diagonal, diagonal] = logits[diagonal, index]
+    return traded, diagonal
+
+
+def _likeliest(stored: np.ndarray, k: int) -> np.ndarray:
+    """`[N, k]`: the classes with the largest logits; of equal ones the first."""
+    return np.argsort(-stored.astype(np.float64), axis=-1, kind="stable")[:, :k].astype(np.int32)
 
 
 def _known_row(count: int) -> int:

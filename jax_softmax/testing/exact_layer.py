@@ -36,11 +36,22 @@ def exact_layer(case: Case, z: np.ndarray, logits_gradient: Exact) -> dict[str, 
 
 
 def _of_kernel(case: Case, g: Exact, slack: np.ndarray) -> Exact:
-    dtype = numpy_dtype(case.group.dtype)
+    return of_kernel(g, numpy_dtype(case.group.dtype), case.option.reduction != "none", slack)
+
+
+def of_kernel(g: Exact, dtype: np.dtype, total: bool, slack: np.ndarray) -> Exact:
+    """The logits' gradient as the kernel's is reported, in `dtype`.
+
+    Args:
+      g: in the dtype of the statistics.
+      dtype: of the layer.
+      total: whether it is of a total.
+      slack: of g, and what underflow may take from a total's.
+    """
     # Half of this gradient is what is computed, and that underflows first.
     slack = slack + np.where(np.abs(g.value) < 2 * tiny(dtype), tiny(dtype), 0)
     # A total's is rounded for the products and again after the cotangent; with rows, only once.
-    roundings = 1 if case.option.reduction == "none" else 2
+    roundings = 2 if total else 1
     slack = slack + _narrow_step(g.value, dtype)
     found = as_exact(g.value, g.scale, dtype, terms=g.terms, slack=slack, reach=g.reach)
     return dataclasses.replace(found, roundings=roundings)
@@ -91,8 +102,12 @@ def _lost(case: Case, g: np.ndarray) -> np.ndarray:
     """How much underflow may take from a total's gradient before the cotangent multiplies it."""
     if case.option.reduction == "none":
         return np.zeros_like(g)
-    least = 2 * tiny(statistics_dtype(numpy_dtype(case.group.dtype)))
-    least *= max(1, float(np.abs(case.cotangents["loss"])))
+    return lost(g, case.cotangents["loss"], statistics_dtype(numpy_dtype(case.group.dtype)))
+
+
+def lost(g: np.ndarray, cotangent: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """How much underflow may take from a gradient in `dtype` before a total's cotangent."""
+    least = 2 * tiny(dtype) * max(1, float(np.abs(cotangent)))
     return np.where(np.abs(g) < least, least, 0)
 
 

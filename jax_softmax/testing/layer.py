@@ -15,13 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_softmax.testing.causal import LENGTH, causal_arguments
 from jax_softmax.testing.options import Option
 
 FEATURES_GRADIENT = "features gradient"
 BIAS_GRADIENT = "bias gradient"
-
-# Rows are passed as `[N / 7, 7]`: a case has a multiple of seven, as there are seven regimes.
-_LAST = 7
+SCALE_GRADIENT = "scale gradient"
 
 
 def features_of(rows: int, dtype: np.dtype) -> np.ndarray:
@@ -51,9 +50,68 @@ def call_on_layer(op: Callable[..., Any], arrays: dict[str, Any], keywords: dict
     """The results of `op` for the layer of a case's arrays, with rows as `[N]`."""
     names = ("features", "labels", "sample_weight", "where")
     given = {name: arrays[name] for name in names if arrays[name] is not None}
-    rows = {name: x.reshape(-1, _LAST, *x.shape[1:]) for name, x in given.items()}
+    rows = {name: x.reshape(-1, LENGTH, *x.shape[1:]) for name, x in given.items()}
     kernel = kernel_of(arrays["logits"])
     kernel = kernel if keywords.get("kernel_layout") != "vd" else kernel.T
-    classwise = {name: arrays[name] for name in ("bias", "class_weights")}
+    of_classes = ("bias", "class_weights")
+    classwise = {name: arrays[name] for name in of_classes if arrays[name] is not None}
     found = op(rows.pop("features"), kernel, rows.pop("labels"), **rows, **classwise, **keywords)
-    return jax.tree.map(lambda x: x.reshape(-1) if x.ndim else x, found)
+    return _of_places(found, len(arrays["features"]))
+
+
+def call_causal(
+    op: Callable[..., Any], arrays: dict[str, Any], keywords: dict[str, Any], tokens: str
+) -> Any:
+    """The results of a causal loss whose token after each place is the place's label.
+
+    Args:
+      op: the loss.
+      arrays: a case's; the weight of a row becomes that of the token after it.
+      keywords: constants of the program.
+      tokens: the option of that name.
+    """
+    kernel, rows = kernel_of(arrays["logits"]), len(arrays["features"])
+    given = causal_arguments(tokens, rows)
+    if arrays["sample_weight"] is not None:
+        given["loss_mask"] = jnp.roll(arrays["sample_weight"].reshape(-1, LENGTH), 1, 1)
+    found = op(
+        arrays["features"].reshape(-1, LENGTH, rows),
+        kernel if keywords.get("kernel_layout") != "vd" else kernel.T,
+        jnp.roll(arrays["labels"].reshape(-1, LENGTH), 1, 1),
+        bias=arrays["bias"],
+        **given,
+        **keywords,
+    )
+    return _of_places(found, rows)
+
+
+def call_contrastive(
+    op: Callable[..., Any], arrays: dict[str, Any], keywords: dict[str, Any]
+) -> Any:
+    """The results of a contrastive loss whose similarities are the case's logits."""
+    given = {name: arrays[name] for name in ("sample_weight", "where") if arrays[name] is not None}
+    if arrays["logit_scale"] is not None:
+        given["logit_scale"] = arrays["logit_scale"][0]
+    return op(arrays["features"], kernel_of(arrays["logits"]).T, **given, **keywords)
+
+
+def call_largest(
+    op: Callable[..., Any], arrays: dict[str, Any], keywords: dict[str, Any], linear: bool
+) -> Any:
+    """The log-probabilities of the likeliest classes, NaN where they are of other classes."""
+    labels, given = arrays["labels"], [arrays["logits"]]
+    if linear:
+        kernel = kernel_of(arrays["logits"])
+        kernel = kernel if keywords.get("kernel_layout") != "vd" else kernel.T
+        given, keywords = [arrays["features"], kernel], keywords | {"bias": arrays["bias"]}
+    log_probs, indices = op(*given, labels.shape[-1], **keywords)
+    return jnp.where(indices == labels, log_probs, jnp.nan)
+
+
+def _of_places(found: Any, rows: int) -> Any:
+    """Results of `rows` places in any shape as `[N]`, or `[N, K]`."""
+
+    def flat(x: Any) -> Any:
+        return x if not x.ndim else x.reshape(-1) if x.size == rows else x.reshape(rows, -1)
+
+    return jax.tree.map(flat, found)

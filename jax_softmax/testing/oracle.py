@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_softmax.testing.exact import widened
+from jax_softmax.testing.exact import statistics_dtype, widened
 from jax_softmax.testing.softmax_rows import SoftmaxRows, softmax_rows
 
 
@@ -52,7 +52,7 @@ class ExactRows:
       surprisal: `[N, V]`, `u_j`; 0 at a class that cannot happen.
       by_weight: the loss's derivative by the weights `[N]`, and the size of its terms.
       probability: `[N, V]`.
-      cap_slope: `[N, V]`, the derivative of the soft cap.
+      cap_slope: `[N, V]`, the derivative of the soft cap and of the division by a temperature.
     """
 
     loss: Output
@@ -120,6 +120,7 @@ def options_cross_entropy(
     sample_weight: Any = None,
     z_loss: float = 0.0,
     soft_cap: float | None = None,
+    temperature: float = 1.0,
 ) -> ExactRows:
     """Both losses from their definition, for logits `[N, V]` and labels `[N]` or `[N, V]`."""
     labels, z = np.asarray(labels), widened(np.asarray(logits), logits.dtype)
@@ -145,6 +146,9 @@ def options_cross_entropy(
     alpha = wide(label_smoothing)
     t = w * ((1 - alpha) * q + np.where(left, alpha / left.sum(-1, keepdims=True), 0))
     capped, cap_slope = _cap(z, soft_cap)
+    if temperature != 1:
+        read, cap_slope = _divided(capped, temperature, logits.dtype), cap_slope / temperature
+        capped = read if soft_cap is None else capped / temperature
     rows, possible = softmax_rows(capped), z > -np.inf
     problem = _Problem(rows, possible, np.where(possible, rows.u, 0), q, t, v, z_loss, cap_slope)
     bare = _loss(problem)
@@ -183,6 +187,12 @@ def _cap(z: np.ndarray, cap: float | None) -> tuple[np.ndarray, np.ndarray]:
     decay = np.exp(-2 * np.abs(z) / wide(cap))
     capped = np.where(z == -np.inf, z, wide(cap) * np.tanh(z / wide(cap)))
     return capped, 4 * decay / (1 + decay) ** 2  # 1 - tanh^2 would cancel
+
+
+def _divided(z: np.ndarray, temperature: float, dtype: np.dtype) -> np.ndarray:
+    """`z / temperature`, rounded as the caller's own division of logits of `dtype` would be."""
+    due = statistics_dtype(np.dtype(dtype))
+    return widened(z.astype(due) / due.type(temperature), due)
 
 
 def _zeroed(x: np.ndarray, kept: np.ndarray) -> np.ndarray:

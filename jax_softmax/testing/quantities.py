@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from jax_softmax.testing.cases import Case
@@ -16,7 +20,14 @@ from jax_softmax.testing.exact import (
     widened,
 )
 from jax_softmax.testing.exact_layer import exact_layer
-from jax_softmax.testing.options import LINEAR, LOSSES, SECOND_DERIVATIVES
+from jax_softmax.testing.layer import BIAS_GRADIENT, FEATURES_GRADIENT, SCALE_GRADIENT
+from jax_softmax.testing.options import (
+    CONTRASTIVE,
+    LARGEST,
+    LAYERS,
+    LOSSES,
+    SECOND_DERIVATIVES,
+)
 from jax_softmax.testing.oracle import ExactRows, Output, options_cross_entropy
 from jax_softmax.testing.softmax_rows import (
     Derivative,
@@ -34,11 +45,99 @@ def exact(case: Case) -> dict[str, Exact]:
         return _second_derivatives(case, exact_rows(case))
     if case.group.op not in LOSSES:
         return _softmaxes(case)
-    found = _losses(case, exact_rows(case))
-    if case.group.op == LINEAR:
+    if case.labels.ndim == 2 and case.option.several:
+        found = _several(case)
+        # Those of the likeliest classes are a teacher's, without a derivative.
+        only = {"label_log_prob"} if case.group.op in LARGEST else set(found)
+        return {name: found[name] for name in only}
+    of_pairs = case.group.op == CONTRASTIVE
+    found = _pairs(case) if of_pairs else _losses(case, exact_rows(case))
+    if case.option.scaled:
+        found[SCALE_GRADIENT] = _scale_gradient(case, found["gradient"])
+    if case.group.op in LAYERS:
         z = widened(case.logits, numpy_dtype(case.group.dtype))
         found |= exact_layer(case, z, found["gradient"])
+    if of_pairs:
+        del found[BIAS_GRADIENT]
+    if of_pairs and case.option.symmetric:
+        found |= {name: _of_both(found[name]) for name in ("gradient", FEATURES_GRADIENT)}
     return found
+
+
+def _of_both(tower: Exact) -> Exact:
+    """A tower's gradient as the sum of two in the tower's dtype: as rows, and as classes."""
+    return dataclasses.replace(tower, roundings=tower.roundings + 2)
+
+
+def _pairs(case: Case) -> dict[str, Exact]:
+    """Of a contrastive loss: the mean of rows and columns, each pair the other's label."""
+
+    def way(case: Case) -> dict[str, Exact]:
+        if case.where is not None:
+            # Pairs that are left out are no negatives either.
+            case = dataclasses.replace(case, logits=np.where(case.where, case.logits, -np.inf))
+        return _losses(case, exact_rows(case))
+
+    if not case.option.symmetric:
+        return way(case)
+    rows = dataclasses.replace(case, cotangents={"loss": case.cotangents["loss"] / 2})
+    columns = dataclasses.replace(rows, logits=case.logits.T)
+    ways = [way(rows), way(columns)]
+    ways[1]["gradient"] = _joined([ways[1]["gradient"]], lambda x: x[0].T)
+    found = {name: _joined([found[name] for found in ways], sum) for name in ways[0]}
+    if "loss" in found:
+        found["loss"] = _joined([found["loss"]], lambda x: x[0] / 2)
+    return found
+
+
+def _scale_gradient(case: Case, gradient: Exact) -> Exact:
+    """By the number that multiplies the similarities, from the gradient by these: `[1]`."""
+    z = widened(case.logits, numpy_dtype(case.group.dtype)) * case.option.temperature
+    parts = (
+        np.sum(gradient.value * z),
+        *(np.sum(x * np.abs(z)) for x in (gradient.scale, gradient.terms, gradient.slack)),
+    )
+    value, scale, terms, slack = (np.asarray([part]) for part in parts)
+    dtype = statistics_dtype(numpy_dtype(case.group.dtype))
+    found = as_exact(value, scale, dtype, terms=terms, slack=slack)
+    return dataclasses.replace(found, summed=len(z))
+
+
+def _several(case: Case) -> dict[str, Exact]:
+    """Of several labels a row: the derivatives of each label and of the entropy, added up."""
+    g, no_entropy = case.cotangents["label_log_prob"], np.zeros(len(case.logits))
+    each = [
+        _of_one_label(case, labels, {"label_log_prob": of_label, "entropy": no_entropy})
+        for labels, of_label in zip(case.labels.T, g.T, strict=True)
+    ]
+    columns = [found.pop("label_log_prob") for found in each]
+    for found in each:
+        found.pop("entropy", None)
+    both = {"label_log_prob": _joined(columns, lambda x: np.asarray(np.stack(x, -1)))}
+    if "entropy" in case.option.outputs:
+        # A row counts if one of its labels does: what is ignored is below 0.
+        likeliest = case.labels.max(-1)
+        cotangents = {"label_log_prob": no_entropy, "entropy": case.cotangents["entropy"]}
+        alone = _of_one_label(case, likeliest, cotangents)
+        alone.pop("label_log_prob")
+        both["entropy"] = alone.pop("entropy")
+        each.append(alone)
+    return both | {name: _joined([found[name] for found in each], sum) for name in each[0]}
+
+
+def _of_one_label(
+    case: Case, labels: np.ndarray, cotangents: dict[str, np.ndarray]
+) -> dict[str, Exact]:
+    named = {name: cotangents[name] for name in case.option.outputs}
+    return exact(dataclasses.replace(case, labels=labels, cotangents=named))
+
+
+def _joined(parts: list[Exact], join: Callable[[list[np.ndarray]], Any]) -> Exact:
+    """Exact quantities of one kind as one, each of their fields joined."""
+    names = ("value", "scale", "terms", "slack")
+    fields: dict[str, Any] = {name: join([getattr(part, name) for part in parts]) for name in names}
+    reaches = [part.reach for part in parts if part.reach is not None]
+    return dataclasses.replace(parts[0], **fields, reach=join(reaches) if reaches else None)
 
 
 def exact_rows(case: Case) -> ExactRows:
@@ -54,6 +153,7 @@ def exact_rows(case: Case) -> ExactRows:
         sample_weight=case.sample_weight,
         z_loss=option.z_loss,
         soft_cap=option.soft_cap,
+        temperature=option.temperature,
     )
 
 
@@ -138,7 +238,7 @@ def _gradient(case: Case, rows: ExactRows) -> Exact:
     p, bend = rows.probability, rows.cap_slope
     dtype = numpy_dtype(case.group.dtype)
     stats = statistics_dtype(dtype)
-    if case.group.op == LINEAR:
+    if case.group.op in LAYERS:
         dtype = stats  # a layer's logits are never half precision
     value, terms, textbook, reach, slack = (np.zeros_like(p) for _ in range(5))
     for name in case.option.outputs:
@@ -149,8 +249,9 @@ def _gradient(case: Case, rows: ExactRows) -> Exact:
         # The textbook's entropy gradient has p (log p + 1), and is off by p at a class that is
         # certain; its derivative of the cap has 1 - tanh^2.
         uncapped = np.where(bend == 0, output.reach, output.gradient_size / np.where(bend, bend, 1))
-        textbook = textbook + np.abs(g) * (uncapped + p)
-        reach = reach + np.abs(g) * output.reach
+        by_stored = np.abs(g) / case.option.temperature
+        textbook = textbook + by_stored * (uncapped + p)
+        reach = reach + by_stored * output.reach
         for factor in (p * bend, rows.not_probability * bend):
             slack = slack + underflow_slack(factor, g, output.reach, stats)
     spread = case.labels.ndim == 2 and case.option.soft_labels
@@ -173,15 +274,33 @@ def _weight_gradient(case: Case, rows: ExactRows) -> Exact:
     dtype = statistics_dtype(numpy_dtype(case.group.dtype))
     g = cotangent(case, rows, "loss")[:, 0]
     value, scale = g * rows.by_weight, np.abs(g) * rows.by_weight_size
+    if case.option.reduction == "mean":
+        # (l_n - L) / W, which a label's class weight would multiply.
+        assert case.class_weights is None
+        share, kept = rows.weight / rows.weight.sum(), _rows_kept(case)
+        by, size = share @ rows.by_weight, share @ rows.by_weight_size
+        value, scale = (np.where(kept, x, 0) for x in (value - g * by, scale + np.abs(g) * size))
     size = 1 + np.abs(g) * rows.target_mass
     least = tiny(dtype) * size
     slack = np.where(scale < least, least, 0)
     return as_exact(value, scale, dtype, terms=scale + size, slack=slack)
 
 
+def _rows_kept(case: Case) -> np.ndarray:
+    """`[N]` booleans: the rows that count, whatever their weight."""
+    kept = np.ones(len(case.logits), bool)
+    if case.where is not None and case.where.ndim == 1:
+        kept &= case.where
+    if case.option.ignore_index is not None:
+        kept &= case.labels != case.option.ignore_index
+    return kept
+
+
 def exact_tangent(case: Case, gradient: Exact) -> dict[str, Exact]:
     """A loss's derivative along the case's tangents, `[N]`, if the rule has forward mode."""
     forward = case.group.rule == "jvp" and case.option.reduction == "none"
+    # A pair's loss depends on other rows too.
+    forward = forward and case.group.op != CONTRASTIVE
     if case.group.op not in LOSSES or not forward:
         return {}
     along = case.tangents.astype(np.float64).astype(gradient.value.dtype)

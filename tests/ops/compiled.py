@@ -12,6 +12,7 @@ STATIC = (
     "reduction",
     "rule",
     "soft_cap",
+    "temperature",
     "z_loss",
 )
 

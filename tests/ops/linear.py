@@ -20,6 +20,7 @@ OPTIONS = (
     "sample_weight",
     "z_loss",
     "soft_cap",
+    "temperature",
     "ignore_index",
 )
 NAMES = ("bias", *OPTIONS)
@@ -62,7 +63,12 @@ def case(names=(), rows=(13,), width=WIDTH, classes=CLASSES, dtype=np.float32, s
         options["class_weights"] = (0.1 + 2 * rng.random(classes)).astype(wide)
         if labels.size:
             options["class_weights"][labels.reshape(-1)[0]] = 0
-    for name, value in (("label_smoothing", 0.1), ("z_loss", 0.03), ("soft_cap", 2.5)):
+    for name, value in (
+        ("label_smoothing", 0.1),
+        ("z_loss", 0.03),
+        ("soft_cap", 2.5),
+        ("temperature", 0.7),
+    ):
         if name in names:
             options[name] = value
     if "ignore_index" in names:
@@ -84,7 +90,7 @@ def cotangents_for(made, reduction, stats, seed=1):
 def weighted(f, cotangents, arrays, *rest):
     """`sum(cotangents * outputs)`, with all outputs beside it."""
     out = f(arrays, *rest)
-    out = (out[0], *out[1]) if isinstance(out, tuple) else (out,)
+    out = (out[0], *out[1][:4]) if isinstance(out, tuple) else (out,)
     terms = zip(cotangents, out, strict=False)
     return sum(jnp.sum(g * x) for g, x in terms if g is not None), out
 

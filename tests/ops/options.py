@@ -15,6 +15,7 @@ NAMES = (
     "sample_weight",
     "z_loss",
     "soft_cap",
+    "temperature",
     "ignore_index",
     "where classes",
     "where rows",
@@ -51,6 +52,8 @@ def case(loss, names, shape, dtype, rng):
         options["where"][np.arange(rows), labels] = True
     elif "where rows" in names:
         options["where"] = np.arange(rows) != 2
+    if "temperature" in names:
+        options["temperature"] = 0.7
     if "ignore_index" in names:
         labels[1] = IGNORED
         options["ignore_index"] = IGNORED

@@ -30,6 +30,15 @@ every_function = pytest.mark.parametrize("f", FUNCTIONS.values(), ids=FUNCTIONS)
 both_losses = pytest.mark.parametrize("loss", [integer_loss, soft_loss])
 
 
+def test_lists_are_taken():
+    """As by optax; JAX itself warns where it is asked for the shape of a list."""
+    logits = LOGITS.tolist()
+    found = [f(logits) for f in FUNCTIONS.values()]
+    found.append(ops.softmax_kl_divergence(logits, logits))
+    for expected, got in zip([f() for f in FUNCTIONS.values()], found, strict=False):
+        np.testing.assert_array_equal(got, expected)
+
+
 @every_function
 @pytest.mark.parametrize("dtype", [np.int32, bool, np.complex64])
 def test_logits_must_be_floating(f, dtype):

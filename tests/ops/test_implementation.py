@@ -169,6 +169,6 @@ def test_the_kernel_for_gpus_is_for_rows_of_one_device(monkeypatch):
         loss = functools.partial(integer, **options)
         assert not kernels(jax.grad(lambda z, y, f=loss: jnp.sum(f(z, y))), z, y)
         assert kernels(each(loss, (rows, rows)), z, y)
-    monkeypatch.setattr("jax_softmax.ops.linear_cross_entropy.on_a_gpu", lambda _: True)
+    monkeypatch.setattr("jax_softmax.ops._linear.call.on_a_gpu", lambda _: True)
     assert not kernels(jax.grad(fused), z, k, y)
     assert kernels(each(fused, (rows, jax.sharding.PartitionSpec(), rows)), z, k, y)

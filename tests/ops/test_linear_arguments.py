@@ -116,7 +116,7 @@ def test_num_classes_must_be_an_integer(classes):
         call(num_classes=classes)
 
 
-@pytest.mark.parametrize("name", ["label_smoothing", "z_loss", "soft_cap"])
+@pytest.mark.parametrize("name", ["label_smoothing", "z_loss", "soft_cap", "temperature"])
 def test_traced_options_raise(name):
     with pytest.raises(TypeError, match=f"{name}: expected a Python number, got a traced array"):
         jax.jit(lambda x: call(**{name: x}))(0.5)
@@ -249,16 +249,14 @@ def mean_of_shards(data_axis_name, spread=("features", "labels"), **options):
 
 
 @pytest.mark.parametrize("spread", [("features", "labels"), ("labels",)], ids="-".join)
-def test_a_mean_of_one_devices_rows_beside_ignored_ones_warns(spread):
+def test_a_mean_of_one_devices_rows_beside_ignored_ones_raises(spread):
     """Silently, its gradient would be another than that of all rows."""
-    words = "reduction='mean' with ignore_index over the rows of one device.*data_axis_name='data'"
-    with pytest.warns(UserWarning, match=words) as caught:
-        found, whole = mean_of_shards(None, spread, ignore_index=-1)
-    assert caught[0].filename == __file__
-    assert np.abs(found - whole).max() > 0.01 * np.abs(whole).max()
+    words = r"rows that differ along \['data'\].*Pass data_axis_name='data'"
+    with pytest.raises(ValueError, match=words):
+        mean_of_shards(None, spread, ignore_index=-1)
 
 
-def test_the_mean_of_all_rows_and_one_that_is_meant_do_not_warn():
+def test_the_mean_of_all_rows_and_one_that_is_meant_do_not_raise():
     found, whole = mean_of_shards("data", ignore_index=-1)
     np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-7)
     found, _ = mean_of_shards((), ignore_index=-1)
@@ -267,7 +265,7 @@ def test_the_mean_of_all_rows_and_one_that_is_meant_do_not_warn():
     mean_of_shards(None, sample_weight=2.0)  # cancels
 
 
-def test_a_mean_over_some_of_the_axes_of_rows_warns_of_the_others():
+def test_a_mean_over_some_of_the_axes_of_rows_raises_with_the_others():
     mesh = jax.make_mesh((2, 2), ("data", "more"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     rows = P(("data", "more"))
 
@@ -276,7 +274,7 @@ def test_a_mean_over_some_of_the_axes_of_rows_warns_of_the_others():
         return jax.lax.pmean(loss(features, K, labels, **options), "more")
 
     mapped = jax.shard_map(mean, mesh=mesh, in_specs=(rows, rows), out_specs=P())
-    with pytest.warns(UserWarning, match=r"along \['more'\].*data_axis_name=\('data', 'more'\)"):
+    with pytest.raises(ValueError, match=r"along \['more'\].*data_axis_name=\('data', 'more'\)"):
         mapped(np.zeros((4, 3), np.float32), np.array([0, 1, 2, -1], np.int32))
 
 

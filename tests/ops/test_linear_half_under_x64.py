@@ -30,14 +30,18 @@ def test_half_precision_under_x64(dtype, classes, options, block_size):
     x, k = jnp.ones((4, 3), dtype), jnp.ones((3, 6), dtype)
     y = jnp.arange(4)
 
-    def loss(x, k):
-        return linear_softmax_cross_entropy(
-            x, k, y, num_classes=classes, block_size=block_size, **options
-        )
+    @jax.jit
+    def values(x, k):
+        def loss(x, k):
+            return linear_softmax_cross_entropy(
+                x, k, y, num_classes=classes, block_size=block_size, **options
+            )
 
-    expected, by = jax.value_and_grad(loss, (0, 1))(x, k)
+        return jax.value_and_grad(loss, (0, 1))(x, k)
+
+    expected, by = values(x, k)
     with jax.enable_x64(True):
-        found, gradients = jax.value_and_grad(loss, (0, 1))(x, k)
+        found, gradients = values(x, k)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     for a, b in zip(gradients, by, strict=True):

@@ -50,7 +50,7 @@ def by_layer(arrays, *, kernel_layout="dv", loss=fused, **options):
     )
 
 
-def by_logits(arrays, *, kernel_layout=None, block_size=None, **options):
+def by_logits(arrays, **options):
     arrays = dict(arrays)
     logits = jnp.matmul(arrays.pop("features"), arrays.pop("kernel"), precision="highest")
     bias = arrays.pop("bias", None)
@@ -62,21 +62,28 @@ def by_logits(arrays, *, kernel_layout=None, block_size=None, **options):
 
 def outputs_and_gradients(op, arrays, **options):
     """All outputs, and the derivatives of their weighted sum by every array."""
+    if op is by_logits:  # which is the same for all of them: one program
+        options.pop("kernel_layout", None)
+        options.pop("block_size", None)
+    others = {
+        name: x for name, x in options.items() if isinstance(x, np.ndarray | jax.sharding.Mesh)
+    }
+    if others:  # no keys of a program
+        op = functools.partial(op, **others)
+    static = tuple(sorted((name, x) for name, x in options.items() if name not in others))
+    return _outputs_and_gradients(op, static, arrays)
 
-    @jax.jit
-    def both(arrays):
-        def total(arrays):
-            out = op(arrays, **options)
-            leaves = [x for x in jax.tree.leaves(out) if jnp.issubdtype(x.dtype, jnp.floating)]
-            terms = (
-                jnp.sum(jnp.cos(jnp.arange(x.size, dtype=x.dtype)) * x.ravel()) for x in leaves
-            )
-            return sum(terms), out
 
-        gradients, out = jax.grad(total, has_aux=True)(arrays)
-        return out, gradients
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _outputs_and_gradients(op, static, arrays):
+    def total(arrays):
+        out = op(arrays, **dict(static))
+        leaves = [x for x in jax.tree.leaves(out) if jnp.issubdtype(x.dtype, jnp.floating)]
+        terms = (jnp.sum(jnp.cos(jnp.arange(x.size, dtype=x.dtype)) * x.ravel()) for x in leaves)
+        return sum(terms), out
 
-    return both(arrays)
+    gradients, out = jax.grad(total, has_aux=True)(arrays)
+    return out, gradients
 
 
 def check(arrays, dtype, **options):
@@ -321,7 +328,7 @@ def test_slices_of_the_classes_give_the_result_of_one_device(reduction, options,
         "sample_weight": P("data"),
     }
     by_row = P("data") if reduction == "none" else P()
-    stats = ops.SoftmaxStats(*[P("data")] * 4)
+    stats = ops.SoftmaxStats(*[P("data")] * 6)
     mapped = jax.shard_map(
         lambda a: by_layer(
             a,

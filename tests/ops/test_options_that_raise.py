@@ -35,7 +35,7 @@ def test_ignore_index_must_be_a_python_integer(index):
 
 
 @both_losses
-@pytest.mark.parametrize("name", ["label_smoothing", "z_loss", "soft_cap"])
+@pytest.mark.parametrize("name", ["label_smoothing", "z_loss", "soft_cap", "temperature"])
 def test_traced_scalar_options_raise(loss, name):
     with pytest.raises(TypeError, match=f"{name}: expected a Python number, got a traced array"):
         jax.jit(lambda x: loss(normal_rows(), labels_for(loss), **{name: x}))(0.5)
@@ -58,6 +58,10 @@ def test_traced_ignore_index_raises():
         ("soft_cap", 0, "soft_cap: expected None or a number from 1e-30 to 1e30, got 0"),
         ("soft_cap", -3.0, "soft_cap: expected None or a number from 1e-30 to 1e30, got -3"),
         ("soft_cap", INF, "soft_cap: expected None or a number from 1e-30 to 1e30, got inf"),
+        ("temperature", 0, "temperature: expected a number from 1e-6 to 1e6, got 0"),
+        ("temperature", -1.0, "temperature: expected a number from 1e-6 to 1e6, got -1"),
+        ("temperature", INF, "temperature: expected a number from 1e-6 to 1e6, got inf"),
+        ("temperature", NAN, "temperature: expected a number from 1e-6 to 1e6, got nan"),
         ("rule", "jacobian", "rule: expected 'vjp' or 'jvp', got 'jacobian'"),
     ],
 )
@@ -67,7 +71,7 @@ def test_options_out_of_range_raise(loss, name, value, words):
 
 
 @both_losses
-@pytest.mark.parametrize("name", ["label_smoothing", "z_loss", "soft_cap"])
+@pytest.mark.parametrize("name", ["label_smoothing", "z_loss", "soft_cap", "temperature"])
 def test_options_that_are_no_numbers_raise(loss, name):
     with pytest.raises(TypeError, match=f"{name}: expected a Python number, got"):
         loss(normal_rows(), labels_for(loss), **{name: "a"})

@@ -92,3 +92,29 @@ def test_mistakes_are_named_before_anything_is_spread(changed, words):
     given = {"features": X, "kernel": K, "labels": Y} | changed
     with pytest.raises(ValueError, match=words):
         sharded_linear_softmax_cross_entropy(mesh=mesh_of(AxisType.Auto), **given)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("jit", [True, False])
+def test_the_mesh_of_set_mesh_is_taken_where_none_is_given(kind, jit, rng):
+    x, kernel = (rng.standard_normal(size, np.float32) for size in ((12, WIDTH), (WIDTH, CLASSES)))
+    labels = rng.integers(0, CLASSES, 12).astype(np.int32)
+    names = {"axis_name": "model", "data_axis_name": "data"}
+
+    def spread(x, kernel):
+        return sharded_linear_softmax_cross_entropy(x, kernel, labels, **names)
+
+    def one(x, kernel):
+        return linear_softmax_cross_entropy(x, kernel, labels)
+
+    run = jax.value_and_grad(spread, (0, 1))
+    with jax.set_mesh(mesh_of(kind)):
+        found = (jax.jit(run) if jit else run)(x, kernel)
+    expected = jax.jit(jax.value_and_grad(one, (0, 1)))(x, kernel)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert_close(np.asarray(a), np.asarray(b), np.float32)
+
+
+def test_without_any_mesh_the_remedy_is_named():
+    with pytest.raises(ValueError, match="mesh: expected .*jax.set_mesh"):
+        sharded_linear_softmax_cross_entropy(X, K, Y, axis_name="model")

@@ -89,6 +89,10 @@ class Cpu(Xla):
         first = jnp.argmax(jnp.max(_in_chunks(z, chunk), -1), -1).astype(jnp.int32) * chunk
         return first + jnp.argmax(_chunk_of(z, first, chunk), -1).astype(jnp.int32)
 
+    def top_k(self, x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+        """Behind a barrier: where the result is sliced, XLA:CPU would sort all of the row."""
+        return self.again(XLA.top_k(x, k))
+
     def share(self, logits: Logits, index: jax.Array) -> RowShare:
         """Works in chunks if it can; gathers the label's chunk once for both reductions."""
         chunk = _chunk_size(logits.stored)
@@ -380,9 +384,10 @@ def block_rows(arrays: object, rows: tuple[int, ...]) -> int | None:
     Rows that may be spread over devices stay together: each device would need part of every block.
     """
     leaves = jax.tree.leaves(arrays)
-    classes = max(x.shape[-1] for x in leaves if x.ndim > len(rows))
-    if not all(isinstance(n, int) for n in (*rows, classes)):
+    widths = [x.shape[-1] for x in leaves if x.ndim > len(rows)]
+    if not all(isinstance(n, int) for n in (*rows, *widths)):
         return None  # exported for any size
+    classes = max(widths)
     size = max(1, _BLOCK_BYTES * processors() // (4 * max(1, classes)))
     few = math.prod(rows) < _FEWEST_BLOCKS * size
     return None if few or not on_one_device(*leaves) else size
@@ -428,7 +433,9 @@ def _in_blocks(
         return f(lax.optimization_barrier(jax.tree.map(take, here)))
 
     def join(x: jax.Array) -> jax.Array:
-        return jnp.concatenate([x[:-1].reshape(before), x[-1, before - rows :]]).reshape(shape)
+        rest = x.shape[2:]
+        whole = x[:-1].reshape(before, *rest)
+        return jnp.concatenate([whole, x[-1, before - rows :]]).reshape(*shape, *rest)
 
     joined: Results = jax.tree.map(join, lax.map(block, jnp.arange(count)))
     return joined

@@ -53,6 +53,10 @@ class _ByPlatform:
     def likeliest(self, z: jax.Array) -> jax.Array:
         return _by_platform(z, cpu=CPU.likeliest, default=XLA.likeliest)
 
+    def top_k(self, x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+        cpu, default = (partial(of.top_k, k=k) for of in (CPU, XLA))
+        return _by_platform(x, cpu=cpu, default=default)
+
     def share(self, logits: Logits, index: jax.Array) -> RowShare:
         def of(backend: Backend, stored: jax.Array, index: jax.Array) -> RowShare:
             return backend.share(logits.of(stored), index)
@@ -67,6 +71,9 @@ class _ByPlatform:
 
     def pick(self, x: jax.Array, index: jax.Array) -> jax.Array:
         return _by_platform(x, index, cpu=CPU.pick, default=XLA.pick)
+
+    def pick_several(self, x: jax.Array, index: jax.Array) -> jax.Array:
+        return _by_platform(x, index, cpu=CPU.pick_several, default=XLA.pick_several)
 
     def sum_apart(self, x: jax.Array, index: jax.Array) -> jax.Array:
         return _by_platform(x, index, cpu=CPU.sum_apart, default=XLA.sum_apart)
@@ -103,6 +110,13 @@ class _ByPlatform:
             return XLA.put_at_label(x, index, value, final=final)
         cpu, default = (partial(to.put_at_label, final=final) for to in (CPU, XLA))
         return _by_platform(x, index, value, cpu=cpu, default=default)
+
+    def put_several(
+        self, x: jax.Array, index: jax.Array, values: jax.Array, *, final: bool
+    ) -> jax.Array:
+        if index.shape[-1] == 1:
+            return self.put_at_label(x, index[..., 0], values[..., 0], final=final)
+        return XLA.put_several(x, index, values, final=final)
 
     def add_by_class(
         self,
@@ -146,6 +160,11 @@ def on_a_gpu(implementation: Implementation | None) -> bool:
     if implementation is not None:
         return implementation == "mosaic_gpu"
     return _platform() == "gpu" and available()
+
+
+def on_a_cpu(implementation: Implementation | None) -> bool:
+    """Whether what is traced will most likely run on a CPU; only speed and memory depend on it."""
+    return implementation in (None, "cpu") and _platform() == "cpu"
 
 
 def _platform() -> str:

@@ -105,11 +105,17 @@ class Backend(Protocol):
     def likeliest(self, z: jax.Array) -> jax.Array:
         """The first class that has the row's largest logit, `[...]` int32."""
 
+    def top_k(self, x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+        """The k largest of each row and where they are, int32; of equal ones the first."""
+
     def share(self, logits: Logits, index: jax.Array) -> RowShare:
         """The maximum and the sum of exponentials, with class `index` set apart."""
 
     def pick(self, x: jax.Array, index: jax.Array) -> jax.Array:
         """`x` at `index`, `[...]`; 0 where `index` is outside `[0, V)`."""
+
+    def pick_several(self, x: jax.Array, index: jax.Array) -> jax.Array:
+        """`x` at each of `index [..., K]`; 0 where one is outside `[0, V)`."""
 
     def sum_apart(self, x: jax.Array, index: jax.Array) -> jax.Array:
         """`sum_{j != index} x_j`, `[...]`."""
@@ -154,6 +160,11 @@ class Backend(Protocol):
 
         `final` says that the result goes to memory, with no further computation.
         """
+
+    def put_several(
+        self, x: jax.Array, index: jax.Array, values: jax.Array, *, final: bool
+    ) -> jax.Array:
+        """`x` with `values [..., K]` at `index [..., K]`; the same index has the same value."""
 
     def add_by_class(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -23,6 +24,9 @@ from jax_softmax.ops._backends.interface import (
 )
 from jax_softmax.ops._backends.sums import row_sum
 
+# Up to this many labels a row, a masked sum or a select for each fuses with what is done anyway.
+FEW_LABELS = 8
+
 
 class Xla:
     """See `Backend` for what each primitive returns."""
@@ -34,6 +38,11 @@ class Xla:
     def likeliest(self, z: jax.Array) -> jax.Array:
         """Uses `jnp.argmax`."""
         return jnp.argmax(z, -1).astype(jnp.int32)
+
+    def top_k(self, x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+        """Uses `lax.top_k`."""
+        values, index = lax.top_k(x, k)
+        return values, index.astype(jnp.int32)
 
     def share(self, logits: Logits, index: jax.Array) -> RowShare:
         """Uses masked reductions.
@@ -52,6 +61,15 @@ class Xla:
     def pick(self, x: jax.Array, index: jax.Array) -> jax.Array:
         """Uses a masked sum, which needs no element of another device."""
         return jnp.sum(jnp.where(is_class(index, x.shape[-1]), x, 0), -1)
+
+    def pick_several(self, x: jax.Array, index: jax.Array) -> jax.Array:
+        """Picks one after another, where they are few."""
+        several = index.shape[-1]
+        if several <= FEW_LABELS:
+            return jnp.stack([self.pick(x, index[..., k]) for k in range(several)], -1)
+        # A negative index would count from the end.
+        index = jnp.where(index < 0, x.shape[-1], index)
+        return jnp.take_along_axis(x, index, -1, mode="fill", fill_value=0)
 
     def sum_apart(self, x: jax.Array, index: jax.Array) -> jax.Array:
         """Uses a masked sum."""
@@ -82,6 +100,24 @@ class Xla:
     ) -> jax.Array:
         """Uses a select."""
         return jnp.where(is_class(index, x.shape[-1]), value[..., None], x)
+
+    def put_several(
+        self, x: jax.Array, index: jax.Array, values: jax.Array, *, final: bool
+    ) -> jax.Array:
+        """Selects, which fuses, where they are few."""
+        several = index.shape[-1]
+        if several == 1:
+            return self.put_at_label(x, index[..., 0], values[..., 0], final=final)
+        if several <= FEW_LABELS:
+            for k in range(several):
+                x = XLA.put_at_label(x, index[..., k], values[..., k], final=False)
+            return x
+
+        def put(row: jax.Array, index: jax.Array, values: jax.Array) -> jax.Array:
+            return row.at[index].set(values, mode="drop")
+
+        index = jnp.where(index < 0, x.shape[-1], index)
+        return functools.reduce(lambda f, _: jax.vmap(f), range(x.ndim - 1), put)(x, index, values)
 
     def reads_once(self, logits: Logits, index: jax.Array, to_do: Pass) -> bool:
         """Never."""

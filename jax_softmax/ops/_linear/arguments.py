@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
@@ -36,24 +34,9 @@ def check_arrays(
 
     Class probabilities become part of the layer; the labels are then None.
     """
-    if kernel_layout not in get_args(KernelLayout):
-        raise ValueError(f"kernel_layout: expected 'dv' or 'vd', got {kernel_layout!r}.")
-    x, k = floating_array("features", features), floating_array("kernel", kernel)
-    b = None if bias is None else floating_array("bias", bias)
-    if x.ndim == 0:
-        raise ValueError("features: expected shape [..., D], got a number.")
-    width, order = x.shape[-1], f"[{', '.join(kernel_layout.upper())}]"
-    if k.ndim != 2 or k.shape[kernel_layout.index("d")] != width:
-        raise ValueError(
-            f"kernel: expected {order} with D = {width} (the features' last axis) for "
-            f"kernel_layout={kernel_layout!r}, got shape {k.shape}."
-        )
-    classes = k.shape[kernel_layout.index("v")]
-    if classes == 0:
-        raise ValueError(f"kernel: expected at least one class, got shape {k.shape}.")
-    if b is not None and b.shape != (classes,):
-        raise ValueError(f"bias: expected shape {(classes,)}, got {b.shape}.")
-    linear, rows = Linear(x, k, b), x.shape[:-1]
+    linear = check_layer(features, kernel, bias, kernel_layout)
+    x, rows = linear.features, linear.features.shape[:-1]
+    classes = linear.kernel.shape[kernel_layout.index("v")]
     y = label_array(labels, ignore_index)
     integers = jnp.issubdtype(y.dtype, jnp.integer)
     # Integers or booleans without a column per class are labels; so are integers for one class.
@@ -70,6 +53,38 @@ def check_arrays(
     )
     check_ignore_index(ignore_index, y.dtype)
     return linear, y
+
+
+def check_layer(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
+    kernel_layout: KernelLayout,
+    *,
+    whose: str = "",
+) -> Linear:
+    """The layer as arrays; raises if their shapes or dtypes do not fit.
+
+    `whose` is put before the arguments' names.
+    """
+    if kernel_layout not in get_args(KernelLayout):
+        raise ValueError(f"{whose}kernel_layout: expected 'dv' or 'vd', got {kernel_layout!r}.")
+    x, k = floating_array(f"{whose}features", features), floating_array(f"{whose}kernel", kernel)
+    b = None if bias is None else floating_array(f"{whose}bias", bias)
+    if x.ndim == 0:
+        raise ValueError(f"{whose}features: expected shape [..., D], got a number.")
+    width, order = x.shape[-1], f"[{', '.join(kernel_layout.upper())}]"
+    if k.ndim != 2 or k.shape[kernel_layout.index("d")] != width:
+        raise ValueError(
+            f"{whose}kernel: expected {order} with D = {width} (the features' last axis) for "
+            f"{whose}kernel_layout={kernel_layout!r}, got shape {k.shape}."
+        )
+    classes = k.shape[kernel_layout.index("v")]
+    if classes == 0:
+        raise ValueError(f"{whose}kernel: expected at least one class, got shape {k.shape}.")
+    if b is not None and b.shape != (classes,):
+        raise ValueError(f"{whose}bias: expected shape {(classes,)}, got {b.shape}.")
+    return Linear(x, k, b)
 
 
 def _class_probabilities(
@@ -159,13 +174,15 @@ def check_distinct(axis_name: AxisName, data_axis_name: AxisName) -> None:
         )
 
 
-def warn_of_unlike_means(
+def check_mean(
     axis_name: AxisName,
     data_axis_name: AxisName,
     of_rows: Sequence[jax.Array | None],
     weighing: Mapping[str, ArrayLike | None],
 ) -> None:
-    """Warns if a mean is over one device's rows, and those of others may weigh differently.
+    """Raises ValueError if a mean is over one device's rows, and others' may weigh differently.
+
+    The mean of such means has another gradient than the mean of all rows, silently.
 
     Args:
       axis_name: the mesh axis of the classes.
@@ -183,21 +200,10 @@ def warn_of_unlike_means(
     if over and names and data_axis_name != ():
         axes = (*axis_names(data_axis_name), *over)
         name = axes[0] if len(axes) == 1 else axes
-        warnings.warn(
-            f"reduction='mean' with {', '.join(names)} over the rows of one device along {over}: "
-            f"those of another may weigh more or less, and the mean of such means is not that of "
+        raise ValueError(
+            f"data_axis_name: expected the axes of the rows for reduction='mean' with "
+            f"{', '.join(names)}, got {data_axis_name!r} for rows that differ along {over}. Those "
+            f"of another device may weigh more or less, and the mean of such means is not that of "
             f"all rows. Pass data_axis_name={name!r} for the mean of all rows, or "
-            f"data_axis_name=() if each device's is meant.",
-            stacklevel=_stacklevel_of_user(),
+            f"data_axis_name=() if each device's is meant."
         )
-
-
-def _stacklevel_of_user() -> int:
-    """The `stacklevel` of the caller's first frame outside of JAX and this package."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None:
-        package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if package not in ("jax", "jax_softmax"):
-            break
-        level, frame = level + 1, frame.f_back
-    return level

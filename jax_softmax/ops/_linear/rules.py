@@ -26,8 +26,15 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jax_softmax.ops._autodiff import used, with_no_tangent
-from jax_softmax.ops._linear.layer import Linear, Parts
-from jax_softmax.ops._linear.sweeps import Static, forward_sweep, gradient_sweep, tangent_sweep
+from jax_softmax.ops._jit import absent, is_absent
+from jax_softmax.ops._linear.layer import Linear, Parts, sums_dtype
+from jax_softmax.ops._linear.one_block import Static
+from jax_softmax.ops._linear.sweeps import (
+    forward_sweep,
+    gradient_sweep,
+    part_dtypes,
+    tangent_sweep,
+)
 from jax_softmax.ops._math.row_data import STATISTICS, Outputs, Residuals, RowData
 from jax_softmax.ops._mesh import sum_over_missing, vary, varying_axes
 from jax_softmax.ops._reduction import slope, times_slope, totalled
@@ -41,7 +48,7 @@ Tangents = Any
 class RowsKept(NamedTuple):
     """What the forward rule keeps for the backward rule, if each row has a cotangent.
 
-    `wanted` has `()` for arrays that are differentiated, else None.
+    `wanted` has an array for each of the layer's, absent for those that are not differentiated.
     """
 
     linear: Linear
@@ -54,7 +61,7 @@ class TotalKept(NamedTuple):
     """The same for a total.
 
     Attributes:
-      gradients: the gradients for a cotangent of 1.
+      gradients: the gradients for a cotangent of 1, absent where they are not wanted.
       slopes: `[...]`, the derivatives by the weights.
       like: scalars with the dtypes of the layer's arrays and the mesh axes that these vary over.
       weights: with statistics only, since the forward rule cannot know the cotangents of those.
@@ -73,6 +80,29 @@ def _wanted(linear: Linear | Parts, is_wanted: Callable[[Any], bool]) -> Parts:
     return Parts(*(None if x is None or not is_wanted(x) else () for x in linear))
 
 
+def _flags(linear: Linear, wanted: Parts) -> Parts:
+    """`wanted` as arrays: a tree of the same form whatever is wanted."""
+    pairs = zip(linear, wanted, strict=True)
+    return Parts(
+        *(None if x is None else absent() if w is None else jnp.zeros(()) for x, w in pairs)
+    )
+
+
+def _filled(linear: Linear, gradients: Parts, kinds: int) -> Parts:
+    """The gradients with what is not wanted absent; those of the features are `kinds` arrays."""
+    features, *others = gradients
+    features = (absent(),) * kinds if features is None else features
+    pairs = zip(linear[1:], others, strict=True)
+    rest = (None if x is None else absent() if g is None else g for x, g in pairs)
+    return Parts(features, *rest)
+
+
+def _there(x: Any) -> Any:
+    """What is there of a tree's first level: None for what is absent."""
+    gone = x is None or is_absent(x[0] if isinstance(x, tuple) else x)
+    return None if gone else x
+
+
 def _is_zero(x: Any) -> bool:
     return isinstance(x, SymbolicZero)
 
@@ -83,7 +113,7 @@ def _is_zero(x: Any) -> bool:
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def total_vjp(static: Static, linear: Linear, data: RowData, weights: jax.Array) -> Outputs:
     """Outputs with `sum(weights * loss)` as the loss; the statistics are those of the rows."""
-    return totalled(weights, forward_sweep(static, linear, data).outputs)
+    return totalled(weights, forward_sweep(static.for_values(), linear, data).outputs)
 
 
 def _total_fwd(
@@ -95,7 +125,9 @@ def _total_fwd(
     slopes = slope(weights, outputs.loss)
     like = jax.tree.map(lambda x: vary(jnp.zeros((), x.dtype), varying_axes(x)), linear)
     stats = static.options.stats
-    rows = RowsKept(linear, data, residuals, wanted) if stats else None
+    rows = RowsKept(linear, data, residuals, _flags(linear, wanted)) if stats else None
+    kinds = len(part_dtypes(linear.features.dtype, sums_dtype(linear)))
+    gradients = _filled(linear, gradients, kinds)
     kept = TotalKept(gradients, slopes, like, weights if stats else None, rows)
     return totalled(weights, outputs), kept
 
@@ -111,7 +143,7 @@ def _total_bwd(
         of_rows = cotangents._replace(loss=None if g is None else g * weights)
         found, _ = _rows_bwd(static, rows, of_rows)
         return found, None, by_weights
-    features, kernel, bias, labels = kept.gradients
+    features, kernel, bias, labels = map(_there, kept.gradients)
     if features is not None:
         features = _scaled_features(static, features, kept.like.features.dtype, g)
     if labels is not None:
@@ -193,18 +225,19 @@ total_jvp.defjvp(_total_jvp, symbolic_zeros=True)
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def rows_vjp(static: Static, linear: Linear, data: RowData) -> Outputs:
     """The outputs of the rows."""
-    return forward_sweep(static, linear, data).outputs
+    return forward_sweep(static.for_values(), linear, data).outputs
 
 
 def _rows_fwd(static: Static, linear: Primals, data: Primals) -> tuple[Outputs, RowsKept]:
     wanted = _wanted(linear, lambda primal: primal.perturbed)
     linear, data = jax.tree.map(lambda primal: primal.value, (linear, data))
     outputs, residuals, _ = forward_sweep(static, linear, data)
-    return outputs, RowsKept(linear, data, residuals, wanted)
+    return outputs, RowsKept(linear, data, residuals, _flags(linear, wanted))
 
 
 def _rows_bwd(static: Static, kept: RowsKept, cotangents: Tangents) -> tuple[Linear, None]:
-    linear, data, residuals, wanted = kept
+    linear, data, residuals, flags = kept
+    wanted = _wanted(Parts(*flags), lambda flag: not is_absent(flag))
     gradients = gradient_sweep(static, linear, data, used(cotangents), wanted, residuals).gradients
     unview = static.blocks.unview
     if gradients.features is not None:
@@ -229,7 +262,7 @@ def _rows_jvp(
     linear, data = primals
     outputs, residuals, _ = forward_sweep(static, linear, data)
     # In the dtype of the statistics, so that reverse mode sums the blocks' shares in it.
-    wide = outputs.loss.dtype
+    wide = sums_dtype(linear)
     dots = Parts(
         *(None if dot is None or _is_zero(dot) else dot.astype(wide) for dot in tangents[0])
     )

@@ -15,45 +15,26 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_softmax.ops._backends.chunks import Chunk, each_chunk, fold_chunks
-from jax_softmax.ops._backends.dispatch import backend_of, on_a_gpu
-from jax_softmax.ops._backends.interface import Backend
-from jax_softmax.ops._backends.sums import row_sum
-from jax_softmax.ops._linear.blocks import RowBlocks
-from jax_softmax.ops._linear.layer import Linear, Parts, Product, product_dtype, sums_dtype
-from jax_softmax.ops._math.row_data import DIFFERENTIABLE, Outputs, Residuals, RowData
-from jax_softmax.ops._math.row_loss import RowLoss
-from jax_softmax.ops._math.slices import OfSlice, Slices, held_logits, sum_slices
-from jax_softmax.ops._mesh import AxisName, sum_over_missing, zeros_varying
-from jax_softmax.ops._options import Options
+from jax_softmax.ops._linear.layer import Linear, Parts, sums_dtype
+from jax_softmax.ops._linear.one_block import (
+    Static,
+    add_gradients,
+    at_once,
+    forward,
+    reads_once,
+    tangent_outputs,
+    taught,
+)
+from jax_softmax.ops._linear.skipping import for_rows, skipping
+from jax_softmax.ops._math.row_data import (
+    Outputs,
+    Residuals,
+    RowData,
+)
+from jax_softmax.ops._mesh import sum_over_missing, zeros_varying
 
 # With more blocks, sums over rows are taken in two levels. One level of 128 errs by 1.4 eps.
 _MOST_IN_A_SUM = 128
-
-
-class Static(NamedTuple):
-    """What is constant in the compiled program.
-
-    Attributes:
-      loss: the loss of a row.
-      options: the options of the loss.
-      product: how products are taken.
-      blocks: how rows are split.
-      class_block: None, or how many classes are taken at a time.
-      axis_name: the mesh axis that the classes are spread over, or None.
-    """
-
-    loss: RowLoss
-    options: Options
-    product: Product
-    blocks: RowBlocks
-    class_block: int | None
-    axis_name: AxisName
-
-    @property
-    def backend(self) -> Backend:
-        """The backend that computes."""
-        return backend_of(self.options.implementation)
 
 
 class Sweep(NamedTuple):
@@ -92,7 +73,7 @@ class _Rows(NamedTuple):
 
 Block = Callable[[Parts, _Rows], tuple[Parts, Any]]
 
-_BY_ROW = ("column", "valid", "label_weight", "counted", "weightless")
+_BY_ROW = ("column", "valid", "targets", "rest", "label_weight", "counted", "weightless")
 
 
 def _rows(
@@ -123,19 +104,30 @@ def _of_block(static: Static, parts: Any, i: jax.Array) -> Any:
     return parts._replace(features=features, labels=labels)
 
 
-def _data_of_block(data: RowData, rows: _Rows) -> RowData:
-    return data._replace(**{name: getattr(rows.data, name) for name in _BY_ROW})
+def _block(static: Static, linear: Linear, data: RowData, rows: _Rows) -> tuple[Linear, RowData]:
+    """The layer and the data of a block's rows; those of `linear` and a teacher are views."""
+    data = data._replace(**{name: getattr(rows.data, name) for name in _BY_ROW})
+    if data.teacher is not None:
+        data = data._replace(teacher=_of_block(static, data.teacher, rows.i))
+    return taught(static, _of_block(static, linear, rows.i), data)
+
+
+def _data_in_views(static: Static, data: RowData, features: jax.Array) -> RowData:
+    """The data with a view of the teacher's features."""
+    if data.teacher is None:
+        return data
+    return data._replace(teacher=for_rows(static.skips, _viewed(static, data.teacher), features))
 
 
 def forward_sweep(static: Static, linear: Linear, data: RowData) -> Sweep:
     """The outputs of all rows, and their residuals."""
-    linear = _viewed(static, linear)
+    views = _data_in_views(static, data, linear.features)
+    linear = for_rows(static.skips, _viewed(static, linear), linear.features)
 
     def block(_: None, rows: _Rows) -> tuple[None, tuple[Outputs, Residuals]]:
-        here = _of_block(static, linear, rows.i)
-        return None, _forward(static, here, _data_of_block(data, rows))[:2]
+        return None, forward(static, *_block(static, linear, views, rows))[:2]
 
-    _, found = lax.scan(jax.checkpoint(block), None, _rows(static, data))
+    _, found = lax.scan(jax.checkpoint(skipping(static.skips, block)), None, _rows(static, data))
     outputs, residuals = found
     return Sweep(jax.tree.map(static.blocks.join, outputs), residuals, Parts())
 
@@ -155,22 +147,21 @@ def gradient_sweep(
     """
     wide, kind = sums_dtype(linear), linear.features.dtype
     given = residuals is not None
-    kinds = (kind,) if given else _part_dtypes(kind, wide)
-    linear = _viewed(static, linear)
+    kinds = (kind,) if given else part_dtypes(kind, wide)
+    views = _data_in_views(static, data, linear.features)
+    linear = for_rows(static.skips, _viewed(static, linear), linear.features)
 
     def block(sums: Parts, rows: _Rows) -> tuple[Parts, tuple[Outputs, Residuals]]:
-        here, at = _of_block(static, linear, rows.i), _data_of_block(data, rows)
+        here, at = _block(static, linear, views, rows)
         features, labels = sums.features, sums.labels
         sums = sums._replace(features=None, labels=None)
-        if not given and _reads_once(static, here, at, wanted):
-            outputs, residuals, sums = _at_once(static, here, at, rows.cotangents, wanted, sums)
+        if not given and reads_once(static, here, at, wanted):
+            outputs, residuals, sums = at_once(static, here, at, rows.cotangents, wanted, sums)
         else:
             outputs, residuals, logits = Outputs(), rows.residuals, None
             if not given:
-                outputs, residuals, logits = _forward(static, here, at)
-            sums = _add_gradients(
-                static, here, at, residuals, rows.cotangents, wanted, sums, logits
-            )
+                outputs, residuals, logits = forward(static, here, at)
+            sums = add_gradients(static, here, at, residuals, rows.cotangents, wanted, sums, logits)
         if features is not None:
             # Summed over the devices of the classes, in the dtype of the sums.
             found = _parts(sum_over_missing(sums.features, linear.features), kinds)
@@ -183,7 +174,8 @@ def gradient_sweep(
 
     start = _zeros(linear, wanted, kinds, given)
     rows = _rows(static, data, cotangents, residuals)
-    sums, (outputs, found) = _scan_in_groups(jax.checkpoint(block), start, rows)
+    block = jax.checkpoint(skipping(static.skips, block))
+    sums, (outputs, found) = _scan_in_groups(block, start, rows)
     return Sweep(jax.tree.map(static.blocks.join, outputs), found, sums)
 
 
@@ -232,176 +224,26 @@ def tangent_sweep(
     static: Static, linear: Linear, data: RowData, residuals: Residuals, dots: Parts
 ) -> Outputs:
     """The tangents of the differentiable outputs."""
-    linear, dots = _viewed(static, linear), _viewed(static, dots)
+    views = _data_in_views(static, data, linear.features)
+    linear, dots = (
+        for_rows(static.skips, _viewed(static, parts), linear.features) for parts in (linear, dots)
+    )
 
     def block(_: None, rows: _Rows) -> tuple[None, Outputs]:
-        here, along = (_of_block(static, parts, rows.i) for parts in (linear, dots))
-        return None, _tangents(static, here, _data_of_block(data, rows), rows.residuals, along)
+        along = _of_block(static, dots, rows.i)
+        return None, tangent_outputs(
+            static, *_block(static, linear, views, rows), rows.residuals, along
+        )
 
     rows = _rows(static, data, residuals=residuals)
-    _, tangents = lax.scan(jax.checkpoint(block), None, rows)
+    _, tangents = lax.scan(jax.checkpoint(skipping(static.skips, block)), None, rows)
     return cast("Outputs", jax.tree.map(static.blocks.join, tangents))
-
-
-# A block of rows, all of its classes or a chunk of them at a time
-
-
-def _of_chunk(
-    static: Static, linear: Linear, data: RowData, chunk: Chunk
-) -> tuple[Linear, RowData]:
-    """The layer and the rows' data, cut to a chunk of the classes."""
-    here = static.product.cut(linear, chunk)
-    data = data._replace(labels=here.labels)
-    if chunk.width is None:
-        return here, data
-    first = chunk.first if data.first is None else data.first + chunk.first
-    return here, data._replace(
-        column=None if data.column is None else data.column - chunk.first,
-        mask=chunk.cut(data.mask, -1),
-        class_weights=chunk.cut(data.class_weights, -1),
-        first=first,
-    )
-
-
-def _forward(
-    static: Static, linear: Linear, data: RowData
-) -> tuple[Outputs, Residuals, jax.Array | None]:
-    """A block's outputs and residuals, and its logits if those of all classes were computed."""
-    linear = _with_rows(linear, data.counted)
-    whole_logits = static.product.logits(linear) if static.class_block is None else None
-
-    def each(f: OfSlice) -> Any:
-        def of_chunk(chunk: Chunk) -> Any:
-            here, at = _of_chunk(static, linear, data, chunk)
-            logits = static.product.logits(here) if whole_logits is None else whole_logits
-            return f(held_logits(logits, at, static.options.soft_cap), at)
-
-        return each_chunk(static.product.classes(linear), static.class_block, of_chunk)
-
-    slices = Slices(static.backend, each, static.axis_name)
-    outputs, residuals = static.loss.forward(static.options, slices, data)
-    return outputs, residuals, whole_logits
-
-
-def _gradient_dtype(linear: Linear, wanted: Parts) -> jnp.dtype:
-    """What the gradient of a block's logits can be rounded to: all that is left of it in products.
-
-    float16 products scale it first, and a bias has the sum of it.
-    """
-    narrow = product_dtype(linear)
-    return narrow if narrow == jnp.bfloat16 and wanted.bias is None else sums_dtype(linear)
-
-
-def _reads_once(static: Static, linear: Linear, data: RowData, wanted: Parts) -> bool:
-    if not on_a_gpu(static.options.implementation):
-        return False  # a CPU's blocks are in its caches anyway
-    if static.class_block is not None or static.axis_name is not None:
-        return False
-    classes, rows = static.product.classes(linear), linear.features.shape[:-1]
-    logits: Any = jax.ShapeDtypeStruct((*rows, classes), sums_dtype(linear))
-    return static.loss.reads_once(
-        static.backend, static.options, logits, data, _gradient_dtype(linear, wanted)
-    )
-
-
-def _at_once(
-    static: Static, linear: Linear, data: RowData, cotangents: Outputs, wanted: Parts, sums: Parts
-) -> tuple[Outputs, Residuals, Parts]:
-    """A block's outputs and residuals, and the sums with its gradients added."""
-    logits = static.product.logits(_with_rows(linear, data.counted))
-    dtype = _gradient_dtype(linear, wanted)
-    assert static.loss.at_once is not None
-    outputs, residuals, gradient = static.loss.at_once(
-        static.backend, static.options, logits, data, cotangents.loss, dtype
-    )
-    by_rows = _with_rows(linear, data.kept(residuals.rows.total))
-    sums = static.product.transposed(static.backend, gradient, by_rows, wanted, sums, Chunk())
-    return outputs, residuals, sums
-
-
-def _with_rows(linear: Linear, kept: jax.Array | None) -> Linear:
-    """The layer with features of 0 for rows that are not kept.
-
-    A NaN in such a row would otherwise meet a gradient of 0, and 0 * NaN is NaN.
-    """
-    if kept is None:
-        return linear
-    return linear._replace(features=jnp.where(kept[..., None], linear.features, 0))
-
-
-def _add_gradients(
-    static: Static,
-    linear: Linear,
-    data: RowData,
-    residuals: Residuals,
-    cotangents: Outputs,
-    wanted: Parts,
-    sums: Parts,
-    whole_logits: jax.Array | None,
-) -> Parts:
-    """The sums with a block's gradients added, in the dtype of the statistics."""
-    classes, wide = static.product.classes(linear), sums_dtype(linear)
-    by_rows = _with_rows(linear, data.kept(residuals.rows.total))
-
-    def add(sums: Parts, chunk: Chunk) -> Parts:
-        here, at = _of_chunk(static, linear, data, chunk)
-        logits = static.product.logits(here) if whole_logits is None else whole_logits
-        found = static.loss.gradients(
-            static.backend, static.options, logits, at, residuals, cotangents, False
-        )
-        here = static.product.cut(by_rows, chunk)
-        if wanted.labels is not None:
-            of_chunk = cast("jax.Array", found.labels)
-            whole = static.class_block is None
-            labels = of_chunk if whole else chunk.update(sums.labels, -1, lambda _: of_chunk)
-            sums = sums._replace(labels=labels)
-        return static.product.transposed(static.backend, found.logits, here, wanted, sums, chunk)
-
-    start = sums
-    if static.class_block is not None:
-        if wanted.features is not None:
-            zeros = zeros_varying(linear.features, wide, linear.kernel)
-            start = start._replace(features=zeros)
-        if wanted.labels is not None:
-            zeros = zeros_varying(cast("jax.Array", linear.labels), wide, *linear[:2])
-            start = start._replace(labels=zeros)
-    return fold_chunks(classes, static.class_block, add, start)
-
-
-def _tangents(
-    static: Static, linear: Linear, data: RowData, residuals: Residuals, dots: Parts
-) -> Outputs:
-    """A block's tangents: the sums over the classes of gradients times tangents."""
-    names = DIFFERENTIABLE if static.options.stats else ("loss",)
-    one = jnp.ones(linear.features.shape[:-1], sums_dtype(linear))
-    by_rows = _with_rows(linear, data.kept(residuals.rows.total))
-
-    def of_chunk(chunk: Chunk) -> jax.Array:
-        here, at = _of_chunk(static, linear, data, chunk)
-        logits = static.product.logits(here)
-        along = static.product.cut(dots, chunk)
-        logits_dot = static.product.logits_tangent(static.product.cut(by_rows, chunk), along)
-
-        def tangent(cotangents: Outputs) -> jax.Array:
-            found = static.loss.gradients(
-                static.backend, static.options, logits, at, residuals, cotangents, False
-            )
-            total = row_sum(found.logits * logits_dot)
-            if along.labels is not None and found.labels is not None:
-                total += row_sum(found.labels * along.labels)
-            return total
-
-        return jnp.stack([tangent(Outputs(**{name: one})) for name in names])
-
-    shares = each_chunk(static.product.classes(linear), static.class_block, of_chunk)
-    along = sum_slices(shares, static.axis_name)
-    return Outputs(**dict(zip(names, along, strict=True)))
 
 
 # Gradients that wait for the cotangent of a total
 
 
-def _part_dtypes(kind: jnp.dtype, wide: jnp.dtype) -> tuple[jnp.dtype, ...]:
+def part_dtypes(kind: jnp.dtype, wide: jnp.dtype) -> tuple[jnp.dtype, ...]:
     """The dtypes in which the features' gradient waits for the cotangent of a total.
 
     Two halves for bfloat16, which has the range of float32; float16 would lose small numbers.

@@ -18,7 +18,7 @@ The statistics are lse, sum_j q_j log p_j and the entropy H, with cotangents g_l
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +32,12 @@ from jax_softmax.ops._math.entropy import (
     entropy_share,
     surprisal,
 )
-from jax_softmax.ops._math.logits import CappedLogits, exclude
+from jax_softmax.ops._math.label_rank import label_rank
+from jax_softmax.ops._math.logits import CappedLogits, held_logits
 from jax_softmax.ops._math.row_data import Gradients, Outputs, RowData, drop_rows
 from jax_softmax.ops._math.row_loss import RowLoss
 from jax_softmax.ops._math.rows import RowStatistics
-from jax_softmax.ops._math.slices import Slices
+from jax_softmax.ops._math.slices import OfSlice, Slices
 from jax_softmax.ops._math.smoothing import charged_surprisal, counted_classes, spread
 from jax_softmax.ops._options import Options
 
@@ -80,9 +81,8 @@ def _targets(q: jax.Array, data: RowData, options: Options, count: jax.Array | N
 
 def _forward(options: Options, slices: Slices, data: RowData) -> tuple[Outputs, Residuals]:
     backend = slices.backend
-    index = slices.likeliest()
-    top = row_math.likeliest(slices.share(lambda at: at.column_of(index)), index)
-    rows, log_total = top.rows, top.log_total
+    top = slices.top()
+    rows, index, log_total = top.rows, top.column, top.log_total
     dtype = rows.total.dtype
     count = counted_classes(data.mask, options, rows.total)
 
@@ -110,10 +110,20 @@ def _forward(options: Options, slices: Slices, data: RowData) -> tuple[Outputs, 
         return row_sum(_labels(at._replace(labels=backend.again(at.labels)), dtype))
 
     entropy = entropy_of(slices.sum(lambda logits, at: entropy_share(backend, logits, top)), top)
-    outputs = Outputs(
-        loss, row_math.logsumexp(rows, log_total), -slices.sum(labelled), entropy, index
-    )
+    likeliest = _likeliest_label(slices, dtype)
+    rank = label_rank(slices, lambda at: at.column_of(likeliest), jnp.isnan(rows.total))
+    lse = row_math.logsumexp(rows, log_total)
+    outputs = Outputs(loss, lse, -slices.sum(labelled), entropy, index, rank)
     return outputs, residuals._replace(label_sum=slices.sum(label_sum), entropy=entropy)
+
+
+def _likeliest_label(slices: Slices, dtype: jnp.dtype) -> jax.Array:
+    """The first class with the largest label, `[...]` int32."""
+
+    def of_labels(f: OfSlice) -> Any:
+        return slices.each(lambda _, at: f(CappedLogits(_labels(at, dtype), None), at))
+
+    return slices._replace(each=of_labels).likeliest()
 
 
 def _gradients(
@@ -133,7 +143,7 @@ def _gradients(
         data = data._replace(labels=jnp.where(kept[..., None], data.labels, 0))
     rows, log_total = residuals.rows, residuals.log_total
     g, g_lse, g_log_prob, g_entropy, *_ = cotangents.zeros_for_none(rows.total)
-    held = CappedLogits(exclude(logits, data.mask), options.soft_cap)
+    held = held_logits(logits, data.mask, options)
     z = held.values()
     q = _labels(data, z.dtype)
     t = _targets(q, data, options, residuals.counted)

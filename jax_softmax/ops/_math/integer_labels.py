@@ -40,7 +40,8 @@ from jax_softmax.ops._backends.interface import Backend, Coefficients, Pass, Row
 from jax_softmax.ops._backends.sums import row_sum
 from jax_softmax.ops._math import rows as row_math
 from jax_softmax.ops._math.entropy import entropy_gradient, entropy_of, entropy_share
-from jax_softmax.ops._math.logits import CappedLogits, exclude
+from jax_softmax.ops._math.label_rank import label_rank
+from jax_softmax.ops._math.logits import CappedLogits, held_logits
 from jax_softmax.ops._math.row_data import Gradients, Outputs, RowData, drop_rows
 from jax_softmax.ops._math.row_loss import RowLoss
 from jax_softmax.ops._math.rows import RowStatistics
@@ -153,12 +154,13 @@ def _of_share(
         return Outputs(loss), residuals
     # Now with the likeliest class set apart, so that the entropy of a confident row is exact even
     # if its label is another class.
-    index = slices.likeliest()
-    top = row_math.likeliest(slices.share(lambda at: at.column_of(index)), index)
+    top = slices.top()
     entropy = entropy_of(
         slices.sum(lambda logits, at: entropy_share(slices.backend, logits, top)), top
     )
-    outputs = Outputs(loss, row_math.logsumexp(top.rows, top.log_total), -nll, entropy, index)
+    rank = label_rank(slices, _column, jnp.isnan(rows.total))
+    lse = row_math.logsumexp(top.rows, top.log_total)
+    outputs = Outputs(loss, lse, -nll, entropy, top.column, rank)
     return outputs, residuals._replace(entropy=entropy, log_total=top.log_total)
 
 
@@ -190,7 +192,7 @@ def _gradients(
         data = data._replace(label_weight=jnp.where(kept, data.label_weight, 0))
     rows = residuals.rows
     g, g_lse, g_log_prob, g_entropy, *_ = cotangents.zeros_for_none(rows.total)
-    held = CappedLogits(exclude(logits, data.mask), options.soft_cap)
+    held = held_logits(logits, data.mask, options)
     z = held.values()
 
     on_nll = _on_label(data, options) * g - g_log_prob
@@ -206,7 +208,7 @@ def _gradients(
     at_label = _at_label(rows, on_nll, on_all)
     terms = backend.exponentials(z, rows.shift, rounded=logits.dtype != z.dtype)
     gradient = ((on_nll + on_all) / rows.total)[..., None] * terms
-    more = options.label_smoothing or options.soft_cap is not None
+    more = options.label_smoothing or options.soft_cap is not None or options.temperature != 1
     more = more or cotangents.entropy is not None or logits.dtype != z.dtype
     gradient = backend.put_at_label(gradient, _column(data), at_label, final=final and not more)
     if options.label_smoothing:
@@ -288,7 +290,7 @@ def _reads_once(
         return False
     if options.label_smoothing and not _spreads_evenly(options, data):
         return False
-    held = CappedLogits(logits, options.soft_cap)
+    held = held_logits(logits, None, options)
     return backend.reads_once(held, _column(data), _pass(options, dtype))
 
 
@@ -308,10 +310,10 @@ def _at_once(
     smoothing, given = options.label_smoothing, _given(options, data, weights)
     each = smoothing / (options.classes or logits.shape[-1])
     to_do = _pass(options, dtype)
-    held = CappedLogits(logits, options.soft_cap)
+    held = held_logits(logits, None, options)
     of_share = partial(_coefficients, smoothing, each, options.z_loss, len(given) > 3)
     share, gradient = backend.share_and_gradient(held, _column(data), of_share, given, to_do)
-    slices = whole(backend, logits, data, options.soft_cap)
+    slices = whole(backend, logits, data, options)
     outputs, residuals = _of_share(options, slices, data, share)
     return outputs, residuals, gradient
 

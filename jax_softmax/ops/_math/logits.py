@@ -1,10 +1,11 @@
-"""Logits as the formulas read them: widened, capped, and without classes that do not count.
+"""Logits as the formulas read them: widened, capped, divided, without classes that do not count.
 
 With a soft cap `c` logits become `c tanh(z / c)`, whose derivative is
 
     1 - tanh^2(x) = 4 q / (1 + q)^2,    q = exp(-2 |x|),    x = z / c
 
-and the right-hand side does not cancel where the logits are far beyond the cap.
+and the right-hand side does not cancel where the logits are far beyond the cap. A temperature then
+divides them, in the dtype of the statistics, as if the caller had.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jax_softmax.ops._options import Options
 
 
 def statistics_dtype(dtype: jnp.dtype) -> jnp.dtype:
@@ -28,7 +32,7 @@ def exclude(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 
 class CappedLogits(NamedTuple):
-    """Logits as they are stored, and the cap they are read with (see `Logits`).
+    """Logits as they are stored, and the cap and temperature they are read with (see `Logits`).
 
     `masked` says that `stored` is made from what came and a mask.
     """
@@ -36,11 +40,12 @@ class CappedLogits(NamedTuple):
     stored: jax.Array
     soft_cap: float | None
     masked: bool = False
+    temperature: float = 1.0
 
     @property
     def plain(self) -> bool:
         """Whether they are an argument as it came, and reading only widens."""
-        return self.soft_cap is None and not self.masked
+        return self.soft_cap is None and self.temperature == 1 and not self.masked
 
     def of(self, stored: jax.Array) -> CappedLogits:
         """Other logits, read in the same way."""
@@ -51,25 +56,48 @@ class CappedLogits(NamedTuple):
         return self.read(self.stored)
 
     def read(self, x: jax.Array) -> jax.Array:
-        """Logits in the dtype of the statistics, capped.
+        """Logits in the dtype of the statistics, capped, and then divided by the temperature.
 
         Infinities stay: `-inf` is a class that cannot happen, and `+inf` makes the row NaN.
         """
-        z, cap = x.astype(statistics_dtype(x.dtype)), self.soft_cap
-        if cap is None:
-            return z
-        q = _decay(z, cap)
-        # A library's tanh may lose 2.4 eps near 1, which the cap and then exp magnify.
-        saturating = jnp.sign(z) * (1 - 2 * q / (1 + q))
-        capped = cap * jnp.where(jnp.abs(z) > 0.45 * cap, saturating, jnp.tanh(z / cap))
-        return jnp.where(jnp.isinf(z), z, capped)
+        z = _capped(x.astype(statistics_dtype(x.dtype)), self.soft_cap)
+        return z if self.temperature == 1 else _divided(z, self.temperature)
 
     def through_cap(self, gradient: jax.Array) -> jax.Array:
-        """The gradient by the stored logits, from the gradient by the capped ones."""
-        if self.soft_cap is None:
-            return gradient
-        q = _decay(self.stored.astype(gradient.dtype), self.soft_cap)
-        return gradient * (4 * q / jnp.square(1 + q))
+        """The gradient by the stored logits, from the gradient by those that were read."""
+        if self.soft_cap is not None:
+            q = _decay(self.stored.astype(gradient.dtype), self.soft_cap)
+            gradient = gradient * (4 * q / jnp.square(1 + q))
+        return gradient if self.temperature == 1 else gradient / self.temperature
+
+
+def held_logits(logits: jax.Array, mask: jax.Array | None, options: Options) -> CappedLogits:
+    """The logits as the options say to read them, with `-inf` where `mask` excludes a class."""
+    cap, temperature = options.soft_cap, options.temperature
+    return CappedLogits(exclude(logits, mask), cap, mask is not None, temperature)
+
+
+def _capped(z: jax.Array, cap: float | None) -> jax.Array:
+    """`cap tanh(z / cap)`, but for infinities."""
+    if cap is None:
+        return z
+    q = _decay(z, cap)
+    # A library's tanh may lose 2.4 eps near 1, which the cap and then exp magnify.
+    saturating = jnp.sign(z) * (1 - 2 * q / (1 + q))
+    capped = cap * jnp.where(jnp.abs(z) > 0.45 * cap, saturating, jnp.tanh(z / cap))
+    return jnp.where(jnp.isinf(z), z, capped)
+
+
+def _divided(z: jax.Array, divisor: float) -> jax.Array:
+    """`z / divisor`, rounded correctly: compilers multiply by the reciprocal, an ulp off.
+
+    That would be an error of `|z|` eps in every probability.
+    """
+    divisor = float(np.asarray(divisor, z.dtype))
+    if math.frexp(divisor)[0] == 0.5:  # a power of two, whose reciprocal is exact
+        return z / divisor
+    value, error = _quotient(z, divisor)
+    return value + jnp.where(jnp.isfinite(value), error, 0)
 
 
 def _decay(z: jax.Array, soft_cap: float) -> jax.Array:

@@ -8,13 +8,17 @@ from typing import Any, NamedTuple
 import jax
 
 from jax_softmax.ops._backends.interface import Backend
-from jax_softmax.ops._math.row_data import Gradients, Outputs, Residuals, RowData
+from jax_softmax.ops._math.row_data import DIFFERENTIABLE, Gradients, Outputs, Residuals, RowData
 from jax_softmax.ops._math.slices import Slices
 from jax_softmax.ops._options import Options
 
 
 def _never(*_: Any) -> bool:
     return False
+
+
+def _of_a_loss(options: Options) -> tuple[str, ...]:
+    return DIFFERENTIABLE if options.stats else ("loss",)
 
 
 class RowLoss(NamedTuple):
@@ -28,6 +32,7 @@ class RowLoss(NamedTuple):
         than one after the other.
       at_once: `at_once(backend, options, logits, data, weights, dtype)` returns outputs, residuals,
         and the gradient of `sum(weights * loss)` by all classes' logits, rounded to `dtype`.
+      outputs: `outputs(options)`, the names of the differentiable outputs.
     """
 
     forward: Callable[[Options, Slices, RowData], tuple[Outputs, Residuals]]
@@ -40,3 +45,4 @@ class RowLoss(NamedTuple):
         ]
         | None
     ) = None
+    outputs: Callable[[Options], tuple[str, ...]] = _of_a_loss

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_softmax.ops._backends.interface import Backend, Logits, Pass, RowShare
-from jax_softmax.ops._math.logits import CappedLogits, exclude
+from jax_softmax.ops._math.logits import CappedLogits, held_logits
 from jax_softmax.ops._math.row_data import RowData
-from jax_softmax.ops._math.rows import joined_share
+from jax_softmax.ops._math.rows import Likeliest, joined_share, likeliest
 from jax_softmax.ops._mesh import AxisName
+from jax_softmax.ops._options import Options
 
 OfSlice = Callable[[CappedLogits, RowData], Any]
 
@@ -81,6 +82,27 @@ class Slices(NamedTuple):
             index = lax.pmin(index, self.axis_name)
         return jnp.where(index == last, 0, index)
 
+    def gathered(self, x: jax.Array) -> jax.Array:
+        """What `each` found of every slice, `[B, ..., k]`, in the slices' order: `[..., B k]`.
+
+        On several devices it varies over them, though it is the same: see `same_everywhere`.
+        """
+        x = jnp.moveaxis(x, 0, -2)
+        x = x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+        if self.axis_name is None:
+            return x
+        found: jax.Array = lax.all_gather(x, self.axis_name, axis=x.ndim - 1, tiled=True)
+        return found
+
+    def same_everywhere(self, x: jax.Array) -> jax.Array:
+        """`x`, which is the same on the devices of all slices, marked so."""
+        return x if self.axis_name is None else lax.pmax(x, self.axis_name)
+
+    def top(self) -> Likeliest:
+        """The statistics of rows with the likeliest of all classes set apart."""
+        index = self.likeliest()
+        return likeliest(self.share(lambda at: at.column_of(index)), index)
+
     def _alone(self, x: jax.Array) -> bool:
         return len(x) == 1 and self.axis_name is None
 
@@ -98,12 +120,7 @@ def sum_slices(shares: jax.Array, axis_name: AxisName) -> jax.Array:
     return shares[0] if axis_name is None else lax.psum(shares[0], axis_name)
 
 
-def held_logits(logits: jax.Array, data: RowData, soft_cap: float | None) -> CappedLogits:
-    """The logits of a slice, with `-inf` for classes that `data` excludes."""
-    return CappedLogits(exclude(logits, data.mask), soft_cap, data.mask is not None)
-
-
-def whole(backend: Backend, logits: jax.Array, data: RowData, soft_cap: float | None) -> Slices:
+def whole(backend: Backend, logits: jax.Array, data: RowData, options: Options) -> Slices:
     """All classes as one slice, `[..., V]`."""
-    held = held_logits(logits, data, soft_cap)
+    held = held_logits(logits, data.mask, options)
     return Slices(backend, lambda f: jax.tree.map(lambda x: x[None], f(held, data)))

@@ -1,5 +1,6 @@
 """A total's value and gradient in one pass, which keeps the exponentials, on one device."""
 
+import functools
 import re
 
 import jax
@@ -59,7 +60,9 @@ def test_edges_and_second_derivatives_are_those_of_rows_by_themselves(classes, r
     )
     z[6, y[6]], z[7, y[7]], w[8:10], z[9] = np.nan, -np.inf, 0, np.nan
 
-    def derivatives(f):
+    # Of arguments: constants of such a size take the compiler's seconds to fold.
+    @functools.partial(jax.jit, static_argnums=0)
+    def derivatives(f, z, y, w):
         def gradient(z, w):
             return jax.grad(lambda z, w: 3 * f(z, y, w), (0, 1))(z, w)
 
@@ -68,10 +71,8 @@ def test_edges_and_second_derivatives_are_those_of_rows_by_themselves(classes, r
         reverse = jax.vjp(gradient, z, w)[1](along)
         return forward, reverse
 
-    found = jax.jit(lambda: derivatives(total))()
-    by_rows = jax.jit(
-        lambda: derivatives(lambda z, y, w: jnp.sum(integer(z, y, sample_weight=w)))
-    )()
+    found = derivatives(total, z, y, w)
+    by_rows = derivatives(lambda z, y, w: jnp.sum(integer(z, y, sample_weight=w)), z, y, w)
     np.testing.assert_array_equal(np.isnan(found[0][0][0]), np.isnan(by_rows[0][0][0]))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(by_rows), strict=True):
         # The second derivative of a row of -inf may be NaN by itself, and 0 here.
