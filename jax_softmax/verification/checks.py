@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from jax_softmax.testing.cases import Group
+from jax_softmax.testing.options import OF_TEACHERS
 from jax_softmax.verification.group_checks import verify_rules
 from jax_softmax.verification.results import CheckResult
 from jax_softmax.verification.selection import Selection
+from jax_softmax.verification.teachers import verify_teachers
 from jax_softmax.verification.under_test import OURS, OpsUnderTest
 
 # How many groups run at once: tracing holds Python's lock, but XLA's compiler does not.
@@ -47,6 +49,8 @@ def verify(
     by_rules = [list(same) for _, same in itertools.groupby(groups, _but_rule)]
 
     def run(together: list[Group]) -> list[CheckResult]:
+        if together[0].op in OF_TEACHERS:
+            return verify_teachers(together, ops)
         compiled = sizes[together[0].classes] < _WORTH_SHARING
         return verify_rules(together, ops, has_peers(together[0]), compiled)
 

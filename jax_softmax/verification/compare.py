@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from jax_softmax.testing.cases import Case
-from jax_softmax.testing.layer import BIAS_GRADIENT, FEATURES_GRADIENT
-from jax_softmax.testing.regimes import REGIMES
+from jax_softmax.testing.layer import BIAS_GRADIENT, FEATURES_GRADIENT, SCALE_GRADIENT
+from jax_softmax.testing.teachers import TeacherCase
 from jax_softmax.verification.results import Against, CheckResult
+
+Checked = Case | TeacherCase
 
 
 def worst_errors(case: Case, quantity: str, errors: np.ndarray) -> dict[str, float]:
@@ -17,15 +19,17 @@ def worst_errors(case: Case, quantity: str, errors: np.ndarray) -> dict[str, flo
     return {regime: float(errors[part].max()) for regime, part in _parts(case, quantity)}
 
 
-def _parts(case: Case, quantity: str) -> list[tuple[str, slice]]:
-    """Regimes and their parts of the first axis; each number of the bias sums over all rows."""
-    if quantity == BIAS_GRADIENT:
+def _parts(case: Checked, quantity: str) -> list[tuple[str, slice]]:
+    """Regimes and their parts of the first axis; by bias and scale, each sums over all rows."""
+    if quantity in (BIAS_GRADIENT, SCALE_GRADIENT):
         return [("all rows", slice(0, None))]
-    return [(regime, slice(i * case.rows, (i + 1) * case.rows)) for i, regime in enumerate(REGIMES)]
+    return [
+        (regime, slice(i * case.rows, (i + 1) * case.rows)) for i, regime in enumerate(case.regimes)
+    ]
 
 
 def check_results(
-    case: Case,
+    case: Checked,
     quantity: str,
     against: Against,
     errors: np.ndarray,
@@ -55,24 +59,28 @@ def check_results(
                 bound=bound,
                 actual=float(actual[at]),
                 expected=float(expected[at]),
-                **_place(quantity, at),
+                **_place(case, quantity, at),
                 **of_peers,
             )
         )
     return results
 
 
-def _place(quantity: str, at: tuple[int, ...]) -> dict[str, Any]:
+def _place(case: Checked, quantity: str, at: tuple[int, ...]) -> dict[str, Any]:
     """An index as fields of a `CheckResult`."""
+    if quantity == SCALE_GRADIENT:
+        return {"row": None, "class_index": None}
     if quantity == BIAS_GRADIENT:
         return {"row": None, "class_index": at[0]}
     if quantity == FEATURES_GRADIENT:
         return {"row": at[0], "class_index": None, "feature_index": at[1]}
+    if quantity == "label_log_prob" and len(at) > 1 and isinstance(case, Case):
+        return {"row": at[0], "class_index": int(case.labels[at])}
     return {"row": at[0], "class_index": at[1] if len(at) > 1 else None}
 
 
 def check_result(
-    case: Case,
+    case: Checked,
     regime: str,
     quantity: str,
     against: Against,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,20 @@ from typing import Literal
 from jax_softmax.errors import InputError
 from jax_softmax.testing.cases import Group
 from jax_softmax.testing.options import (
+    CAUSAL,
+    CONTRASTIVE,
     INTEGER_LABELS,
+    KL_DIVERGENCE,
+    LARGEST,
+    LAYERS,
     LINEAR,
+    LINEAR_KL,
+    LINEAR_LARGEST,
+    LINEAR_LOG_PROBS,
+    LINEAR_TOP_K,
+    LOG_PROBS,
     LOSSES,
+    OF_TEACHERS,
     OPTIONS,
     SOFT_LABELS,
     Option,
@@ -24,6 +36,7 @@ RULES = ("vjp", "jvp")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 CLASSES = (2, 3, 10, 1000, 1024, 50257, 262144)  # 1024: sums over chunks of 128 need a multiple
 _BLOCKS_CLASSES = 1024
+PAIRS = 42  # of a contrastive loss: six rows for each of seven regimes
 
 GridName = Literal["quick", "default", "full"]
 
@@ -63,17 +76,18 @@ class Selection:
     def _groups_of(self, grid: GridName) -> list[Group]:
         ops, dtypes = self.ops or OPS, self.dtypes or DTYPES
         every = {"quick": _quick, "default": _default, "full": _full}[grid]()
-        return [g for g in dict.fromkeys(every) if g.op in ops and g.dtype in dtypes]
+        possible = dict.fromkeys(map(_of_pairs, filter(_has_rule, every)))
+        return [g for g in possible if g.op in ops and g.dtype in dtypes]
 
     def has_peers(self, group: Group) -> bool:
         """Whether to measure the peers on this group too: compiling them takes time."""
-        if group.order == 2:
+        if group.order == 2 or group.op in OF_TEACHERS:
             return False  # checked against what the peers do, but in float64
         if self.grid == "full":
             return group.classes <= 1024 or group.option == "none"
         if self.grid == "default":
             return group.dtype in ("float32", "bfloat16") and group.classes == 10
-        if group.op == LINEAR:
+        if group.op in LAYERS:
             return False  # on the same logits the peers give the same as for integer labels
         of_half = group.op == INTEGER_LABELS and group.dtype == "bfloat16"
         few = group.option == "none" and group.classes == 10
@@ -89,7 +103,7 @@ def _check_name(kind: str, name: str, known: Sequence[str]) -> None:
 
 
 def _quick() -> Iterator[Group]:
-    for op in (op for op in OPS if op != LINEAR):
+    for op in (op for op in OPS if op not in (*LAYERS, LINEAR_KL, LINEAR_TOP_K)):
         for rule in RULES:
             yield Group(op, rule, "none", "float32", 10)
         for dtype in DTYPES[1:] if op == INTEGER_LABELS else DTYPES[1:2]:
@@ -106,6 +120,27 @@ def _quick() -> Iterator[Group]:
     # A program of a layer takes as long to compile as three others: one of rows, one of a total.
     for name in ("none", "weighted_sum"):
         yield Group(LINEAR, "vjp", name, "float32", 10)
+    yield Group(LINEAR_LOG_PROBS, "vjp", "together", "float32", 10)
+    yield Group(LOG_PROBS, "vjp", "several_both", "float32", 10)
+    yield Group(CAUSAL, "vjp", "segments_mean", "float32", 10)
+    yield Group(CAUSAL, "vjp", "weights", "float32", 10)
+    yield Group(CONTRASTIVE, "vjp", "none", "float32", PAIRS)
+    yield Group(CONTRASTIVE, "vjp", "weighted_sum", "float32", PAIRS)
+    yield Group(LINEAR_LARGEST, "vjp", "class_blocks", "float32", 10)
+    for name in ("reverse", "js", "where_rows"):
+        yield Group(KL_DIVERGENCE, "vjp", name, "float32", 10)
+    yield Group(LINEAR_KL, "vjp", "none", "float32", 10)
+    yield Group(LINEAR_TOP_K, "vjp", "uniform", "float32", 10)
+
+
+def _has_rule(group: Group) -> bool:
+    """The likeliest classes are not differentiated, so they have no rules."""
+    return group.op not in LARGEST or (group.rule == "vjp" and group.order == 1)
+
+
+def _of_pairs(group: Group) -> Group:
+    """A contrastive loss has as many classes as rows."""
+    return dataclasses.replace(group, classes=PAIRS) if group.op == CONTRASTIVE else group
 
 
 def _of_option(op: str, option: Option, dtype: str = "float32", rule: str = "vjp") -> Group:
@@ -145,8 +180,13 @@ def _full() -> Iterator[Group]:
 
 
 def _twice_differentiable() -> Iterator[tuple[str, Option]]:
-    """The options that the reference has, since second derivatives are checked against it."""
+    """The options that the reference has, since second derivatives are checked against it.
+
+    Several labels, and the losses of tokens and of pairs, have those of one label and of the
+    layer's loss.
+    """
     for op in LOSSES:
         for option in OPTIONS[op]:
-            if not (option.impossible or option.row_blocks):
+            of_rows = op not in (CAUSAL, CONTRASTIVE)
+            if of_rows and not (option.impossible or option.row_blocks or option.several):
                 yield op, option

@@ -15,10 +15,23 @@ from jax_softmax.testing.cases import Case
 from jax_softmax.testing.layer import (
     BIAS_GRADIENT,
     FEATURES_GRADIENT,
+    SCALE_GRADIENT,
+    call_causal,
+    call_contrastive,
+    call_largest,
     call_on_layer,
     layer_keywords,
 )
-from jax_softmax.testing.options import LINEAR, LOSSES, SECOND_DERIVATIVES, STATISTICS
+from jax_softmax.testing.options import (
+    CAUSAL,
+    CONTRASTIVE,
+    LARGEST,
+    LAYERS,
+    LOSSES,
+    OF_LABELS,
+    SECOND_DERIVATIVES,
+    STATISTICS,
+)
 
 Arrays = dict[str, Any]
 
@@ -34,6 +47,15 @@ class OpsUnderTest:
         ops.softmax_cross_entropy_with_integer_labels
     )
     linear_softmax_cross_entropy: Callable[..., Any] = ops.linear_softmax_cross_entropy
+    label_log_probs: Callable[..., Any] = ops.label_log_probs
+    linear_label_log_probs: Callable[..., Any] = ops.linear_label_log_probs
+    softmax_kl_divergence: Callable[..., Any] = ops.softmax_kl_divergence
+    linear_kl_divergence: Callable[..., Any] = ops.linear_kl_divergence
+    linear_top_k_cross_entropy: Callable[..., Any] = ops.linear_top_k_cross_entropy
+    causal_cross_entropy: Callable[..., Any] = ops.causal_cross_entropy
+    contrastive_cross_entropy: Callable[..., Any] = ops.contrastive_cross_entropy
+    top_k_log_probs: Callable[..., Any] = ops.top_k_log_probs
+    linear_top_k_log_probs: Callable[..., Any] = ops.linear_top_k_log_probs
 
 
 OURS = OpsUnderTest()
@@ -46,11 +68,17 @@ def program(ops_under_test: OpsUnderTest, case: Case) -> Callable[..., Arrays]:
     are multiplied by the cotangents and summed, to give one number per row.
     """
     op = getattr(ops_under_test, case.group.op)
-    keywords = case.option.keywords()
+    keywords = case.option.keywords(case.group.op)
     if case.group.rule != "vjp":
         keywords["rule"] = case.group.rule
-    if case.group.op == LINEAR:
+    if case.group.op in LAYERS:
         keywords |= layer_keywords(case.option, *case.logits.shape)
+    if case.group.op in (*OF_LABELS, *LARGEST):
+        keywords.pop("reduction", None)
+    if case.group.op in LARGEST:
+        keywords.pop("return_stats")
+    if case.option.scaled:
+        keywords.pop("temperature")
     if case.group.order == 2:
         return _second_derivatives(
             lambda z, arrays: _outputs(op, case, keywords, arrays | {"logits": z})
@@ -72,7 +100,7 @@ def program(ops_under_test: OpsUnderTest, case: Case) -> Callable[..., Arrays]:
                 lambda logits: outputs({"logits": logits}, arrays), (arrays["logits"],), (tangents,)
             )
             found["tangent"] = (
-                sum(cotangents[name] * along[name] for name in along)
+                sum(_of_rows(cotangents[name] * along[name]) for name in along)
                 if case.group.op in LOSSES
                 else along["value"]
             )
@@ -114,15 +142,26 @@ def program_inputs(case: Case) -> tuple[Arrays, Arrays, np.ndarray]:
     return case.arrays(), case.cotangents, case.tangents
 
 
+def _of_rows(x: Any) -> Any:
+    """`x [N]` or `[N, K]` as one number a row."""
+    return x if x.ndim == 1 else x.sum(-1)
+
+
 def _differentiated(case: Case) -> dict[str, str]:
     """The arguments that have a gradient, and the gradient's name."""
+    if case.group.op in LARGEST:
+        return {}
     names = {"logits": "gradient"}
-    if case.labels.ndim == 2:
+    if case.labels.ndim == 2 and not case.option.several:
         names["labels"] = "labels gradient"
     if case.sample_weight is not None and "loss" in case.option.outputs:
         names["sample_weight"] = "weight gradient"
-    if case.group.op == LINEAR:
-        names |= {"features": FEATURES_GRADIENT, "bias": BIAS_GRADIENT}
+    if case.group.op in LAYERS:
+        names["features"] = FEATURES_GRADIENT
+        if case.group.op != CONTRASTIVE:
+            names["bias"] = BIAS_GRADIENT
+        elif case.option.scaled:
+            names["logit_scale"] = SCALE_GRADIENT
     return names
 
 
@@ -130,11 +169,24 @@ def _outputs(op: Callable[..., Any], case: Case, keywords: Arrays, arrays: Array
     """The outputs that have a cotangent, by name."""
     if case.group.op not in LOSSES:
         return {"value": op(arrays["logits"], -1, arrays["where"], **keywords)}
-    if case.group.op == LINEAR:
+    if case.group.op == CAUSAL:
+        result = call_causal(op, arrays, keywords, case.option.tokens)
+    elif case.group.op == CONTRASTIVE:
+        result = call_contrastive(op, arrays, keywords)
+    elif case.group.op in LARGEST:
+        found = call_largest(op, arrays, keywords, case.group.op in LAYERS)
+        return {"label_log_prob": found}
+    elif case.group.op in LAYERS:
         result = call_on_layer(op, arrays, keywords)
+    elif case.group.op in OF_LABELS:
+        result = op(arrays["logits"], arrays["labels"], **keywords)
     else:
         given = {name: arrays[name] for name in ("class_weights", "sample_weight")}
         result = op(arrays["logits"], arrays["labels"], -1, arrays["where"], **given, **keywords)
+    if case.group.op in OF_LABELS:
+        both = result if isinstance(result, tuple) else (result,)
+        every = dict(zip(("label_log_prob", "entropy"), both, strict=False))
+        return {name: every[name] for name in case.option.outputs}
     if not case.option.stats:
         return {"loss": result}
     loss, stats = result

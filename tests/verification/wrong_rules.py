@@ -10,6 +10,7 @@ from jax_softmax.verification import OURS
 
 INTEGER = "softmax_cross_entropy_with_integer_labels"
 LINEAR = "linear_softmax_cross_entropy"
+LOG_PROBS = "label_log_probs"
 
 
 def with_gradient(wrong):
@@ -136,6 +137,55 @@ def multiplied_by_the_mask(right, logits, where):
 def clamped_at_impossible_classes(right, logits, where):
     """As if a class that cannot happen were one that hardly can."""
     return right(jnp.maximum(logits, -1e30), where)
+
+
+# Of log-probabilities and the entropy
+
+
+def with_log_probs(wrong):
+    """Functions under test whose `label_log_probs` has `wrong` for the gradient by the logits.
+
+    `wrong` is called as that of `with_gradient`, with a cotangent for each output.
+    """
+
+    def log_probs(logits, labels, **options):
+        def right(z, **others):
+            return ops.label_log_probs(z, labels, **(options | others))
+
+        @jax.custom_vjp
+        def rule(z):
+            return right(z)
+
+        def backward(z, g):
+            def pullback(g, **others):
+                return jax.vjp(lambda z: right(z, **others), z)[1](g)[0]
+
+            return (wrong(pullback, z, labels, g, options).astype(z.dtype),)
+
+        rule.defvjp(lambda z: (right(z), z), backward)
+        return rule(logits)
+
+    return dataclasses.replace(OURS, **{LOG_PROBS: log_probs})
+
+
+def one_minus_p(pullback, z, labels, g, options):
+    at_label = g[:, None] * (1 - jax.nn.softmax(z))
+    return jnp.where(one_hot(z, labels) == 1, at_label, pullback(g))
+
+
+def no_entropy(pullback, z, labels, g, options):
+    return pullback((g[0], jnp.zeros_like(g[1])))
+
+
+def no_temperature(pullback, z, labels, g, options):
+    """As where the logits are divided, and the gradient is not."""
+    return pullback(g) * options.get("temperature", 1.0)
+
+
+def plain_log_probs(logits, labels, return_entropy=False, **_options):
+    log_p = jax.nn.log_softmax(logits)
+    found = jnp.take_along_axis(log_p, labels[:, None], -1)[:, 0]
+    return (found, -jnp.sum(jnp.exp(log_p) * log_p, -1)) if return_entropy else found
 
 
 # Of softmax and log_softmax
