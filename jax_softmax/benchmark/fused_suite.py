@@ -23,7 +23,7 @@ from jax_softmax.benchmark.compare import LINEAR_BOUNDS, evenly_spread, relative
 from jax_softmax.benchmark.loss_suite import optax_loss, repeated, textbook_loss
 from jax_softmax.benchmark.results import OURS, Record
 from jax_softmax.benchmark.timing import compiled, temporaries
-from jax_softmax.ops.linear_cross_entropy import default_block
+from jax_softmax.ops._linear.call import default_block
 
 PRODUCTS = "three products"
 AGAINST = "NumPy in float64, largest error of value and gradients over the row's largest"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jax_softmax.benchmark.cases import Contender, Prepared
     from jax_softmax.benchmark.fused_suite import LinearData
+    from jax_softmax.benchmark.log_probs_suite import LogProbData
     from jax_softmax.benchmark.loss_suite import LossData
 
 TOKAMAX = ("xla", "chunked_xla")  # what runs on every device
@@ -60,6 +61,16 @@ def of_a_layer(data: LinearData) -> list[Contender]:
         "jax-cce": functools.partial(jax_cce_linear_loss, data),
         "PyTorch, compiled": functools.partial(torch_linear_loss, data),
         "Liger": functools.partial(liger_linear_loss, data),
+    }
+    return _optional(prepares)
+
+
+def of_log_probs(data: LogProbData, *, entropy: bool, gradients: bool) -> list[Contender]:
+    """Those with log-probabilities and entropies of the labels of a linear layer."""
+    wanted = {"entropy": entropy, "gradients": gradients}
+    prepares: dict[str, Callable[[], Prepared]] = {
+        "PyTorch": functools.partial(torch_log_probs, data, **wanted),
+        "Liger": functools.partial(liger_log_probs, data, **wanted),
     }
     return _optional(prepares)
 
@@ -141,6 +152,59 @@ def _torch_layer(torch: Any, loss: Callable[..., Any], data: LinearData) -> Prep
         return value.detach(), (by_features, by_weight.T)
 
     return _prepared(torch, value_and_gradients, data.error)
+
+
+def torch_log_probs(data: LogProbData, *, entropy: bool, gradients: bool) -> Prepared:
+    """PyTorch's `log_softmax` of all logits, gathered, and the entropy by a sum over it."""
+    torch = _torch_beside_jax(needs_gpu=False)
+
+    def values(x: Any, w: Any, y: Any) -> tuple[Any, ...]:
+        log_p = torch.nn.functional.linear(x, w).float().log_softmax(-1)
+        chosen = log_p.gather(-1, y[..., None])[..., 0]
+        return (chosen, -(log_p.exp() * log_p).sum(-1)) if entropy else (chosen,)
+
+    return _torch_rows(torch, values, data, entropy=entropy, gradients=gradients)
+
+
+def liger_log_probs(data: LogProbData, *, entropy: bool, gradients: bool) -> Prepared:
+    """Liger's losses of rows, which are minus the log-probabilities."""
+    from jax_softmax.benchmark.cases import UnavailableError
+
+    torch, functional = _liger()
+    if entropy or gradients:
+        raise UnavailableError(
+            "its losses of rows come without an entropy, and without gradients a row"
+        )
+
+    def values(x: Any, w: Any, y: Any) -> tuple[Any, ...]:
+        flat = x.reshape(-1, x.shape[-1]), w, y.reshape(-1)
+        return (-functional.liger_fused_linear_cross_entropy(*flat, reduction="none"),)
+
+    return _torch_rows(torch, values, data, entropy=entropy, gradients=gradients)
+
+
+def _torch_rows(
+    torch: Any,
+    values: Callable[..., tuple[Any, ...]],
+    data: LogProbData,
+    *,
+    entropy: bool,
+    gradients: bool,
+) -> Prepared:
+    features, labels = _tensors(torch, data.features, data.tokens)
+    weight, _ = _tensors(torch, data.k.T, data.tokens)  # [V, D], PyTorch's own layout
+    cotangents = [torch.from_dlpack(c) for c in data.cotangents]
+
+    def run() -> Any:
+        with torch.set_grad_enabled(gradients):
+            found = values(features, weight, labels)
+        if not gradients:
+            return found
+        by_arrays = torch.autograd.grad(found, (features, weight), cotangents[: len(found)])
+        return tuple(each.detach() for each in found), (by_arrays[0], by_arrays[1].T)
+
+    error = functools.partial(data.rows_error, entropy=entropy, gradients=gradients)
+    return _prepared(torch, run, error)
 
 
 def _torch_beside_jax(*, needs_gpu: bool) -> Any:

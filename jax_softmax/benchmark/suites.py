@@ -14,6 +14,7 @@ from jax_softmax.benchmark import (
     fused_suite,
     gpu_suite,
     jit_suite,
+    log_probs_suite,
     loss_suite,
     pictures,
     scaling_suite,
@@ -74,6 +75,12 @@ SUITES = {
         fused_suite.steps,
         pictures.fused_figure,
         beside=("optax", fused_suite.PRODUCTS),
+    ),
+    log_probs_suite.NAME: Suite(
+        "what do log-probabilities and entropies cost, without the logits?",
+        log_probs_suite.steps,
+        pictures.fused_figure,
+        beside=(log_probs_suite.PLAIN, log_probs_suite.TUNIX, log_probs_suite.TRL),
     ),
     "train": Suite(
         "how fast does it train?",

@@ -32,8 +32,8 @@ class Bench(OutputOptions):
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(metavar="NAME", help_behavior_hint="(repeatable; default: all)"),
     ] = ()
-    """What to time: jit, loss, fused, train, scaling or all, or classifier (minutes, beside
-    scikit-learn) or gpu-quick (4 minutes of a GPU)."""
+    """What to time: jit, loss, fused, log-probs, train, scaling or all, or classifier (minutes,
+    beside scikit-learn) or gpu-quick (4 minutes of a GPU)."""
     quick: bool = False
     """Small sizes: a minute on two cores for everything."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None

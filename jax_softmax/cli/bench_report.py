@@ -90,7 +90,8 @@ def _answers(name: str, records: Sequence[Record]) -> list[tuple[str, str]]:
         ]
         if found:
             found[0] = found[0].replace("×", "× the time of", 1)
-            times = f"{suite.main} takes {', '.join(found)}{_memory(of_dtype, suite.main)}"
+            held = _memory(of_dtype, suite.main, suite.beside[0])
+            times = f"{suite.main} takes {', '.join(found)}{held}"
             pairs.append(
                 (f"{name}, {dtype}" if name in ("loss", "fused", "gpu-quick") else name, times)
             )
@@ -112,19 +113,19 @@ def _range(numbers: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _memory(records: Sequence[Record], main: str) -> str:
+def _memory(records: Sequence[Record], main: str, peer: str) -> str:
     held = {
         name: [
             100 * r.temporary_fraction
             for r in records
             if r.contender == name and r.temporary_fraction is not None
         ]
-        for name in (main, "optax")
+        for name in (main, peer)
     }
     if not all(held.values()):
         return ""
     ours, others = (f"{max(percents):.0f}%" for percents in held.values())
-    return f"; it holds {ours} of the logits' bytes, optax {others}"
+    return f"; it holds {ours} of the logits' bytes, {peer} {others}"
 
 
 def _exponents(records: Sequence[Record]) -> dict[str, float]:

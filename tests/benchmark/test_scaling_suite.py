@@ -53,16 +53,16 @@ def test_the_steps():
 
 
 def test_suites_by_name():
-    everyday = ["jit", "loss", "fused", "train", "scaling"]
-    assert list(SUITES) == [*everyday[:4], "classifier", "scaling", "gpu-quick"]
+    everyday = ["jit", "loss", "fused", "log-probs", "train", "scaling"]
+    assert list(SUITES) == [*everyday[:5], "classifier", "scaling", "gpu-quick"]
     assert suite_names([]) == suite_names(["all"]) == everyday
-    assert suite_names(["loss", "all"]) == ["loss", "jit", "fused", "train", "scaling"]
+    assert suite_names(["loss", "all"]) == ["loss", "jit", *everyday[2:]]
     assert suite_names(["all", "gpu-quick"]) == [*everyday, "gpu-quick"]
     assert suite_names(["loss", "jit", "loss"]) == ["loss", "jit"]
     with pytest.raises(InputError, match="unknown suite 'los': .* did you mean 'loss'?"):
         run_suites(["los"])
     with pytest.raises(
         InputError,
-        match="'pod': expected one of jit, loss, fused, train, .*, gpu-quick, all.",
+        match="'pod': expected one of jit, loss, fused, log-probs, train, .*, gpu-quick, all.",
     ):
         run_suites(["pod"])

@@ -199,8 +199,8 @@ def test_a_true_run(command, monkeypatch):
         ("--suite los", "unknown suite 'los': .*; did you mean 'loss'?"),
         (
             "--suite pod",
-            "unknown suite 'pod': expected one of jit, loss, fused, train, classifier, "
-            "scaling, gpu-quick, all.",
+            "unknown suite 'pod': expected one of jit, loss, fused, log-probs, train, "
+            "classifier, scaling, gpu-quick, all.",
         ),
         ("--suite gpu-quick", "suite 'gpu-quick': expected a GPU .*; --quick runs it small."),
         ("--json nowhere/b.json", "--json nowhere/b.json: expected a file's path"),
