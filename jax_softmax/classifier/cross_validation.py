@@ -43,6 +43,9 @@ class SoftmaxClassifierCV(SoftmaxClassifier):
       scores_: `[folds, P]`, the score of each on the rows left out.
       coefs_paths_: `[folds, P, K, D + 1]`, coefficients and, last, intercepts.
 
+    See Also:
+      `SoftmaxClassifier` for one `C`.
+
     >>> from sklearn.datasets import load_iris
     >>> model = SoftmaxClassifierCV(C=[0.01, 1.0]).fit(*load_iris(return_X_y=True))
     >>> model.C_, model.scores_.shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -24,6 +24,7 @@ from jax_softmax.classifier import inputs, sgd
 from jax_softmax.classifier.objective import Problem, Spread, dot
 from jax_softmax.classifier.parameters import check_parameters
 from jax_softmax.classifier.progress import progress
+from jax_softmax.classifier.rows import check_batch
 from jax_softmax.classifier.solve import minimise
 from jax_softmax.errors import DivergedError
 from jax_softmax.training.mesh import MODEL, alone_on, mesh_of, place
@@ -75,7 +76,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
       random_state: of the order of rows, and of those set aside.
       mesh: devices for "lbfgs" to spread rows (`data`) and classes (`model`) over, such as
         `{"data": 4, "model": 2}`; None for one.
-      verbose: whether to show progress.
+      verbose: whether to show progress; or a function that is called with how many iterations or
+        epochs are done, and the loss.
 
     Attributes:
       classes_: `[K]`, the labels.
@@ -84,11 +86,14 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
       n_iter_: `[1]`, iterations or epochs.
       loss_curve_: the objective after each of them ("sgd": without the penalty, a mean over the
         epoch's steps).
-      n_features_in_: D.
+      n_features_in_: the number D.
       feature_names_in_: the columns' names, if the features had some.
 
     Source: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 4.4. The solvers'
     sources are where they are.
+
+    See Also:
+      `SoftmaxClassifierCV`, which chooses `C`; `fit` for SGD on large data.
 
     >>> import numpy as np
     >>> X = np.array([[0.0], [1.0], [2.0], [3.0]])
@@ -123,7 +128,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = None,
         mesh: Mapping[str, int] | None = None,
-        verbose: bool | int = False,
+        verbose: bool | int | Callable[[int, float], None] = False,
     ) -> None:
         self.C = C
         self.l1_ratio = l1_ratio
@@ -342,6 +347,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         epochs: int | None = None,
     ) -> None:
         """Mini-batch steps: until nothing is gained, or for so many epochs of `partial_fit`."""
+        check_batch(features, self.batch_size)
         goes_on = epochs is not None and hasattr(self, "_steps")
         if not goes_on:
             self._random_state_ = check_random_state(self.random_state)
@@ -358,7 +364,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         ):
             state = sgd.start(start, self.momentum)
             if goes_on:
-                state = sgd.resumed(self._steps, state)
+                state = sgd.resumed(self._steps, state, intercepts=self.fit_intercept)
             problem = self._problem(features, indices, weights, start.dtype, block=1)
             watch = sgd.Watch(self.tol, self.n_iter_no_change)
             curve: list[float] = []
@@ -375,23 +381,11 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         self._keep(sgd.coefficients(self._steps))
         self.n_iter_ = np.array([len(curve)], np.int32)
         self.loss_curve_ = curve
-        if epochs is None and (why := self._not_descended(curve, ended=watch.ended)):
-            warnings.warn(why, ConvergenceWarning, stacklevel=3)
-
-    def _not_descended(self, curve: Sequence[float], *, ended: bool) -> str:
-        equal = math.log(len(self.classes_))
-        if curve and curve[-1] > equal:
-            return (
-                f"sgd stopped after {len(curve)} epochs at a loss of {curve[-1]:.4g}, above the "
-                f"{equal:.4g} of equal probabilities. Scale the features, or try a smaller "
-                f"learning_rate."
-            )
-        if ended:
-            return ""
-        return (
-            f"sgd failed to converge after {self.max_iter} epochs (max_iter): the loss still "
-            f"falls by more than tol={self.tol:g}. Increase max_iter, or the learning rate."
-        )
+        if epochs is None:
+            watched = "loss" if held is None else "accuracy"
+            why = sgd.lacks(curve, len(self.classes_), watch, watched, self.tol, self.max_iter)
+            if why:
+                warnings.warn(why, ConvergenceWarning, stacklevel=3)
 
     def _epoch(self, problem: Problem, state: sgd.State) -> tuple[sgd.State, float]:
         examples, dtype = problem.labels.shape[0], problem.weights.dtype

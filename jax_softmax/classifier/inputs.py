@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -14,9 +15,13 @@ from sklearn.utils import assert_all_finite, check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
-from jax_softmax.classifier.rows import DenseRows, Rows, sparse_rows
+from jax_softmax.classifier.rows import DenseRows, Rows, single_rows, sparse_rows
 from jax_softmax.training.mesh import DATA, padded, place
 
+_ENCODE = (
+    "Make numbers of words, in a pipeline by ColumnTransformer and OneHotEncoder; or train on the "
+    "table as it is with `jax-softmax train FILE --label COLUMN`."
+)
 # Numbers of features, or of logits, to a block: a CPU keeps them in its cache, and elsewhere a
 # block is large enough for its products to be fast (docs/performance.md).
 _IN_CACHE, _ELSEWHERE = 2**19, 2**25
@@ -30,15 +35,37 @@ def checked_features(estimator: Any, features: Any, *, reset: bool) -> Any:
     """
     if isinstance(features, jax.Array):
         return _of_jax(estimator, features, reset=reset)
-    return validate_data(
-        estimator,
-        features,
-        reset=reset,
-        accept_sparse="csr",
-        accept_large_sparse=True,
-        dtype=[np.float64, np.float32],
-        order="C",
-    )
+    try:
+        return validate_data(
+            estimator,
+            features,
+            reset=reset,
+            accept_sparse="csr",
+            accept_large_sparse=True,
+            dtype=[np.float64, np.float32],
+            order="C",
+        )
+    except ValueError as error:
+        if "could not convert string to float" not in str(error):
+            raise
+        raise ValueError(f"X{_column_of_words(features)}: {error}. {_ENCODE}") from error
+
+
+def _column_of_words(features: Any) -> str:
+    """Which is the first column that has a word in it, for messages."""
+    columns: Iterable[tuple[Any, Any]]
+    if hasattr(features, "iloc"):
+        columns = ((name, features.iloc[:, i]) for i, name in enumerate(features.columns))
+    elif hasattr(features, "columns"):
+        columns = ((name, features[name].to_list()) for name in features.columns)
+    else:
+        columns = enumerate(np.asarray(features, object).T)
+    for name, cells in columns:
+        try:
+            np.asarray(cells, np.float64)
+        except (TypeError, ValueError):
+            return f", column {name!r}"
+    return ""
 
 
 def _of_jax(estimator: Any, features: jax.Array, *, reset: bool) -> jax.Array:
@@ -125,7 +152,7 @@ def rows_of(features: Any, block: int, mesh: Mesh | None = None) -> Rows:
       ValueError: if sparse ones are to be spread.
     """
     if mesh is None and hasattr(features, "tocsr"):
-        return sparse_rows(features, block)
+        return single_rows(features) if block == 1 else sparse_rows(features, block)
     if hasattr(features, "tocsr"):
         raise ValueError("mesh: expected dense features to spread, got sparse ones; leave it out.")
     return DenseRows(on_devices(features, mesh))

@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def progress(
-    name: str, most: int, *, verbose: bool | int, number: str = "loss"
+    name: str,
+    most: int,
+    *,
+    verbose: bool | int | Callable[[int, float], None],
+    number: str = "loss",
 ) -> Iterator[Callable[[int, float], None] | None]:
     """A bar for what ends after `most` steps, or before.
 
     Args:
       name: what stands before the bar.
       most: how many steps there are at most. What ends before fills the bar too.
-      verbose: whether to show anything.
+      verbose: whether to show anything; or what is told in place of a bar.
       number: what stands behind the bar.
 
     Yields:
@@ -23,6 +27,9 @@ def progress(
     """
     if not verbose:
         yield None
+        return
+    if callable(verbose):
+        yield verbose
         return
     from tqdm.auto import tqdm
 

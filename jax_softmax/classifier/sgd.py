@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -43,15 +44,25 @@ def start(w: np.ndarray, momentum: float) -> State:
     return State(w, jax.tree.map(np.asarray, state), np.zeros_like(w), zero, zero)
 
 
-def resumed(state: State, begun: State) -> State:
-    """A state to go on from, in the dtype and with the momentum of one that has just begun."""
+def resumed(state: State, begun: State, *, intercepts: bool) -> State:
+    """A state to go on from, in the dtype and with the momentum of one that has just begun.
+
+    Without intercepts those that it has are dropped, with what they had of momentum and mean.
+    """
     optimizer_state = state.optimizer_state
     had, has = (jax.tree.leaves(x.optimizer_state) for x in (state, begun))
     if len(had) != len(has):  # a trace, or none
         optimizer_state = begun.optimizer_state
     state = state._replace(optimizer_state=optimizer_state)
-    cast: State = jax.tree.map(lambda new, old: old.astype(new.dtype), begun, state)
-    return cast
+
+    def goes_on(new: Any, old: Any) -> np.ndarray:
+        cast = np.array(old, new.dtype)
+        if cast.ndim == 2 and not intercepts:
+            cast[:, -1] = 0
+        return cast
+
+    found: State = jax.tree.map(goes_on, begun, state)
+    return found
 
 
 def set_aside(
@@ -180,3 +191,34 @@ class Watch:
             self._least, self.best = value, state
         self.ended = self._waited >= self._patience
         return self.ended
+
+
+def lacks(
+    curve: Sequence[float], classes: int, watch: Watch, watched: str, tol: float, max_iter: int
+) -> str:
+    """What to say where steps did not converge, and what to do; "" where they did.
+
+    Args:
+      curve: the loss of each epoch.
+      classes: how many there are.
+      watch: what watched the epochs.
+      watched: by what: "loss", or "accuracy" on rows set aside.
+      tol: what it must gain.
+      max_iter: the most epochs.
+    """
+    equal = math.log(classes)
+    if curve and curve[-1] > equal:
+        return (
+            f"sgd stopped after {len(curve)} epochs at a loss of {curve[-1]:.4g}, above the "
+            f"{equal:.4g} of equal probabilities. Scale the features, or try a smaller "
+            f"learning_rate."
+        )
+    if watch.ended:
+        return ""
+    still = "the loss still falls"
+    if watched == "accuracy":
+        still = "the accuracy on the rows set aside still rises"
+    return (
+        f"sgd failed to converge after {max_iter} epochs (max_iter): {still} by more than "
+        f"tol={tol:g}. Increase max_iter, or the learning rate."
+    )

@@ -34,6 +34,7 @@ class Found(NamedTuple):
       gradient: the largest element of the gradient, by its size.
       converged: whether that is small enough.
       stuck: whether rounding left nothing to gain.
+      solver: what it is called.
     """
 
     w: np.ndarray
@@ -42,18 +43,20 @@ class Found(NamedTuple):
     gradient: float
     converged: bool
     stuck: bool
+    solver: str
 
     def lacks(self, tol: float, max_iter: int) -> str:
         """What to say where it did not converge, and what to do."""
         reached = f"the gradient's largest element is {self.gradient:.3g}, above tol={tol:g}"
         if self.stuck:
             return (
-                f"lbfgs stopped after {self.iterations} iterations: {reached}, and rounding leaves "
-                f"nothing to gain. Increase tol, pass float64 features, or scale them."
+                f"{self.solver} stopped after {self.iterations} iterations: {reached}, and "
+                f"rounding leaves nothing to gain. Increase tol, pass float64 features, or scale "
+                f"them."
             )
         return (
-            f"lbfgs failed to converge after {self.iterations} iteration(s) (max_iter={max_iter}): "
-            f"{reached}. Increase max_iter, or scale the features as in "
+            f"{self.solver} failed to converge after {self.iterations} iteration(s) "
+            f"(max_iter={max_iter}): {reached}. Increase max_iter, or scale the features as in "
             f"https://scikit-learn.org/stable/modules/preprocessing.html"
         )
 
@@ -119,6 +122,7 @@ def minimise(
         gradient=float(state.size),
         converged=status == lbfgs.CONVERGED,
         stuck=status == lbfgs.STUCK,
+        solver="the proximal solver (l1_ratio > 0)" if proximally else "lbfgs",
     )
 
 

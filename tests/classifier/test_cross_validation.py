@@ -63,7 +63,7 @@ def test_values_are_checked(wine, value):
     "ignore:invalid value encountered in cast",
     "ignore:The least populated class:UserWarning",
 )
-@parametrize_with_checks([SoftmaxClassifierCV(C=(0.1, 1.0), cv=3)])
+@parametrize_with_checks([SoftmaxClassifierCV(C=(0.1, 1.0), cv=2)])
 def test_estimator_checks(estimator, check):
     assert check(estimator) is None  # it raises where it fails
 
