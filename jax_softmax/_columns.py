@@ -7,8 +7,7 @@ of a table goes through it.
 from __future__ import annotations
 
 import difflib
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
 
 # pandas writes True, polars true.
 _BOOLEANS = {"true", "false"}
-# Where a warning of `predict` points.
-_CALLER_OF_PREDICT = 4
+# Cells that are made numbers of at once: 32 MB.
+_NUMBERS_AT_ONCE = 2**22
 Place = Callable[[int], str]  # how to speak of a row: "line 7"
 
 
@@ -109,8 +108,8 @@ class Columns:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The name of each feature."""
-        return tuple(name for column in self.used for name in column.features)
+        """The name of each feature; one that another has already gets a number behind it."""
+        return _distinct([name for column in self.used for name in column.features])
 
     def encode(self, table: pl.DataFrame, name: object = "table", place: Place = str) -> Encoded:
         """The features of a table's rows, whatever the order of its columns.
@@ -125,9 +124,14 @@ class Columns:
             finite number where one must be; the message names column and row.
         """
         self._check_names(table.columns, name)
-        features = np.zeros((table.height, len(self.features)), np.float32)
+        width = sum(len(column.features) for column in self.used)
+        features = np.zeros((table.height, width), np.float32)
+        done = self._encode_whole(table, features)
         unknown, filled, first = {}, {}, 0
         for column in self.used:
+            if column.name in done:
+                first += 1
+                continue
             if gaps := with_gaps(table[column.name]).null_count():
                 filled[column.name] = gaps
             try:
@@ -146,8 +150,25 @@ class Columns:
         extra = tuple(column for column in table.columns if column not in known_names)
         return Encoded(features, unknown, filled, extra)
 
+    def _encode_whole(self, table: pl.DataFrame, features: np.ndarray) -> set[str]:
+        """Fills in the columns of nothing but numbers; which those were."""
+        numbers, first = {}, 0
+        for column in self.used:
+            if isinstance(column, NumberColumn):
+                numbers[column.name] = column, first
+            first += len(column.features)
+        done = set()
+        for name, array in whole_numbers(table, numbers):
+            column, first = numbers[name]
+            scaled = (array - column.mean) / column.scale
+            if not _too_large(scaled).any():  # else it is said by itself
+                features[:, first] = scaled
+                done.add(name)
+        return done
+
     def _check_names(self, names: Sequence[str], name: object) -> None:
-        missing = [column.name for column in self.used if column.name not in names]
+        there = set(names)
+        missing = [column.name for column in self.used if column.name not in there]
         if missing:
             hint = " Is its first line one of names?" if len(missing) == len(self.used) else ""
             raise InputError(
@@ -212,7 +233,7 @@ def _standardised(column: NumberColumn, cells: pl.Series, place: Place) -> np.nd
     array = np.array(numbers.to_numpy(), np.float64)
     array[np.isnan(array)] = np.nan if column.fill is None else column.fill
     scaled = (array - column.mean) / column.scale
-    too_large = np.abs(scaled) > np.finfo(np.float32).max
+    too_large = _too_large(scaled)
     if too_large.any():
         row = int(too_large.argmax())
         raise InputError(
@@ -220,6 +241,69 @@ def _standardised(column: NumberColumn, cells: pl.Series, place: Place) -> np.nd
             f"{array[row]:g}."
         )
     return scaled
+
+
+def _too_large(scaled: np.ndarray) -> np.ndarray:
+    """Which numbers float32 does not hold."""
+    found: np.ndarray = np.abs(scaled) > np.finfo(np.float32).max
+    return found
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, each once: `city=Paris` may be of a column's word, and a column by itself.
+
+    >>> _distinct(["a", "b", "a", "a (2)"])
+    ('a', 'b', 'a (3)', 'a (2)')
+    """
+    if len(set(names)) == len(names):
+        return tuple(names)
+    taken, seen, found = set(names), set(), []
+    for name in names:
+        chosen, number = name, 2
+        while chosen in seen or (chosen != name and chosen in taken):
+            chosen, number = f"{name} ({number})", number + 1
+        seen.add(chosen)
+        found.append(chosen)
+    return tuple(found)
+
+
+def stacked(columns: Sequence[pl.Series]) -> Iterator[tuple[Sequence[pl.Series], pl.Series]]:
+    """Columns of one type, some at a time, and the cells of those beneath one another.
+
+    polars takes longer to call than to read a few hundred cells.
+    """
+    import polars as pl
+
+    rows = len(columns[0]) if columns else 0
+    together = max(1, _NUMBERS_AT_ONCE // max(1, rows))
+    for first in range(0, len(columns), together):
+        part = columns[first : first + together]
+        yield part, pl.concat(part, rechunk=True) if len(part) > 1 else part[0]
+
+
+def whole_numbers(table: pl.DataFrame, names: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Those of the columns that are finite numbers in each cell, and the numbers, `[N]` float64.
+
+    As `as_numbers` gives them, but many columns to a call of polars.
+    """
+    import polars as pl
+
+    types = table.dtypes
+    able = [
+        i
+        for i, name in enumerate(table.columns)
+        if name in names and (types[i].is_numeric() or types[i] == pl.String)
+    ]
+    together = max(1, _NUMBERS_AT_ONCE // max(1, table.height))
+    for first in range(0, len(able), together):
+        # By their numbers, for polars takes some names for patterns.
+        part = table[:, able[first : first + together]]
+        called = part.columns
+        cells = part.select(pl.all().cast(pl.Float64, strict=False))
+        matrix = cells.to_numpy()
+        finite = np.isfinite(matrix).all(axis=0)
+        for i in np.flatnonzero(finite).tolist():
+            yield called[i], np.ascontiguousarray(matrix[:, i])
 
 
 def _coded(column: WordColumn, cells: pl.Series, place: Place) -> tuple[np.ndarray, dict[str, int]]:
@@ -346,52 +430,3 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
     small = {other.strip().lower(): other for other in names}
     near = difflib.get_close_matches(name.strip().lower(), small, n=1)
     return f" (did you mean {small[near[0]]!r}?)" if near else ""
-
-
-def encoded_frame(columns: Columns, features: Any) -> np.ndarray:
-    """The features of a data frame of polars or pandas.
-
-    Raises:
-      InputError: as `Columns.encode` does, or if it is no data frame.
-
-    Warns:
-      UserWarning: if there are words that training did not see, or columns.
-    """
-    encoded = columns.encode(_as_polars(columns, features), "features", lambda row: f"row {row}")
-    for name, words in encoded.unknown.items():
-        warnings.warn(
-            f"features, column {name!r}: {sum(words.values()):,} cells hold words that training "
-            f"did not see ({listed(words)}); they count as none of its categories.",
-            stacklevel=_CALLER_OF_PREDICT,
-        )
-    return encoded.features
-
-
-def _as_polars(columns: Columns, features: Any) -> pl.DataFrame:
-    import polars as pl
-
-    if isinstance(features, pl.DataFrame):
-        return features
-    if hasattr(features, "columns") and hasattr(features, "items") and hasattr(features, "isna"):
-        names = [str(name) for name in features.columns]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise InputError(
-                f"features: expected each column's name once, got {listed(twice)} more than once."
-            )
-        # Cell by cell, for which no pyarrow is needed.
-        return pl.DataFrame(
-            [
-                pl.Series(
-                    str(name),
-                    [None if gap else x for x, gap in zip(cells, cells.isna(), strict=True)],
-                    strict=False,
-                )
-                for name, cells in features.items()
-            ]
-        )
-    raise InputError(
-        f"features: expected a data frame with the columns that the model was trained on "
-        f"({listed(column.name for column in columns.used)}), got {type(features).__name__}; of "
-        f"features that these columns made already, pass the whole Split to evaluate, or "
-        f"dataclasses.replace(model, columns=None)."
-    )

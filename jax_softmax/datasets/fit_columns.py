@@ -20,6 +20,8 @@ from jax_softmax._columns import (
     has_no_words,
     listed,
     missing_said,
+    stacked,
+    whole_numbers,
     with_gaps,
 )
 from jax_softmax.datasets.tables import Table
@@ -81,10 +83,14 @@ def kinds_of(
         are not filled in. The message names them all, with their first row, and says what to do.
     """
     kinds, problems = Kinds(), {}
+    whole = _whole(table, set(names) - set(categorical))
     for name in names:
+        if name in whole:
+            _put_numbers(kinds, name, whole[name])
+            continue
         cells = table.frame[name]
         problem = _add(kinds, table, cells, name in categorical)
-        used = name in kinds.numbers or name in kinds.words
+        used = name in (*kinds.numbers[-1:], *kinds.words[-1:])  # it was put last
         if problem is None and used and not fills and _missing(cells).any():
             problem = _Problem("missing", missing_said(with_gaps(cells), table.place))
         if problem is not None:
@@ -171,11 +177,35 @@ def _add_numbers(kinds: Kinds, table: Table, cells: pl.Series) -> _Problem | Non
     if infinite.any():
         row = int(infinite.argmax())
         return _Problem("other", f"{table.place(row)} has {cells[row]!r}")
-    if len(array) > _FEW and (np.diff(array) == 1).all():
-        kinds.left_out[cells.name] = f"counts the rows, from {array[0]:g} to {array[-1]:g}"
-    else:
-        kinds.numbers.append(cells.name)
+    _put_numbers(kinds, cells.name, _counted(array))
     return None
+
+
+def _put_numbers(kinds: Kinds, name: str, counted: str) -> None:
+    if counted:
+        kinds.left_out[name] = counted
+    else:
+        kinds.numbers.append(name)
+
+
+def _counted(array: np.ndarray) -> str:
+    """What to say of numbers that count the rows; "" of others."""
+    if len(array) > _FEW and (np.diff(array) == 1).all():
+        return f"counts the rows, from {array[0]:g} to {array[-1]:g}"
+    return ""
+
+
+def _whole(table: Table, names: set[str]) -> dict[str, str]:
+    """Columns of nothing but numbers, which `_add` would take for such, and `_counted` of each."""
+    import polars as pl
+
+    written: set[str] = set()
+    for columns, cells in stacked(table.frame.select(pl.col(pl.String)).get_columns()):
+        zeros = cells.str.contains(_LEADING_ZERO).fill_null(value=False).to_numpy()
+        of_columns = np.flatnonzero(zeros.reshape(len(columns), -1).any(axis=1))
+        written |= {columns[i].name for i in of_columns.tolist()}
+    found = whole_numbers(table.frame, names - written)
+    return {name: _counted(array) for name, array in found}
 
 
 def _marked(table: Table, cells: pl.Series, present: pl.Series) -> _Problem | None:
@@ -234,11 +264,18 @@ def fit_columns(
     """
     frame, left_out = table.frame[rows], dict(kinds.left_out)
     used: list[NumberColumn | WordColumn] = []
+    numbers, words = set(kinds.numbers), set(kinds.words)
+    whole = {
+        name: _fit_numbers(table, name, array, impute)
+        for name, array in whole_numbers(frame, numbers)
+    }
     for name in table.frame.columns:
         column: NumberColumn | WordColumn | str
-        if name in kinds.numbers:
-            column = _fit_numbers(table, frame[name], impute)
-        elif name in kinds.words:
+        if name in whole:
+            column = whole[name]
+        elif name in numbers:
+            column = _fit_numbers(table, name, as_numbers(frame[name]).to_numpy(), impute)
+        elif name in words:
             column = _fit_words(frame[name], impute)
         else:
             continue
@@ -257,8 +294,9 @@ def fit_columns(
     return Columns(label, tuple(used), unused), left_out
 
 
-def _fit_numbers(table: Table, cells: pl.Series, impute: str | None) -> NumberColumn | str:
-    array = as_numbers(cells).to_numpy()
+def _fit_numbers(
+    table: Table, name: str, array: np.ndarray, impute: str | None
+) -> NumberColumn | str:
     present = array[~np.isnan(array)]
     if not present.size:
         return "no training row has anything in it"
@@ -270,11 +308,11 @@ def _fit_numbers(table: Table, cells: pl.Series, impute: str | None) -> NumberCo
         mean, scale = float(filled.mean()), float(filled.std())
     if not (np.isfinite(mean) and np.isfinite(scale) and scale > 0):
         raise InputError(
-            f"{table.path}, column {cells.name!r}: expected numbers of which there are a mean and "
+            f"{table.path}, column {name!r}: expected numbers of which there are a mean and "
             f"a standard deviation, got numbers up to {np.abs(present).max():g}; scale them, or "
             f"leave the column out with --drop."
         )
-    return NumberColumn(cells.name, mean, scale, fill)
+    return NumberColumn(name, mean, scale, fill)
 
 
 def _number_to_fill_with(present: np.ndarray, impute: str) -> float:

@@ -53,6 +53,16 @@ def load_dataset(
     Raises:
       InputError: The name is unknown, or no source has the dataset intact; the message says what
         to place, and where. Or the extra `[train]` is not installed.
+
+    See Also:
+      `Dataset`; `stream_tfds` for sets larger than memory.
+
+    Source: iris, Fisher (Annals of Eugenics 7, 1936); MNIST, LeCun et al. (Proc. IEEE 86,
+    1998).
+
+    >>> digits = load_dataset("digits")
+    >>> digits.train.features.shape, digits.test.features.shape, digits.train.class_names[:2]
+    ((1437, 8, 8), (360, 8, 8), ('0', '1'))
     """
     if not isinstance(name, str):
         raise InputError(f"name: expected a dataset's name such as 'iris', got {shown(name)}.")

@@ -146,7 +146,8 @@ def dataset_of(
 ) -> TableDataset:
     """The dataset of a table that is read; arguments and errors as those of `load_table`."""
     labels, class_names = _classes(table, label, label in categorical)
-    names = [name for name in table.frame.columns if name != label and name not in drop]
+    left = {label, *drop}
+    names = [name for name in table.frame.columns if name not in left]
     kinds = kinds_of(table, names, categorical, fills=impute is not None)
     rows, held = np.arange(len(labels)), None
     if test is None:

@@ -35,8 +35,14 @@ def stream_npy(
       class_names: the name of each class, in the order of the labels; may be empty.
       feature_scale: what to multiply the stored features by: 1/255 for 8-bit pixels.
 
+    Returns:
+      The stream.
+
     Raises:
       InputError: if a file is missing, damaged, no array of numbers or not of the other's length.
+
+    See Also:
+      `stream_parquet`, `stream_tfds`; `Split` for data in memory.
 
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "features.npy"

@@ -48,9 +48,15 @@ def stream_parquet(
         order; integers must leave out no class.
       feature_scale: what to multiply the stored features by: 1/255 for 8-bit pixels.
 
+    Returns:
+      The stream.
+
     Raises:
       InputError: if a file is missing, damaged, without such columns or unlike the first, or a
         value is missing; the message names the row. Or the extra `[stream]` is not installed.
+
+    See Also:
+      `stream_npy`, `stream_tfds`; `Split` for data in memory.
 
     >>> import pathlib, tempfile
     >>> import polars as pl

@@ -83,6 +83,16 @@ class Stream:
     Attributes:
       class_names: the name of each class, in the order of the labels; may be empty.
       feature_scale: what to multiply the stored features by.
+
+    See Also:
+      `stream_npy`, `stream_parquet`, `stream_tfds`; `Split` for data in memory.
+
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "features.npy"
+    >>> np.save(path, np.arange(12.0).reshape(4, 3))
+    >>> from jax_softmax import stream_npy
+    >>> stream_npy(path, [0, 1, 0, 1])[1:3][1].tolist()
+    [1, 0]
     """
 
     def __init__(

@@ -6,6 +6,7 @@ import csv
 import difflib
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jax_softmax._columns import listed
+from jax_softmax._columns import listed, stacked
 from jax_softmax.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,6 +92,12 @@ def read_table(path: Path) -> Table:
             table = Table(_read_typed(path, suffix), path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}).") from error
+    patterns = [name for name in table.frame.columns if name[:1] == "^" and name[-1:] == "$"]
+    if patterns:
+        raise InputError(
+            f"{path}: expected names of columns, got {listed(patterns)}, which polars takes for "
+            f"patterns of names; rename what begins with ^ and ends with $."
+        )
     if not table.frame.height:
         said = ", only a header" if table.header and table.frame.width else ""
         raise InputError(f"{path}: expected rows, found none{said}.")
@@ -121,9 +128,8 @@ def _read_text(path: Path, separator: str) -> Table:
     first_line = text.lstrip().partition("\n")[0]
     if separator == "," and first_line.count(";") > first_line.count(","):
         separator = ";"  # as Excel writes where the comma is in the numbers
-    lines, cells = _cells(path, text, separator)
-    first = cells.row(0)
-    header = not _mostly_numbers(first)
+    lines, cells, first = _cells(path, text, separator)
+    header = not _mostly_numbers(cells.row(0))
     if header:
         lines, cells = lines[1:], cells.slice(1)
         cells.columns = _names(path, first)
@@ -132,8 +138,13 @@ def _read_text(path: Path, separator: str) -> Table:
     return Table(cells, path, header, lines)
 
 
-def _cells(path: Path, text: str, separator: str) -> tuple[list[int], pl.DataFrame]:
-    """The lines that are not blank, and their cells as stripped text, null where missing."""
+def _cells(
+    path: Path, text: str, separator: str
+) -> tuple[list[int], pl.DataFrame, Sequence[str | None]]:
+    """The lines that are not blank, and their cells as stripped text, null where missing.
+
+    And the first line once more as it is: a column may be called NA.
+    """
     import polars as pl
 
     help_with_quotes = "look for a quotation mark too many or too few"
@@ -155,8 +166,16 @@ def _cells(path: Path, text: str, separator: str) -> tuple[list[int], pl.DataFra
         )
     cells = cells.filter(pl.Series([width > 0 for _, width in records]))
     stripped = pl.all().str.strip_chars()
-    is_missing = stripped.is_in(list(MISSING))
-    return lines, cells.select(pl.when(is_missing).then(None).otherwise(stripped).name.keep())
+    first = cells.head(1).select(stripped).row(0)
+    present = pl.when(stripped.is_in(list(MISSING))).then(None).otherwise(stripped).name.keep()
+    kept = []
+    for columns, together in stacked(cells.get_columns()):
+        found = together.to_frame().select(present).to_series()
+        kept += [
+            found.slice(i * cells.height, cells.height).alias(column.name)
+            for i, column in enumerate(columns)
+        ]
+    return lines, pl.DataFrame(kept), first
 
 
 def _records(text: str, separator: str) -> Iterator[tuple[int, int]]:
@@ -203,7 +222,7 @@ def _is_number(cell: str | None) -> bool:
 
 def _names(path: Path, cells: Sequence[str | None]) -> list[str]:
     names = [cell or f"column {i}" for i, cell in enumerate(cells, 1)]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputError(
             f"{path}: expected each column's name once, got {listed(twice)} more than once in the "

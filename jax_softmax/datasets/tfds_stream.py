@@ -41,9 +41,20 @@ def stream_tfds(
       feature_scale: what to multiply the stored features by; None takes 1/255 for images of 8 bits,
         and 1 for others.
 
+    Returns:
+      The stream.
+
     Raises:
       InputError: if nothing is prepared there, or it is damaged, or not of that kind. Or the extra
         `[train]` is not installed.
+
+    See Also:
+      `stream_npy`, `stream_parquet`; `load_dataset` for data in memory.
+
+    >>> stream_tfds("mnist", data_dir="/no/such/folder")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    jax_softmax.errors.InputError: ...
     """
     is_name = isinstance(name, str) and prepared.is_name(name)
     require(is_name, "name: expected a dataset's name as TFDS has it", name)

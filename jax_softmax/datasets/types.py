@@ -34,6 +34,9 @@ class Split:
       InputError: The class names are no sequence of different names, or the scale is no finite
         number above 0. `fit` and `evaluate` check features and labels.
 
+    See Also:
+      `Stream` for files larger than memory; `load_dataset`; `fit`.
+
     >>> Split(np.zeros((2, 3)), np.array(["no", "yes"]), class_names=["no", "yes"]).class_names
     ('no', 'yes')
     """
@@ -69,6 +72,14 @@ class Dataset:
 
     Raises:
       InputError: One of them is of another type.
+
+    See Also:
+      `load_dataset`; `Split`.
+
+    >>> import numpy as np
+    >>> half = Split(np.zeros((2, 3)), np.array([0, 1]))
+    >>> Dataset("mine", train=half, test=half, source="made here").name
+    'mine'
     """
 
     name: str

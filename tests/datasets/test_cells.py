@@ -4,7 +4,8 @@ import polars as pl
 import pytest
 
 from jax_softmax import InputError
-from jax_softmax._columns import Columns, NumberColumn, WordColumn, as_words, encoded_frame
+from jax_softmax._columns import Columns, NumberColumn, WordColumn, as_words
+from jax_softmax._frames import encoded_frame
 
 COLUMNS = Columns("y", (NumberColumn("n", 0.0, 1.0), WordColumn("w", ("1", "a"))))
 
