@@ -8,6 +8,16 @@ class InputError(ValueError):
 
     The message says what was expected, what came and what to do about it. The commands print it
     and leave with exit code 2; from Python it is a `ValueError` like any other.
+
+    See Also:
+      `TrainConfig` and `Split`, which raise it when they are made.
+
+    >>> from jax_softmax import TrainConfig
+    >>> try:
+    ...     TrainConfig(epochs=0)
+    ... except InputError as error:
+    ...     print(error)
+    epochs: expected an integer of at least 1, got 0.
     """
 
 

@@ -57,6 +57,9 @@ def export_model(
         `overwrite` is False, the parameters are more than the format holds, or an extra
         (`[export]`, for safetensors `[train]`) is not installed.
 
+    See Also:
+      `save_run` for a folder that `load_run` reads back.
+
     >>> import tempfile
     >>> from jax_softmax import Split, TrainConfig, fit
     >>> split = Split(np.array([[0.0], [1.0]]), np.array([0, 1]), ("no", "yes"))

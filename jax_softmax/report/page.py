@@ -84,7 +84,7 @@ def _pictures(
     else:
         spreads = figures.drawn(figures.coefficients(result, examined.spreads, feature_names))
     return {
-        "curve": figures.drawn(pictures.learning_curve(result.history)),
+        "curve": figures.drawn(pictures.learning_curve(result.history, result.config.turn)),
         "confusion": figures.drawn(pictures.confusion_matrix(examined.evaluation)),
         "reliability": figures.drawn(figures.reliability(examined)),
         "weights": weights,

@@ -281,24 +281,24 @@ def training_of(
     about: Mapping[str, Any],
     start: Mapping[str, np.ndarray],
     validation: Any,
+    weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """What must be the same for a training to go on: settings, and digests of all it is given.
 
     The mesh need not be: a checkpoint has whole arrays, which go on over other devices.
     """
     watched = None
-    if validation is not None:
-        if is_stream(validation):
-            watched = validation.sha256
-        else:
-            seen = {name: np.asarray(getattr(validation, name)) for name in ("features", "labels")}
-            watched = _digest(seen, None)
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "mesh"}
+    if is_stream(validation):
+        watched = validation.sha256
+    elif validation is not None:
+        seen = {name: np.asarray(getattr(validation, name)) for name in ("features", "labels")}
+        watched = _digest(seen, None)
     return {
-        **settings,
+        **{k: v for k, v in dataclasses.asdict(config).items() if k != "mesh"},
         "optimizer": "of the settings" if optimizer is None else "passed",
         "training_examples": _digest({"features": features, "labels": labels}, about),
         "validation_examples": watched,
+        "weights_of_rows": None if weights is None else _digest({"weights": weights}, None),
         "starting_params": _digest({k: np.asarray(value) for k, value in start.items()}, None),
     }
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from jax_softmax.errors import InputError
 from jax_softmax.training import atomic
 
 
-def check_file(path: Path, *, overwrite: bool) -> None:
+def check_file(path: Path, *, overwrite: bool | Callable[[Path], bool], flag: str = "") -> None:
     """Asked before any work is done for a file.
 
+    Args:
+      path: the file's.
+      overwrite: replace a file that is there; or says whether what it holds may be replaced.
+      flag: which asked for it, for messages.
+
     Raises:
-      InputError: if it cannot be written, or is there and `overwrite` is False.
+      InputError: if it cannot be written, or is there and may not be replaced.
     """
+    called = f"{flag} {path}".strip()
     try:
         if _is_device(path):
             return
@@ -24,15 +31,20 @@ def check_file(path: Path, *, overwrite: bool) -> None:
             target.lstat()  # a name that is too long is so, be it there or not
         folder = target.parent
         if target.is_dir() or not folder.is_dir():
-            raise InputError(f"{path}: expected a file's path in a folder that is there.")
+            raise InputError(f"{called}: expected a file's path in a folder that is there.")
+        if target.is_file() and callable(overwrite) and not overwrite(path):
+            raise InputError(
+                f"{called}: holds something else than such results, which would be lost; give "
+                f"another path."
+            )
         if target.is_file() and not overwrite:
             raise _exists(path)
     except (OSError, ValueError) as error:  # ValueError: a null character
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: cannot be written ({error}).") from error
+        raise InputError(f"{called}: cannot be written ({error}).") from error
     if not os.access(folder, os.W_OK):
-        raise InputError(f"{path}: cannot be written, for {folder} cannot; give another path.")
+        raise InputError(f"{called}: cannot be written, for {folder} cannot; give another path.")
 
 
 def write_file(path: Path, data: bytes, *, overwrite: bool, flag: str = "") -> None:
@@ -48,7 +60,7 @@ def write_file(path: Path, data: bytes, *, overwrite: bool, flag: str = "") -> N
       InputError: as `check_file`.
     """
     called = f"{flag} {path}".strip()
-    check_file(path, overwrite=overwrite)
+    check_file(path, overwrite=overwrite, flag=flag)
     try:
         if _is_device(path):
             path.write_bytes(data)

@@ -39,6 +39,7 @@ from jax_softmax.training.standardize import Standardizer, is_standardised
 from jax_softmax.training.start import check_held, check_optimizer, check_types, starting_params
 from jax_softmax.training.streamed_run import StreamedRun
 from jax_softmax.training.streams import Streamed, is_stream, reader_of, sampled
+from jax_softmax.training.weights import refuse_weights, row_weights
 
 # Looks at the validation examples over a run, at most: a curve needs no more points.
 _LOOKS = 50
@@ -56,11 +57,12 @@ def fit(
     checkpoints: str | os.PathLike[str] | None = None,
     watchdog: Watchdog | None = None,
     progress: bool = False,
+    sample_weight: Any = None,
 ) -> FitResult:
     """Trains a softmax classifier, `softmax((features * feature_scale) @ kernel + bias)`, by SGD.
 
-    Epochs are `lax.scan`s on the device, several to a compiled call where they are short. The
-    examples stay there as they came (uint8 pixels, say) and are scaled inside the step. Every
+    Epochs are runs of `lax.scan` on the device, several to a compiled call where they are short.
+    The examples stay there as they came (uint8 pixels, say) and are scaled inside the step. Every
     example counts in every epoch, those of the last, partial batch too. The same arguments give
     the same bits on the same devices and versions. A CPU and an accelerator, and another number of
     devices, run differently laid out programs; their results agree to rounding.
@@ -93,6 +95,12 @@ def fit(
         process writes the checkpoints, and its own are gone on from.
       progress: shows a bar of epochs with the latest losses, on standard error or in a notebook;
         nothing is shown otherwise. Needs the extra `[train]` (tqdm).
+      sample_weight: `[N]`, how much each training example counts, at least 0; None is alike. Each
+        step takes the weighted mean of its examples' losses, `sum(w * loss) / sum(w)`, so a row of
+        weight 2 is a row given twice, and weights of another scale are the same; the history's
+        `train_loss` is such a mean over the epoch. Times `config.class_weight`. Validation,
+        `evaluate` and means and deviations of `standardize` count all examples alike. A stream
+        whose labels are read with the rows takes neither of these weights.
 
     Returns:
       The trained parameters with their history; arrays of NumPy where several devices trained them.
@@ -107,6 +115,9 @@ def fit(
     Warns:
       TrainingWarning: if the features are far from unit scale, or the loss rose over the run, or a
         checkpoint is damaged, which is passed over.
+
+    See Also:
+      `TrainConfig`; `SoftmaxClassifier` for the optimum; `evaluate`, `predict`, `save_run`.
 
     >>> import numpy as np
     >>> from jax_softmax import Split
@@ -128,6 +139,7 @@ def fit(
             checkpoints=checkpoints,
             watchdog=watchdog,
             progress=progress,
+            sample_weight=sample_weight,
         )
         return scaling.of_features(result, train)
     config = TrainConfig() if config is None else config
@@ -136,7 +148,15 @@ def fit(
         check_types, train, config, validation, optimizer, on_progress, on_epoch, progress
     )
     prepare = functools.partial(
-        _prepared, checked, train, config, params, optimizer, validation, checkpoints
+        _prepared,
+        checked,
+        train,
+        config,
+        params,
+        optimizer,
+        validation,
+        checkpoints,
+        sample_weight,
     )
     with watched("the other processes to start"):
         run, features, training = processes.together(prepare)
@@ -189,6 +209,7 @@ def _prepared(
     optimizer: optax.GradientTransformation | None,
     validation: Examples | Streamed | None,
     checkpoints: str | os.PathLike[str] | None,
+    sample_weight: Any,
 ) -> tuple[MemoryRun, np.ndarray, dict[str, Any]]:
     """What one process alone makes of `fit`'s arguments, or raises.
 
@@ -199,7 +220,10 @@ def _prepared(
     check_checkpoints(config, checkpoints)
     mesh = mesh_of(config.mesh)
     feature_scale = check_feature_scale(train.feature_scale)
+    weighs = not is_stream(train) or train.labels is not None
     if is_stream(train):
+        if not weighs:
+            refuse_weights(sample_weight, config.class_weight)
         # A sample stands for all of the features where they are looked at.
         features, labels, class_names = sampled(train, config)
     else:
@@ -207,6 +231,9 @@ def _prepared(
         features = check_features(train.features)
         labels, class_names = check_labels(train.labels, len(features), class_names)
         check_several_classes(labels, class_names)
+    weights = None
+    if weighs:
+        weights = row_weights(sample_weight, config.class_weight, labels, class_names)
     start = starting_params(params, features, len(class_names))
     check_held(
         start["bias"].dtype,
@@ -222,10 +249,12 @@ def _prepared(
         "feature_scale": feature_scale,
         "class_names": class_names,
     }
-    run = _run_of(train, config, mesh, optimizer, start, features, labels, about)
+    run = _run_of(train, config, mesh, optimizer, start, features, labels, about, weights)
     training: dict[str, Any] = {}
     if checkpoints is not None or processes.count() > 1:
-        training = training_of(config, optimizer, features, labels, about, start, validation)
+        training = training_of(
+            config, optimizer, features, labels, about, start, validation, weights
+        )
     return run, features, training
 
 
@@ -238,12 +267,13 @@ def _run_of(
     features: np.ndarray,
     labels: np.ndarray,
     about: dict[str, Any],
+    weights: np.ndarray | None,
 ) -> MemoryRun:
     if not is_stream(train):
-        return MemoryRun(config, mesh, optimizer, start, features, labels, about)
+        return MemoryRun(config, mesh, optimizer, start, features, labels, about, weights)
     reader = reader_of(train, labels, about["class_names"], start["kernel"].dtype)
     reader.read(train.sample())  # checked, before anything is said of it
-    return StreamedRun(config, mesh, optimizer, start, reader, reader, about)
+    return StreamedRun(config, mesh, optimizer, start, reader, reader, about, weights)
 
 
 def _calls(run: MemoryRun, watched: bool) -> Calls:

@@ -46,6 +46,7 @@ class MemoryRun:
         features: Any,
         labels: Sized,
         about: dict[str, Any],
+        weights: np.ndarray | None = None,
     ) -> None:
         self.config = config
         self.dtype = params["kernel"].dtype
@@ -61,9 +62,9 @@ class MemoryRun:
         self.rng = np.random.default_rng(config.seed)
         self.shuffle = self.rng.bit_generator.state
         self.orders: np.ndarray | None = None
-        self._put(features, labels)
+        self._put(features, labels, weights)
 
-    def _put(self, features: Any, labels: Any) -> None:
+    def _put(self, features: Any, labels: Any, weights: np.ndarray | None) -> None:
         """Puts the examples on the device."""
         features = fit_dtype(features, self.dtype)
         floating = np.issubdtype(features.dtype, np.floating)
@@ -71,7 +72,8 @@ class MemoryRun:
         # array's memory as it is. (Not of JAX: its copies are two more programs to compile.)
         features = np.array(features, self.dtype if floating else None)
         scale = np.asarray(self.about["feature_scale"], self.dtype)
-        self.data = self.placement.data(features, np.array(labels), scale)
+        weights = None if weights is None else weights.astype(self.dtype)
+        self.data = self.placement.data(features, np.array(labels), scale, weights)
         self.layout = layout_for(self.data.features)
 
     def longest_call(self) -> int:
@@ -107,6 +109,7 @@ class MemoryRun:
                 calls_epochs=calls_epochs,
                 layout=self.layout,
                 spread=self.placement.spread,
+                label_smoothing=self.config.label_smoothing,
             )
             self.shuffle = self.rng.bit_generator.state
             self.orders = self._shuffled(upcoming, calls_epochs) if upcoming else None

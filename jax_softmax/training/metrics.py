@@ -15,8 +15,8 @@ from jax.dtypes import canonicalize_dtype
 from jax.sharding import Mesh
 
 from jax_softmax._checks import check_class_names, classes_shown, shown
-from jax_softmax._columns import encoded_frame
 from jax_softmax._extras import needs_train_extra
+from jax_softmax._frames import encoded_frame
 from jax_softmax.errors import InputError
 from jax_softmax.ops import softmax, softmax_cross_entropy_with_integer_labels
 from jax_softmax.training import sharded_metrics
@@ -61,6 +61,13 @@ class Evaluation:
       predictions: `[N]` int32, the likeliest classes.
       class_names: `V` names.
       of: what the examples are called in pictures and summaries, "test examples" say.
+
+    See Also:
+      `evaluate`; `summarize` for statistics of a loss.
+
+    >>> import numpy as np
+    >>> Evaluation(0.7, 0.5, np.array([0, 1]), np.array([0, 0]), ("no", "yes")).accuracy
+    0.5
     """
 
     loss: float
@@ -125,9 +132,15 @@ def evaluate(
       mesh: the devices, as of `TrainConfig`: examples are spread over `data`, classes over `model`;
         None is all devices on `data`. The results are the same to rounding.
 
+    Returns:
+      An `Evaluation`: mean loss in nats, accuracy, and each example's class.
+
     Raises:
       InputError: if the features are not finite or not the model's width, or a label is none of its
         classes, or the mesh takes more devices than there are.
+
+    See Also:
+      `predict`, `predict_proba`; `Evaluation`.
 
     >>> import numpy as np
     >>> from jax_softmax import Split, TrainConfig, fit
@@ -192,9 +205,21 @@ def predict(
         table's columns (`load_table`), a data frame with those columns, in any order.
       mesh: the devices, as for `evaluate`.
 
+    Returns:
+      `[N]` int32, indices into `model.class_names`.
+
     Raises:
       InputError: if they are not finite or not the model's width, or the mesh takes more devices
         than there are.
+
+    See Also:
+      `predict_proba`; `evaluate` where labels are known.
+
+    >>> import numpy as np
+    >>> from jax_softmax import Split, TrainConfig, fit
+    >>> split = Split(np.array([[0.0], [1.0]]), np.array([0, 1]))
+    >>> predict(fit(split, TrainConfig(learning_rate=1.0)), [[0.0], [1.0], [0.9]]).tolist()
+    [0, 1, 1]
     """
     _check_model(model)
     features = _features_of(model, features)
@@ -205,7 +230,28 @@ def predict(
 def predict_proba(
     model: SoftmaxModel, features: Any, *, mesh: Mapping[str, int] | MeshShape | None = None
 ) -> np.ndarray:
-    """Class probabilities, `[N, V]`, rows summing to 1; arguments as for `predict`."""
+    """Class probabilities of each example, `softmax((features * feature_scale) @ kernel + bias)`.
+
+    Args:
+      model: what `fit` or `load_run` returned.
+      features: `[N, ...]` as for `predict`.
+      mesh: the devices, as for `evaluate`.
+
+    Returns:
+      `[N, V]`, in the dtype of the parameters; rows sum to 1.
+
+    Raises:
+      InputError: as for `predict`.
+
+    See Also:
+      `predict` for the classes alone.
+
+    >>> import numpy as np
+    >>> from jax_softmax import Split, TrainConfig, fit
+    >>> split = Split(np.array([[0.0], [1.0]]), np.array([0, 1]))
+    >>> predict_proba(fit(split, TrainConfig(learning_rate=1.0)), [[0.5], [0.9]]).shape
+    (2, 2)
+    """
     _check_model(model)
     features = _features_of(model, features)
     (found,) = _in_blocks(_probabilities, sharded_metrics.probabilities, mesh, model, features)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jax_softmax._checks import classes_shown
 from jax_softmax._columns import Columns
-from jax_softmax.training.config import TrainConfig
+from jax_softmax.training.config import LbfgsConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,6 +23,15 @@ class SoftmaxModel:
       feature_shape: the shape of one example, `D` numbers in all.
       feature_scale: what stored features are multiplied by before the kernel.
       class_names: `V` names.
+
+    See Also:
+      `FitResult`, which is one; `predict_proba`, which computes them.
+
+    >>> import numpy as np
+    >>> from jax_softmax import predict_proba
+    >>> params = {"kernel": np.array([[1.0, -1.0]]), "bias": np.zeros(2)}
+    >>> predict_proba(SoftmaxModel(params, (1,), 1.0, ("no", "yes")), [[0.0]]).tolist()
+    [[0.5, 0.5]]
     """
 
     params: dict[str, jax.Array] | dict[str, np.ndarray]
@@ -51,17 +60,28 @@ class FitResult(SoftmaxModel):
     """A model and how it came about: what `fit` returns, `save_run` writes and `load_run` reads.
 
     Attributes:
-      config: the settings it was trained with.
+      config: the settings it was trained with; an `LbfgsConfig` where it is an optimum that was
+        solved for.
       history: a record an epoch: `epoch` (from 1), `train_loss` (the mean over the epoch, while the
-        parameters moved), and `validation_loss`, `validation_accuracy` at the epochs looked at.
+        parameters moved), and `validation_loss`, `validation_accuracy` at the epochs looked at. Of
+        an optimum a record an iteration, and `train_loss` is what is minimised, with the penalty.
       compile_seconds: time to trace and compile; near 0 when the program was there already.
       train_seconds: time to run the epochs, validation left out.
       device: where it ran.
       columns: what makes the features of a table's columns, where it was trained on a table's
         (`load_table`): `predict` and `evaluate` then take data frames, columns in any order.
+
+    See Also:
+      `fit`; `save_run`, `load_run`; `evaluate`, `predict`.
+
+    >>> import numpy as np
+    >>> from jax_softmax import Split, TrainConfig, fit
+    >>> result = fit(Split(np.array([[0.0], [1.0]]), np.array([0, 1])), TrainConfig(epochs=3))
+    >>> [record["epoch"] for record in result.history], result.params["kernel"].shape
+    ([1, 2, 3], (1, 2))
     """
 
-    config: TrainConfig
+    config: TrainConfig | LbfgsConfig
     history: tuple[dict[str, float], ...]
     compile_seconds: float = 0.0
     train_seconds: float = 0.0
@@ -85,7 +105,7 @@ class FitResult(SoftmaxModel):
                     f", {last['validation_loss']:.4f} held-out, "
                     f"accuracy {last['validation_accuracy']:.4f}"
                 )
-            lines.append(f"  loss      {losses} (epoch {last['epoch']:,})")
+            lines.append(f"  loss      {losses} ({self.config.turn} {last['epoch']:,})")
         if self.config.patience is not None:
             lines.append(f"  best      epoch {self.best_epoch:,}, which the parameters are of")
         times = f"{self.compile_seconds:.2f} s to compile, {self.train_seconds:.2f} s to run"

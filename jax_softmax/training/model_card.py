@@ -144,7 +144,7 @@ def _training(result: FitResult) -> list[str]:
         for name, value in dataclasses.asdict(result.config).items()
     ]
     said = [("device", _escaped(result.device))] if result.device else []
-    said.append(("the parameters are of epoch", f"{result.best_epoch:,}"))
+    said.append((f"the parameters are of {result.config.turn}", f"{result.best_epoch:,}"))
     return _table(("", ""), [*settings, *said])
 
 

@@ -23,17 +23,21 @@ _MOST_WEIGHT_IMAGES = 40
 _MOST_EPOCHS_BY_POINT = 150
 
 
-def learning_curve(history: Sequence[dict[str, float]]) -> Figure:
+def learning_curve(history: Sequence[dict[str, float]], turn: str = "epoch") -> Figure:
     """Loss over the epochs and, where it was measured, the accuracy on held-out examples.
 
     Of more than 150 epochs the training loss is drawn as a running median, over a hundredth of the
     epochs, in a band from the least to the largest of those.
+
+    Args:
+      history: of a `FitResult`.
+      turn: what its records are of, epochs of steps or iterations towards an optimum.
     """
     watched = [record for record in history if "validation_loss" in record]
     figure = _figure(11 if watched else 6.5, 4.2)
     losses = figure.add_subplot(1, 2 if watched else 1, 1)
-    _training_loss(losses, *_series(history, "train_loss"))
-    losses.set(xlabel="epoch", ylabel="cross-entropy (nats)", title="Loss")
+    _training_loss(losses, *_series(history, "train_loss"), turn)
+    losses.set(xlabel=turn, ylabel="cross-entropy (nats)", title="Loss")
     if watched:
         marker = "o" if len(watched) == 1 else None  # a line needs two
         epochs, values = _series(watched, "validation_loss")
@@ -51,9 +55,10 @@ def learning_curve(history: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
-def _training_loss(axes: Axes, epochs: Sequence[float], losses: Sequence[float]) -> None:
-    mean = "training, mean over the epoch's steps"
-    if len(epochs) <= _MOST_EPOCHS_BY_POINT:
+def _training_loss(axes: Axes, epochs: Sequence[float], losses: Sequence[float], turn: str) -> None:
+    steps = turn == "epoch"
+    mean = "training, mean over the epoch's steps" if steps else "training, with the penalty"
+    if len(epochs) <= _MOST_EPOCHS_BY_POINT or not steps:  # no iteration rises, so none is a smear
         axes.plot(epochs, losses, marker="o" if len(epochs) == 1 else None, label=mean)
         return
     # An even number: the median of an odd one would swing with a loss that rises and falls in turn.

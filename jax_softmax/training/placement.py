@@ -46,20 +46,32 @@ class OneDevice:
         """Inside this programs run."""
         return contextlib.nullcontext()
 
-    def data(self, features: np.ndarray, labels: np.ndarray, scale: np.ndarray) -> Batches:
+    def data(
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        scale: np.ndarray,
+        weights: np.ndarray | None = None,
+    ) -> Batches:
         """The training examples, all of them."""
-        return Batches(jax.device_put(features), jax.device_put(labels), scale)
+        put = jax.device_put
+        return Batches(put(features), put(labels), scale, None if weights is None else put(weights))
 
     def own_rows(self, length: int) -> slice:
         """Which of so many rows this process must supply."""
         return slice(0, length)
 
     def piece(
-        self, features: np.ndarray, labels: np.ndarray, scale: np.ndarray, length: int
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        scale: np.ndarray,
+        length: int,
+        weights: np.ndarray | None = None,
     ) -> tuple[Batches, Spread | None]:
         """A part of `length` training examples, of which the arrays are `own_rows`."""
         del length  # as many as there are
-        return self.data(features, labels, scale), None
+        return self.data(features, labels, scale, weights), None
 
     def kept(self, progress: Progress) -> Progress:
         """A training as a checkpoint has it, of whole arrays."""
@@ -101,22 +113,36 @@ class SeveralDevices:
         """Inside this programs run."""
         return alone_on(self.spread.mesh)
 
-    def data(self, features: np.ndarray, labels: np.ndarray, scale: np.ndarray) -> Batches:
+    def data(
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        scale: np.ndarray,
+        weights: np.ndarray | None = None,
+    ) -> Batches:
         """The training examples, all of them."""
-        mesh = self.spread.mesh
-        return Batches(place(mesh, DATA, features), place(mesh, DATA, labels, NO_LABEL), scale)
+        put = functools.partial(place, self.spread.mesh, DATA)
+        return Batches(
+            put(features), put(labels, NO_LABEL), scale, None if weights is None else put(weights)
+        )
 
     def own_rows(self, length: int) -> slice:
         """Which of so many rows this process must supply."""
         return own_rows(self.spread.mesh, length)
 
     def piece(
-        self, features: np.ndarray, labels: np.ndarray, scale: np.ndarray, length: int
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        scale: np.ndarray,
+        length: int,
+        weights: np.ndarray | None = None,
     ) -> tuple[Batches, Spread | None]:
         """A part of `length` training examples, of which the arrays are `own_rows`."""
         first = self.own_rows(length).start
         put = functools.partial(place, self.spread.mesh, DATA, first=first, length=length)
-        data = Batches(put(features), put(labels, fill=NO_LABEL), scale)
+        own = None if weights is None else put(weights)
+        data = Batches(put(features), put(labels, fill=NO_LABEL), scale, own)
         return data, self.spread._replace(examples=length)
 
     def kept(self, progress: Progress) -> Progress:

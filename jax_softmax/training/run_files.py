@@ -25,7 +25,7 @@ import optax
 import jax_softmax
 from jax_softmax._columns import Columns
 from jax_softmax.errors import InputError
-from jax_softmax.training.config import TrainConfig
+from jax_softmax.training.config import LbfgsConfig, TrainConfig
 from jax_softmax.training.model import FitResult
 
 MODEL = "model.safetensors"
@@ -221,10 +221,10 @@ def _model(data: bytes, about: dict[str, Any], name: object) -> dict[str, Any]:
     }
 
 
-def _config(data: bytes, name: object) -> TrainConfig:
+def _config(data: bytes, name: object) -> TrainConfig | LbfgsConfig:
     settings = _loads(data, name)
     try:
-        return TrainConfig(**settings)
+        return LbfgsConfig(**settings) if "solver" in settings else TrainConfig(**settings)
     except (TypeError, ValueError) as error:
         raise _damaged(name, str(error).removesuffix(".")) from error
 

@@ -63,6 +63,17 @@ def save_run(
       InputError: if the folder is there and `overwrite` is False, or it is not a run, or it cannot
         be written, or the result has values that cannot be read back (numbers that are not finite,
         class names that are not distinct strings), or the extra `[train]` is not installed.
+
+    See Also:
+      `load_run`; `export_model` for a file that other programs read.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from jax_softmax import Split, TrainConfig, fit
+    >>> result = fit(Split(np.array([[0.0], [1.0]]), np.array([0, 1])), TrainConfig(epochs=3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     load_run(save_run(result, f"{folder}/run")).config.epochs
+    3
     """
     import safetensors  # noqa: F401 - before anything is said of the folder
 
@@ -74,9 +85,23 @@ def save_run(
 def load_run(run_dir: str | os.PathLike[str]) -> FitResult:
     """Reads a run folder back: the model, its settings and its history.
 
+    Args:
+      run_dir: the folder.
+
+    Returns:
+      What `save_run` wrote.
+
     Raises:
       InputError: if the folder or one of its files is missing, damaged, or another program's, or
         the extra `[train]` is not installed.
+
+    See Also:
+      `save_run`; `predict`, `evaluate`.
+
+    >>> load_run("no/such/run")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    jax_softmax.errors.InputError: ...
     """
     import safetensors  # noqa: F401 - before anything is said of the folder
 
@@ -248,7 +273,7 @@ def _put_in_place(written: Path, place: Place) -> None:
 def _draw(folder: Path, result: FitResult, evaluation: Evaluation | None) -> None:
     from jax_softmax.training import pictures
 
-    pictures.learning_curve(result.history).savefig(folder / _CURVE)
+    pictures.learning_curve(result.history, result.config.turn).savefig(folder / _CURVE)
     if evaluation is not None:
         pictures.confusion_matrix(evaluation).savefig(folder / _CONFUSION)
     if result.is_image:

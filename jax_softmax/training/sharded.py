@@ -25,7 +25,15 @@ from jax_softmax.training.layout import Layout
 from jax_softmax.training.mesh import DATA, MODEL, padded, place
 from jax_softmax.training.processes import on_host
 from jax_softmax.training.programs import latest_programs
-from jax_softmax.training.step import Batches, Params, TrainState, sums_in_pieces, sums_of_piece
+from jax_softmax.training.step import (
+    Batches,
+    Params,
+    TrainState,
+    divided,
+    sums_in_pieces,
+    sums_of_piece,
+    weight_of,
+)
 
 # The label of examples that fill up a batch.
 NO_LABEL = -1
@@ -113,8 +121,8 @@ class Spread(NamedTuple):
         missing = padded(rows.size, over) - rows.size
         rows = jnp.pad(rows, (0, missing), constant_values=-1)
 
-        def on_device(features: jax.Array, labels: jax.Array, rows: jax.Array) -> Any:
-            held = labels.size
+        def on_device(data: Batches, rows: jax.Array) -> Batches:
+            held = data.labels.size
             rows = rows - lax.axis_index(DATA) * held
             here = (rows >= 0) & (rows < held)
             rows = jnp.where(here, rows, 0)
@@ -124,45 +132,59 @@ class Spread(NamedTuple):
                 found = jnp.where(here.reshape(-1, *[1] * (x.ndim - 1)), found, 0)
                 return found if over == 1 else lax.psum_scatter(found, DATA, tiled=True)
 
-            return handed_on(features), handed_on(labels - NO_LABEL) + NO_LABEL
+            found = data._replace(labels=data.labels - NO_LABEL).of_rows(handed_on)
+            return found._replace(labels=found.labels + NO_LABEL)
 
-        features, labels = jax.shard_map(
-            on_device, mesh=self.mesh, in_specs=(P(DATA), P(DATA), P()), out_specs=P(DATA)
-        )(data.features, data.labels, rows)
-        return Batches(features, labels, data.scale)
+        of_rows = _over_rows(data)
+        taken: Batches = jax.shard_map(
+            on_device, mesh=self.mesh, in_specs=(of_rows, P()), out_specs=of_rows
+        )(data, rows)
+        return taken
 
     def loss_and_gradients(
-        self, params: Params, batch: Batches, count: int, layout: Layout
+        self,
+        params: Params,
+        batch: Batches,
+        count: int,
+        layout: Layout,
+        label_smoothing: float,
     ) -> tuple[jax.Array, Params]:
         """The mean cross-entropy of the `count` examples of a batch, and its gradients."""
         of_classes = P(self.axis_of_classes)
-        if self.axis_of_classes is None:
-            sums = functools.partial(sums_of_piece, ignore_index=NO_LABEL)
-        else:
+        sums: Any = functools.partial(sums_of_piece, ignore_index=NO_LABEL)
+        if self.axis_of_classes is not None:
             sums = functools.partial(_sums_of_classes, classes=self.classes)
+        if label_smoothing:
+            sums = functools.partial(sums, label_smoothing=label_smoothing)
 
-        def on_device(
-            params: Params, features: jax.Array, labels: jax.Array, scale: jax.Array
-        ) -> tuple[jax.Array, Params]:
+        def on_device(params: Params, batch: Batches) -> tuple[jax.Array, Params]:
             # As if each device had parameters of its own: their gradients are summed once, at the
             # end, and not in each piece.
             params = jax.tree.map(lambda x: lax.pcast(x, DATA, to="varying"), params)
             zero = lax.pcast(jnp.zeros((), params["bias"].dtype), DATA, to="varying")
-            batch = Batches(features, labels, scale)
             found = sums_in_pieces(params, batch, layout, sums, zero)
-            return jax.tree.map(lambda x: lax.psum(x, DATA) / count, found)
+            by: int | jax.Array = count
+            if batch.weights is not None:
+                by = lax.psum(weight_of(batch), DATA)
+            return jax.tree.map(lambda x: divided(lax.psum(x, DATA), by), found)
 
         found: tuple[jax.Array, Params] = jax.shard_map(
             on_device,
             mesh=self.mesh,
-            in_specs=(of_classes, P(DATA), P(DATA), P()),
+            in_specs=(of_classes, _over_rows(batch)),
             out_specs=(P(), of_classes),
-        )(params, batch.features, batch.labels, batch.scale)
+        )(params, batch)
         return found
 
 
+def _over_rows(batch: Batches) -> Any:
+    """Over which axes the arrays of a batch are spread."""
+    over: Any = P(DATA)
+    return batch.of_rows(lambda _: over)._replace(scale=P())
+
+
 def _sums_of_classes(
-    params: Params, batch: Batches, layout: Layout, *, classes: int
+    params: Params, batch: Batches, layout: Layout, *, classes: int, label_smoothing: float = 0.0
 ) -> tuple[jax.Array, Params]:
     """The sum of the examples' cross-entropies, and its gradients by this device's classes."""
     dtype = params["bias"].dtype
@@ -178,6 +200,8 @@ def _sums_of_classes(
             ignore_index=NO_LABEL,
             axis_name=MODEL,
             num_classes=classes,
+            label_smoothing=label_smoothing,
+            sample_weight=batch.weights,
             reduction="sum",
         )
 

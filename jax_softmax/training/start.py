@@ -30,7 +30,10 @@ def check_types(
     if not is_stream(train):
         check_examples("train", train, ("features", "labels", "class_names", "feature_scale"))
     if not isinstance(config, TrainConfig):
-        raise InputError(f"config: expected a TrainConfig, got {type(config).__name__}.")
+        remedy = "."
+        if type(config).__name__ == "LbfgsConfig":
+            remedy = "; for the optimum in Python use SoftmaxClassifier."
+        raise InputError(f"config: expected a TrainConfig, got {type(config).__name__}{remedy}")
     if validation is not None and not is_stream(validation):
         check_examples("validation", validation, ("features", "labels"))
     if validation is None and config.patience is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ _TINY = 16
 # the logits' cotangent [V, N] and the features [N, D], faster that way round. To a GPU it is all
 # the same: products are transposed for nothing (docs/performance.md).
 Params = dict[str, jax.Array]
+T = TypeVar("T")
 
 
 class Batches(NamedTuple):
@@ -37,11 +38,18 @@ class Batches(NamedTuple):
       features: `[N, D]`, e.g. uint8; scaled inside the step.
       labels: `[N]` int32.
       scale: a scalar that features are multiplied by.
+      weights: `[N]`, how much each counts, of the parameters' dtype; None if all count alike.
     """
 
     features: jax.Array
     labels: jax.Array
     scale: Any
+    weights: Any = None
+
+    def of_rows(self, taken: Callable[[jax.Array], jax.Array]) -> Batches:
+        """Some of the examples: what `taken` takes of the rows of each array."""
+        weights = None if self.weights is None else taken(self.weights)
+        return Batches(taken(self.features), taken(self.labels), self.scale, weights)
 
 
 class TrainState(NamedTuple):
@@ -80,11 +88,28 @@ def _logits(params: Params, features: jax.Array, scale: jax.Array, layout: Layou
     return lax.optimization_barrier(lax.dot(kernel, scaled.T) + bias[:, None])
 
 
-def loss_and_gradients(params: Params, batch: Batches, layout: Layout) -> tuple[jax.Array, Params]:
+def loss_and_gradients(
+    params: Params, batch: Batches, layout: Layout, label_smoothing: float = 0.0
+) -> tuple[jax.Array, Params]:
     """The mean cross-entropy of the batch's examples, a scalar, and its gradients."""
     zero = jnp.zeros((), params["bias"].dtype)
-    found = sums_in_pieces(params, batch, layout, sums_of_piece, zero)
-    return jax.tree.map(lambda x: x / len(batch.features), found)
+    sums = sums_of_piece
+    if label_smoothing:
+        sums = functools.partial(sums_of_piece, label_smoothing=label_smoothing)
+    found = sums_in_pieces(params, batch, layout, sums, zero)
+    return divided(found, len(batch.features) if batch.weights is None else weight_of(batch))
+
+
+def weight_of(batch: Batches) -> jax.Array:
+    """The sum of the examples' weights, a scalar."""
+    return jnp.sum(batch.weights)
+
+
+def divided(sums: T, by: int | jax.Array) -> T:
+    """Sums divided by a count, or by a sum of weights: 0 where all of them are 0."""
+    by = by if isinstance(by, int) else jnp.where(by > 0, by, 1)
+    means: T = jax.tree.map(lambda x: x / by, sums)
+    return means
 
 
 def sums_in_pieces(
@@ -110,10 +135,7 @@ def sums_in_pieces(
     def add(
         sums: tuple[jax.Array, Params], first: jax.Array | int, count: int
     ) -> tuple[jax.Array, Params]:
-        features, labels = (
-            lax.dynamic_slice_in_dim(x, first, count) for x in (batch.features, batch.labels)
-        )
-        piece = Batches(features, labels, batch.scale)
+        piece = batch.of_rows(lambda x: lax.dynamic_slice_in_dim(x, first, count))
         return jax.tree.map(jnp.add, sums, sums_of(params, piece, layout))
 
     zeros = zero, jax.tree.map(jnp.zeros_like, params)
@@ -135,7 +157,11 @@ def _rows_of_piece(examples: int, width: int, numbers: int) -> int:
 
 
 def sums_of_piece(
-    params: Params, batch: Batches, layout: Layout, ignore_index: int | None = None
+    params: Params,
+    batch: Batches,
+    layout: Layout,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, Params]:
     """The sum of the cross-entropies of examples taken at once, and its gradients."""
 
@@ -146,6 +172,8 @@ def sums_of_piece(
             batch.labels,
             axis=0 if layout.classes_first else -1,
             ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            sample_weight=batch.weights,
             reduction="sum",
         )
 
@@ -210,7 +238,7 @@ def transposed(kernel: jax.Array) -> jax.Array:
     return kernel.T
 
 
-@latest_programs("optimizer", "batch_size", "calls_epochs", "layout", "spread")
+@latest_programs("optimizer", "batch_size", "calls_epochs", "layout", "spread", "label_smoothing")
 def run_epochs(
     state: TrainState,
     data: Batches,
@@ -223,6 +251,7 @@ def run_epochs(
     calls_epochs: int,
     layout: Layout,
     spread: Spread | None = None,
+    label_smoothing: float = 0.0,
 ) -> tuple[TrainState, jax.Array]:
     """Trains for `count` epochs in one compiled call.
 
@@ -238,6 +267,7 @@ def run_epochs(
       calls_epochs: length of the returned losses.
       layout: what suits the device that has the data.
       spread: how state and data are spread over several devices; None on one.
+      label_smoothing: as the losses have it.
 
     Returns:
       The state after the last epoch, and `[calls_epochs]` mean losses, an epoch each.
@@ -252,9 +282,11 @@ def run_epochs(
 
     def step(state: TrainState, batch: Batches, count: int) -> tuple[TrainState, jax.Array]:
         if spread is not None:
-            loss, gradients = spread.loss_and_gradients(state.params, batch, count, layout)
+            loss, gradients = spread.loss_and_gradients(
+                state.params, batch, count, layout, label_smoothing
+            )
             return spread.updated(updated, state, gradients, optimizer), loss
-        loss, gradients = loss_and_gradients(state.params, batch, layout)
+        loss, gradients = loss_and_gradients(state.params, batch, layout, label_smoothing)
         return updated(state, gradients), loss
 
     def full_batch(state: TrainState, _i: jax.Array) -> tuple[TrainState, jax.Array]:
@@ -269,14 +301,11 @@ def run_epochs(
             if spread is not None:
                 return spread.take(data, rows)
             # Row numbers of a permutation are in bounds; saying so saves a select over the batch.
-            features, labels = (
-                x.at[rows].get(mode="promise_in_bounds") for x in (data.features, data.labels)
-            )
-            return Batches(features, labels, data.scale)
+            return data.of_rows(lambda x: x.at[rows].get(mode="promise_in_bounds"))
 
         def on_batch(state: TrainState, batch: Batches, count: int) -> tuple[TrainState, jax.Array]:
             state, loss = step(state, batch, count)
-            return state, loss * count
+            return state, loss * (count if data.weights is None else weight_of(batch))
 
         def on_rows(state: TrainState, rows: jax.Array) -> tuple[TrainState, jax.Array]:
             return on_batch(state, take(rows), rows.size)
@@ -291,11 +320,8 @@ def run_epochs(
                 i: jax.Array, carry: tuple[TrainState, jax.Array]
             ) -> tuple[TrainState, jax.Array]:
                 state, total = carry
-                features, labels = (
-                    lax.dynamic_slice_in_dim(x, i * size, size)
-                    for x in (group.features, group.labels)
-                )
-                state, loss = on_batch(state, Batches(features, labels, data.scale), size)
+                part = group.of_rows(lambda x: lax.dynamic_slice_in_dim(x, i * size, size))
+                state, loss = on_batch(state, part, size)
                 return state, total + loss
 
             return lax.fori_loop(0, steps, on_part, (state, zero))
@@ -317,7 +343,7 @@ def run_epochs(
             # By itself, for a mask over every batch would cost each step (docs/performance.md).
             state, last = on_rows(state, order[whole:])
             total += last
-        return state, total / examples
+        return state, divided(total, examples if data.weights is None else weight_of(data))
 
     full = is_full_batch(batch_size, examples)
     an_epoch = full_batch if full else mini_batches

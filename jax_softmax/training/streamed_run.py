@@ -47,6 +47,7 @@ class StreamedRun(MemoryRun):
     """
 
     _reader: Reader
+    _weights: np.ndarray | None
     _width: int
     _size: int
     _steps: int
@@ -68,7 +69,8 @@ class StreamedRun(MemoryRun):
             for rows in {self._rows, self.examples % self._rows} - {0}:
                 own = len(range(rows)[self.placement.own_rows(rows)])
                 zeros = np.zeros((own, self._width), self._reader.stored)
-                self._call(zeros, np.zeros(own, np.int32), 0, rows)
+                none = None if self._weights is None else np.zeros(own)
+                self._call(zeros, np.zeros(own, np.int32), none, 0, rows)
             return time.perf_counter() - started, np.zeros(0)
         loss = self._epoch()
         self.shuffle = self.rng.bit_generator.state
@@ -88,7 +90,9 @@ class StreamedRun(MemoryRun):
             return progress
         return dataclasses.replace(progress, state=state, part=part._asdict())
 
-    def _put(self, features: Any, labels: Any) -> None:
+    def _put(self, features: Any, labels: Any, weights: np.ndarray | None) -> None:
+        del labels  # read with the features
+        self._weights = weights
         self._reader = features
         self._done = 0
         self._width = math.prod(self._reader.stream.feature_shape)
@@ -119,7 +123,8 @@ class StreamedRun(MemoryRun):
                 if seen is None or len(seen) < 2:
                     seen = np.union1d(labels, labels if seen is None else seen)
                 rows = min(self._rows, self.examples - piece * self._rows)
-                losses = self._call(features, labels, 1, rows)
+                weights = None if self._weights is None else self._weights[pieces.rows(piece)]
+                losses = self._call(features, labels, weights, 1, rows)
                 processes.progressed()
                 under_way.append((self.state, losses))
                 if len(under_way) > _UNDER_WAY:
@@ -132,7 +137,14 @@ class StreamedRun(MemoryRun):
             check_several_classes(seen, self._reader.class_names)
         return self._last[1].loss
 
-    def _call(self, features: np.ndarray, labels: np.ndarray, count: int, rows: int) -> jax.Array:
+    def _call(
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        weights: np.ndarray | None,
+        count: int,
+        rows: int,
+    ) -> jax.Array:
         """Starts the steps of a piece of so many rows, of which this process has read its own.
 
         Returns:
@@ -140,7 +152,8 @@ class StreamedRun(MemoryRun):
         """
         full = is_full_batch(self._size, rows)
         scale = np.asarray(self.about["feature_scale"], self.dtype)
-        data, spread = self.placement.piece(features, labels, scale, rows)
+        weights = None if weights is None else weights.astype(self.dtype)
+        data, spread = self.placement.piece(features, labels, scale, rows, weights)
         with self.placement.computing():
             self.state, losses = run_epochs(
                 self.state,
@@ -153,6 +166,7 @@ class StreamedRun(MemoryRun):
                 calls_epochs=2,  # as in memory, where the program of one is another
                 layout=self.layout,
                 spread=spread,
+                label_smoothing=self.config.label_smoothing,
             )
             # Programs over several devices must not be under way when others start.
             return losses if spread is None else jax.block_until_ready(losses)
@@ -169,10 +183,17 @@ class StreamedRun(MemoryRun):
         """Waits for a piece, and says that it is done."""
         pieces, total, _ = self._last[1]
         done = min((pieces + 1) * self._rows, self.examples)
-        share = (done - pieces * self._rows) / self.examples
+        share = self._share(order, pieces * self._rows, done)
         loss = total + float(processes.on_host(losses)[0]) * share
         # At once, for an interrupt may come between any two lines.
         self._last = state, _Part(pieces + 1, loss, int(order[done - 1]))
         if done < self.examples and self.on_piece is not None:
-            share = done / self.examples
-            self.on_piece({"epoch": self._done + share, "train_loss": loss / share})
+            epoch = self._done + done / self.examples
+            share = self._share(order, 0, done)
+            self.on_piece({"epoch": epoch, "train_loss": loss / share if share else loss})
+
+    def _share(self, order: np.ndarray, first: int, last: int) -> float:
+        """Of all that the examples weigh, what those of these places in the order do."""
+        if self._weights is None:
+            return (last - first) / self.examples
+        return float(self._weights[order[first:last]].sum() / self._weights.sum())

@@ -41,19 +41,25 @@ def epoch_batches(rng, examples, batch_size):
 
 @jax.jit
 @jax.grad
-def _gradients(params, features, labels):
+def _gradients(params, features, labels, weights, smoothing):
     log_probabilities = jax.nn.log_softmax(features @ params["kernel"] + params["bias"][None])
-    return -jnp.mean(jnp.take_along_axis(log_probabilities, labels[:, None], axis=1))
+    classes = log_probabilities.shape[1]
+    targets = (1 - smoothing) * jax.nn.one_hot(labels, classes) + smoothing / classes
+    losses = -jnp.sum(targets * log_probabilities, axis=1)
+    return jnp.sum(weights * losses) / jnp.sum(weights)
 
 
-def optax_train(features, labels, params, optimizer, config):
+def optax_train(features, labels, params, optimizer, config, weights=None):
     """A step at a time with `optimizer`; the gradient is JAX's own, of the textbook's formula."""
+    weights = np.ones(len(labels), np.float32) if weights is None else weights.astype(np.float32)
     params = jax.tree.map(jnp.asarray, params)
     state = optimizer.init(params)
     rng = np.random.default_rng(config.seed)
     for _ in range(config.epochs):
         for rows in epoch_batches(rng, len(labels), config.batch_size):
-            gradients = _gradients(params, features[rows], labels[rows])
+            gradients = _gradients(
+                params, features[rows], labels[rows], weights[rows], config.label_smoothing
+            )
             gradients["kernel"] += config.weight_decay * params["kernel"]
             updates, state = optimizer.update(gradients, state, params)
             params = optax.apply_updates(params, updates)

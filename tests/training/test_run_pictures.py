@@ -94,3 +94,12 @@ def test_a_long_name_keeps_both_ends_and_a_dollar_is_no_formula():
     figure.draw_without_rendering()  # a formula that is none would raise
     said = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert said == [names[0], "the very lon…ome class 2", r"\$5", r"a \$b\$ c"]
+
+
+def test_iterations_are_drawn_one_by_one_and_called_so():
+    losses = np.geomspace(2.0, 0.5, 400)
+    (axes,) = pictures.learning_curve(history(losses), "iteration").axes
+    (line,) = axes.lines
+    np.testing.assert_array_equal(line.get_ydata(), losses)
+    assert axes.get_xlabel() == "iteration"
+    assert line.get_label() == "training, with the penalty"

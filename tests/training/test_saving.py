@@ -87,9 +87,9 @@ def test_a_folder_that_another_makes_meanwhile_is_not_replaced(
     target = tmp_path / "run"
     original = pictures.learning_curve
 
-    def draw(history):
+    def draw(history, *turn):
         _make(target, content)
-        return original(history)
+        return original(history, *turn)
 
     monkeypatch.setattr(pictures, "learning_curve", draw)
     with pytest.raises(InputError, match=r"another has made it meanwhile, .*--overwrite"):
@@ -107,9 +107,9 @@ def test_an_empty_folder_that_another_fills_meanwhile_is_not_replaced(
     target.mkdir()
     original = pictures.learning_curve
 
-    def draw(history):
+    def draw(history, *turn):
         (target / "thesis.txt").write_text("years")
-        return original(history)
+        return original(history, *turn)
 
     monkeypatch.setattr(pictures, "learning_curve", draw)
     with pytest.raises(InputError, match="another has made it|holds files but no model"):
@@ -124,10 +124,10 @@ def test_with_overwrite_a_run_that_another_makes_meanwhile_is_replaced(
 
     original = pictures.learning_curve
 
-    def draw(history):
+    def draw(history, *turn):
         monkeypatch.setattr(pictures, "learning_curve", original)
         save_run(image_result, tmp_path / "run")
-        return original(history)
+        return original(history, *turn)
 
     monkeypatch.setattr(pictures, "learning_curve", draw)
     save_run(table_result, tmp_path / "run", overwrite=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import threading
 import types
@@ -76,6 +77,36 @@ def test_a_stream_trains_to_the_bits_of_memory(many, stream_of, pieces, batch_si
     assert memory.class_names == streamed.class_names
     # The sum over an epoch is taken piece by piece.
     np.testing.assert_allclose(losses(streamed), losses(memory), rtol=3e-7)
+
+
+@pytest.mark.parametrize("mesh", [{"data": 1}, {"data": 4}])
+def test_weights_and_smoothed_labels_train_to_the_bits_of_memory(
+    mesh, many, stream_of, small_pieces
+):
+    config = dataclasses.replace(
+        CONFIG, label_smoothing=0.1, class_weight={"cat": 2, "eel": 0.5}, mesh=mesh
+    )
+    weights = np.arange(60) % 4
+    told = []
+    memory = fit(many, config, sample_weight=weights)
+    streamed = fit(stream_of(many), config, sample_weight=weights, on_progress=told.append)
+    assert same(memory, streamed) and not same(memory, fit(many, CONFIG))
+    np.testing.assert_allclose(losses(streamed), losses(memory), rtol=3e-6)
+    # Within an epoch it is the weighted mean so far.
+    assert all(0.3 < record["train_loss"] < 1.5 for record in told) and len(told) == 15
+    balanced = dataclasses.replace(CONFIG, class_weight="balanced")
+    skewed = Split(many.features[:55], many.labels[:55] // 2, ("cat", "dog"))
+    assert same(fit(skewed, balanced), fit(stream_of(skewed), balanced))
+
+
+def test_weights_are_refused_where_labels_are_read_with_the_rows(many, stream_of, monkeypatch):
+    given = stream_of(many)
+    monkeypatch.setattr(type(given), "labels", None)
+    refused = "expected None for a stream whose labels are read with its rows, which count alike;"
+    with pytest.raises(InputError, match=f"^sample_weight: {refused}"):
+        fit(given, CONFIG, sample_weight=np.ones(60))
+    with pytest.raises(InputError, match=f"^class_weight: {refused}"):
+        fit(given, dataclasses.replace(CONFIG, class_weight="balanced"))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "bool", "int16", "int64", "float16", "float64", ">f4"])
