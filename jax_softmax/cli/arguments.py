@@ -22,6 +22,8 @@ _OTHER_NAMES = {
     "random-state": "seed",
     "l2": "weight-decay",
 }
+# How much alike words are that are shown where none is near.
+_LITTLE = 0.4
 # Options that have two names.
 _SYNONYMS = {"target": "label"}
 
@@ -71,11 +73,21 @@ share_or_count = _reads("a share such as 0.2, or a whole number of rows", _share
 
 
 def in_our_words(arguments: Sequence[str], commands: Mapping[str, type]) -> list[str]:
-    """The command line with our own names of options that have two."""
+    """The command line with our own names of options that have two.
+
+    Raises:
+      InputError: if both are given.
+    """
     if not arguments or arguments[0] not in commands:
         return list(arguments)
     options = _options(commands[arguments[0]])
     names = {f"--{o}": f"--{ours}" for o, ours in _SYNONYMS.items() if ours in options}
+    given = {word.partition("=")[0] for word in arguments}
+    for other, name in names.items():
+        if {other, name} <= given:
+            raise InputError(
+                f"{other}: expected {name} or {other}, which is the same, got both; leave one out."
+            )
 
     def ours(word: str) -> str:
         name, equals, value = word.partition("=")
@@ -95,7 +107,7 @@ def check_words(arguments: Sequence[str], commands: Mapping[str, type]) -> None:
     for word in words:
         option = word.partition("=")[0].replace("_", "-")
         if option.startswith("--") and option[2:] not in (*options, "help", ""):
-            instead = _instead(option[2:], options, "--")
+            instead = _instead(option[2:], options, f"jax-softmax {name}")
             raise InputError(f"unknown option {option} of jax-softmax {name}: {instead}")
 
 
@@ -109,11 +121,17 @@ def _options(command: type) -> list[str]:
     ]
 
 
-def _instead(name: str, known: Sequence[str], dashes: str = "") -> str:
+def _instead(name: str, known: Sequence[str], command: str = "") -> str:
+    """What there is instead of an unknown command, or an unknown option of a command."""
+    dashes = "--" if command else ""
     near = _nearest(name, known)
     if near:
         return f"did you mean {dashes}{near}?"
-    return f"expected one of {', '.join(dashes + other for other in known)}."
+    if not command:
+        return f"expected one of {', '.join(known)}."
+    few = difflib.get_close_matches(name, known, 3, _LITTLE)
+    nearest = f"the nearest are {', '.join(dashes + other for other in few)}; " if few else ""
+    return f"{nearest}`{command} --help` lists all."
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

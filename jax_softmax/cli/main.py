@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated, NoReturn, Protocol
 
 from jax_softmax._extras import needs_train_extra
@@ -22,6 +23,9 @@ class _Runs(Protocol):
 
     @property
     def debug(self) -> bool: ...
+
+    @property
+    def json(self) -> Path | None: ...
 
     @property
     def no_compilation_cache(self) -> bool: ...
@@ -61,7 +65,10 @@ def _run(given: Sequence[str], *, own_process: bool) -> int:
                     use_no_compilation_cache()
                 else:
                     use_compilation_cache()
-            code = command.run() or 0
+            from jax_softmax.cli.options import report_beside_json  # which needs the extra
+
+            with report_beside_json(command):
+                code = command.run() or 0
         signals.check()  # JAX may have swallowed what was raised
         if sys.stdout is not None:  # `>&-`
             sys.stdout.flush()
@@ -146,6 +153,11 @@ def _parse(arguments: Sequence[str]) -> _Runs:
     }
     arguments = in_our_words(arguments, commands)
     check_words(arguments, commands)
+    # A flag is a flag: no --no-overwrite beside --overwrite.
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    name, *words = arguments or [""]
+    if name in commands:  # by itself, so that a mistake points to its own help
+        return tyro.cli(commands[name], prog=f"jax-softmax {name}", args=words, config=config)
     return tyro.cli(
         Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
@@ -157,8 +169,7 @@ def _parse(arguments: Sequence[str]) -> _Runs:
         prog="jax-softmax",
         description="The softmax classifier for JAX: train it, measure it, use it (--version).",
         args=arguments,
-        # A flag is a flag: no --no-overwrite beside --overwrite.
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+        config=config,
     )
 
 

@@ -8,14 +8,15 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import tyro
 
-from jax_softmax.errors import InputError, TrainingWarning
+from jax_softmax.errors import TrainingWarning
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -31,6 +32,10 @@ _RECORDS = (
     {"run_dir", "format", "file"},  # export
     {"run_dir", "dataset", "class_name", "taken_for"},  # report
 )
+
+# What `--json` calls standard output, and that, where reports are printed elsewhere.
+_STANDARD = Path("-")
+_output: ContextVar[TextIO | None] = ContextVar("output", default=None)
 
 _File = tyro.conf.arg(metavar="FILE", help_behavior_hint="")
 
@@ -56,7 +61,7 @@ class OutputOptions:
     """Flags of every command."""
 
     json: Annotated[Path | None, _File] = None
-    """Write the results there too, as a list of flat records."""
+    """Write the results there too, as a list of flat records; - is standard output."""
     no_compilation_cache: bool = False
     """Keep no compiled programs in the user's cache folder (JAX_COMPILATION_CACHE_DIR moves it)."""
     debug: bool = False
@@ -64,13 +69,31 @@ class OutputOptions:
 
     def check_json(self) -> None:
         """Raises InputError if `--json` cannot be written, before any work is lost to it."""
-        if self.json is not None:
-            check_file("--json", self.json, _is_ours)
+        from jax_softmax.training.files import check_file
+
+        if self.json not in (None, _STANDARD):
+            check_file(self.json, overwrite=_is_ours, flag="--json")
 
     def write_json(self, records: Sequence[dict[str, Any]]) -> None:
         """Writes the records to `--json`, whole or not at all."""
-        if self.json is not None:
+        if self.json == _STANDARD:
+            print(_as_text(records), end="", file=_output.get(), flush=True)
+        elif self.json is not None:
             write_file("--json", self.json, _as_text(records).encode())
+
+
+@contextlib.contextmanager
+def report_beside_json(command: Any) -> Iterator[None]:
+    """Inside, the report is printed on standard error where `--json -` has standard output."""
+    if command.json != _STANDARD:
+        yield
+        return
+    before = _output.set(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _output.reset(before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,44 +111,11 @@ class DataOptions(OutputOptions):
     """Folder of prepared TFDS datasets."""
 
 
-def check_file(flag: str, path: Path, is_ours: Callable[[Path], bool]) -> None:
-    """Raises InputError if a file cannot be written, before any work is lost to it.
-
-    Args:
-      flag: which asked for the file.
-      path: the file's.
-      is_ours: whether a file that is there holds what it is to hold: others' are not replaced.
-    """
-    folder = path.absolute().parent
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            path.lstat()  # a name that is too long is so, be it there or not
-        if path.is_dir() or not folder.is_dir():
-            raise InputError(f"{flag} {path}: expected a file's path in a folder that is there.")
-        if path.is_file() and not is_ours(path):
-            raise InputError(
-                f"{flag} {path}: holds something else than such results, which would be lost; "
-                f"give another path."
-            )
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a null character
-        raise InputError(f"{flag} {path}: cannot be written ({error}).") from error
-    written = Path(os.path.realpath(path)) if _is_written_to(path) else folder
-    if not os.access(written if written.exists() else written.parent, os.W_OK):
-        raise InputError(f"{flag} {path}: cannot be written, for {written} cannot.")
-
-
 def write_file(flag: str, path: Path, data: bytes) -> None:
     """Writes a file that a flag asked for, whole or not at all."""
     from jax_softmax.training import files
 
     files.write_file(path, data, overwrite=True, flag=flag)
-
-
-def _is_written_to(path: Path) -> bool:
-    """Whether it is a link or a device (/dev/stdout): what it leads to is written."""
-    return path.is_symlink() or (path.exists() and not path.is_file())
 
 
 def _is_ours(path: Path) -> bool:

@@ -11,7 +11,7 @@ import tyro
 
 from jax_softmax.cli import predictions
 from jax_softmax.cli.arguments import whole_number
-from jax_softmax.cli.options import Mesh, OutputOptions, check_file, mesh_given, write_file
+from jax_softmax.cli.options import Mesh, OutputOptions, mesh_given, write_file
 from jax_softmax.cli.text import named_lines, prediction_lines
 from jax_softmax.errors import InputError
 
@@ -68,6 +68,8 @@ class Predict(OutputOptions):
         print("\n".join([*lines, *named_lines("output", str(self.output))]))
 
     def _check_output(self) -> None:
+        from jax_softmax.training.files import check_file
+
         if self.top < 1:
             raise InputError(f"--top: expected a number of at least 1, got {self.top}.")
         if self.output is None:
@@ -80,4 +82,4 @@ class Predict(OutputOptions):
         predictions.check_suffix(self.output)
         if self.output.exists() and self.file.exists() and os.path.samefile(self.output, self.file):
             raise InputError(f"--output {self.output}: is the file to read; give another path.")
-        check_file("--output", self.output, predictions.is_ours)
+        check_file(self.output, overwrite=predictions.is_ours, flag="--output")

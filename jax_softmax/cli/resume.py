@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jax_softmax.datasets import Dataset
     from jax_softmax.datasets.load_stream import Streams
     from jax_softmax.training import FitResult, TrainConfig
+    from jax_softmax.training.config import LbfgsConfig
     from jax_softmax.training.unfinished import Unfinished
 
 # What metrics.json has beside the record of --json.
@@ -84,7 +85,7 @@ def _finished(command: Train, run_dir: Path) -> None:
     _check_agrees(command, run_dir, result.config, metrics.get("dataset"))
     record = {name: value for name, value in metrics.items() if name not in _OF_THE_FOLDER}
     write_json(command, record, run_dir)
-    print(f"{run_dir} is finished: epoch {len(result.history):,} was its last.")
+    print(f"{run_dir} is finished: {result.config.turn} {len(result.history):,} was its last.")
 
 
 def names_of(command: Train) -> tuple[str, str]:
@@ -92,7 +93,9 @@ def names_of(command: Train) -> tuple[str, str]:
     return command.dataset.strip().lower(), str(Path(command.dataset).expanduser().absolute())
 
 
-def _check_agrees(command: Train, run_dir: Path, config: TrainConfig, dataset: object) -> None:
+def _check_agrees(
+    command: Train, run_dir: Path, config: TrainConfig | LbfgsConfig, dataset: object
+) -> None:
     """Raises InputError unless flags say what the training was started with, the mesh aside."""
     if dataset not in names_of(command):
         raise InputError(
@@ -102,7 +105,7 @@ def _check_agrees(command: Train, run_dir: Path, config: TrainConfig, dataset: o
     settings = command.given_settings()
     settings.pop("mesh", None)
     for name, value in settings.items():
-        started = getattr(config, name)
+        started = getattr(config, name, None)  # an optimum has not all of them
         if value != started:
             flag, was = f"--{name.replace('_', '-')}", "none" if started is None else started
             raise InputError(

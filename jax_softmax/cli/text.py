@@ -145,6 +145,9 @@ def train_report(dataset: Dataset | Streams, result: FitResult, validation: int 
         f"{result.best_epoch:,}, of the smallest validation loss",
         "time": f"{result.compile_seconds:.2f} s to compile, {result.train_seconds:.2f} s to run",
     }
+    if config.turn == "iteration":
+        count = "1 iteration" if len(result.history) == 1 else f"{len(result.history):,} iterations"
+        said["time"] = f"{result.train_seconds:.2f} s for {count}, compiling included"
     if not validation:
         del said["validation"], said["stopped"]
     pairs = [*said.items()]

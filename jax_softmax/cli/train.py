@@ -21,6 +21,7 @@ from jax_softmax.cli.arguments import (
 from jax_softmax.cli.distributed import joined, prepared_by_first
 from jax_softmax.cli.options import DataOptions, Mesh, mesh_given, note
 from jax_softmax.cli.resume import resume
+from jax_softmax.cli.solver import LBFGS, check_solver, lbfgs_settings
 from jax_softmax.cli.stopping import signals
 from jax_softmax.cli.training import Prepared, Training, data_of, new_run_dir, resuming
 from jax_softmax.errors import InputError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from jax_softmax.datasets import Dataset
     from jax_softmax.datasets.load_stream import Streams
     from jax_softmax.training import TrainConfig
+    from jax_softmax.training.config import LbfgsConfig
 
 _TABLE = "tables"
 # What suits a dataset where a flag says nothing. iris is the tutorial's own setting.
@@ -92,6 +94,24 @@ class Train(DataOptions):
         float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: 1)"), number
     ] = None
     """What --stream multiplies the features of files by, such as 0.00392157 for 8-bit pixels."""
+    solver: Annotated[
+        Literal["sgd", "lbfgs"] | None,
+        tyro.conf.arg(metavar="sgd|lbfgs", help_behavior_hint="(default: sgd)"),
+        one_of("sgd", "lbfgs"),
+    ] = None
+    """Train by mini-batch steps, or to the optimum of scikit-learn's LogisticRegression (lbfgs)."""
+    C: Annotated[
+        float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: 1)"), number
+    ] = None
+    """With --solver lbfgs the inverse of the penalty's strength, inf for none."""
+    tol: Annotated[
+        float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: 1e-4)"), number
+    ] = None
+    """With --solver lbfgs the largest element that the gradient may have at the end."""
+    max_iter: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 1000)"), whole_number
+    ] = None
+    """With --solver lbfgs the most iterations."""
     epochs: Annotated[int | None, _suits("N", "epochs"), whole_number] = None
     """Passes over the training examples."""
     batch_size: Annotated[
@@ -114,6 +134,16 @@ class Train(DataOptions):
         one_of("constant", "cosine", "warmup-cosine"),
     ] = None
     """How the learning rate goes over the run."""
+    label_smoothing: Annotated[
+        float | None, tyro.conf.arg(metavar="SHARE", help_behavior_hint="(default: 0)"), number
+    ] = None
+    """The share of each label that is spread over all classes."""
+    class_weight: Annotated[
+        Literal["balanced"] | None,
+        tyro.conf.arg(metavar="balanced", help_behavior_hint=""),
+        one_of("balanced"),
+    ] = None
+    """Weigh the training examples so that all classes weigh the same."""
     seed: Annotated[
         int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 0)"), whole_number
     ] = None
@@ -159,6 +189,7 @@ class Train(DataOptions):
 
     def run(self) -> None:
         """Loads, trains, measures, writes the run folder and prints the report."""
+        check_solver(self)
         with contextlib.ExitStack() as stack:
             watchdog = stack.enter_context(joined(self))
             prepare = functools.partial(self._prepared, stack)
@@ -171,6 +202,7 @@ class Train(DataOptions):
     def _prepared(self, stack: contextlib.ExitStack) -> Prepared | None:
         """The training, and where it is kept until it is done; None if it is done already."""
         from jax_softmax.training import unfinished
+        from jax_softmax.training.config import LbfgsConfig
         from jax_softmax.training.runs import RunExistsError, check_run_dir
 
         self.check_json()
@@ -188,7 +220,7 @@ class Train(DataOptions):
         stack.enter_context(signals.deferred())
         if self.overwrite:
             unfinished.discard(place.path)
-        if config.checkpoint_every is None:
+        if isinstance(config, LbfgsConfig) or config.checkpoint_every is None:
             return Training(self, dataset, config, place), None
         data = data_of(self, dataset)
         while True:
@@ -249,10 +281,12 @@ class Train(DataOptions):
             settings["mesh"] = mesh_given(self.mesh)
         return settings
 
-    def settings(self) -> TrainConfig:
+    def settings(self) -> TrainConfig | LbfgsConfig:
         """The settings of a training that starts."""
         from jax_softmax.training import TrainConfig
 
+        if self.solver == LBFGS:
+            return lbfgs_settings(self, mesh_given(self.mesh))
         suits = _TABLE if tables.is_table(self) else self.dataset.lower()
         suit = dict(_SETTINGS.get(suits, {}))
         if self.stream and suit.get("batch_size", 0) is None:

@@ -10,10 +10,11 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jax_softmax.cli.measured import split_digest
 from jax_softmax.cli.options import Lines, progress_bar, training_warnings_said
+from jax_softmax.cli.solver import solved
 from jax_softmax.cli.stopping import signals
 from jax_softmax.cli.tables import table_flags
 from jax_softmax.cli.text import count_of, evaluation_lines, train_report
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from jax_softmax.datasets import Dataset, Split, Stream
     from jax_softmax.datasets.load_stream import Streams
     from jax_softmax.training import Evaluation, FitResult, TrainConfig
+    from jax_softmax.training.config import LbfgsConfig
     from jax_softmax.training.processes import Watchdog
     from jax_softmax.training.runs import Place
     from jax_softmax.training.unfinished import Unfinished
@@ -42,7 +44,7 @@ class Training:
 
     command: Train
     dataset: Dataset | Streams
-    config: TrainConfig
+    config: TrainConfig | LbfgsConfig
     place: Place
 
     def run(self, kept: Unfinished | None, watchdog: Watchdog | None = None) -> None:
@@ -53,6 +55,7 @@ class Training:
           watchdog: of several processes.
         """
         from jax_softmax.training import evaluate, processes
+        from jax_softmax.training.config import LbfgsConfig
 
         fate = "nothing was saved"
         if kept is not None:
@@ -62,7 +65,10 @@ class Training:
         try:
             if self.config.patience is not None:
                 dataset, validation = _split_off(dataset, self.config.seed)
-            result = self._fit(dataset.train, validation, kept, fate, watchdog)
+            if isinstance(self.config, LbfgsConfig):
+                result = self._solve(self.config, fate)
+            else:
+                result = self._fit(self.config, dataset.train, validation, kept, fate, watchdog)
         except CheckpointError as error:
             raise CheckpointError(f"{error} To go on then: {fate.split('`')[1]}") from error
         except InputError as error:
@@ -82,7 +88,7 @@ class Training:
             metrics |= {"validation_examples": split_off, "best_epoch": result.best_epoch}
         if kept is not None:
             metrics["train_sha256"] = kept.data["train_sha256"]
-        check_signals(f"after {_epochs(len(result.history), self.config)}; {fate}")
+        check_signals(f"after {_done(len(result.history), self.config)}; {fate}")
         run_dir = processes.told_by_first(lambda: str(self._write(result, metrics, test, kept)))
         check_signals(f"when the run had been saved; it is in {run_dir}")
         print("\n".join(train_report(dataset, result, split_off)))
@@ -94,8 +100,15 @@ class Training:
         if isinstance(error, DivergedError) or not kept.has_checkpoints:
             kept.remove()
 
+    def _solve(self, config: LbfgsConfig, fate: str) -> FitResult:
+        def check(done: int) -> None:
+            check_signals(f"after {_done(done, config)}; {fate}")
+
+        return solved(cast("Split", self.dataset.train), config, check)
+
     def _fit(
         self,
+        config: TrainConfig,
         train: Split | Stream,
         validation: Split | Stream,
         kept: Unfinished | None,
@@ -104,7 +117,7 @@ class Training:
     ) -> FitResult:
         from jax_softmax.training import fit, processes
 
-        config, say = self.config, Lines()
+        say = Lines()
         with training_warnings_said(), progress_bar("training", config.epochs, "epochs") as bar:
 
             def on_progress(record: dict[str, float]) -> None:
@@ -113,10 +126,10 @@ class Training:
                 loss = f"loss {record['train_loss']:.4f}"
                 bar.set_postfix_str(loss)
                 if processes.is_first():
-                    say(f"{_epochs(record['epoch'], config)}, {loss}")
+                    say(f"{_done(record['epoch'], config)}, {loss}")
                 what = f"the other processes in epoch {math.ceil(record['epoch'])}"
                 with processes.watched(watchdog, what):
-                    check_signals(lambda: f"after {_epochs(record['epoch'], config)}; {fate}")
+                    check_signals(lambda: f"after {_done(record['epoch'], config)}; {fate}")
 
             return fit(
                 train,
@@ -260,8 +273,9 @@ def _split_off(dataset: Dataset | Streams, seed: int) -> tuple[Dataset | Streams
     return dataclasses.replace(dataset, train=less), seen
 
 
-def _epochs(done: float, config: TrainConfig) -> str:
-    return f"epoch {round(done, 2):,} of {config.epochs:,}"
+def _done(done: float, config: TrainConfig | LbfgsConfig) -> str:
+    most = getattr(config, "epochs" if config.turn == "epoch" else "max_iter")
+    return f"{config.turn} {round(done, 2):,} of {most:,}"
 
 
 def _metrics(dataset: Dataset | Streams, train: Evaluation, test: Evaluation) -> dict[str, Any]:

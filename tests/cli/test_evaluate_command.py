@@ -126,3 +126,12 @@ def test_a_run_that_does_not_say_its_split_is_said_to(iris, command, with_metric
     shutil.copytree(iris.run, "copy")
     with_metrics("copy", split_seed=None)
     assert "it may have been trained on these" in command("evaluate", Path("copy")).out
+
+
+def test_json_to_standard_output_stands_there_alone(iris, command, cwd):
+    done = command("evaluate", iris.run, "--json", "-")
+    assert done.code == 0
+    (record,) = json.loads(done.out)
+    assert record["test_accuracy"] == iris.metrics["test_accuracy"]
+    assert "the same as training measured" in done.err
+    assert list(cwd.iterdir()) == []

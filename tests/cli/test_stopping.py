@@ -184,7 +184,7 @@ def run_epochs(*arguments, **options):
     print("runs", flush=True)
     return original(*arguments, **options)
 memory_run.run_epochs = run_epochs
-sys.argv[1:] = ["train", "digits", "--epochs", "1000000", "--run-dir", "runs/mine"]
+sys.argv[1:] = ["train", "iris", "--epochs", "1000000", "--run-dir", "runs/mine"]
 cli.entry()
 """
 

@@ -115,6 +115,8 @@ def test_flags_become_the_settings(command):
         "--schedule": "warmup-cosine",
         "--seed": 7,
         "--checkpoint-every": 2,
+        "--label-smoothing": 0.1,
+        "--class-weight": "balanced",
     }
     arguments = [word for flag in flags.items() for word in flag]
     assert command("train", "iris", "--run-dir", "run", "--nesterov", *arguments).code == 0
