@@ -11,6 +11,7 @@ the compiler's own options. What is chosen on one device is not what is chosen o
 process may use one processor, so that few rows are many blocks on a machine of any size.
 """
 
+import gc
 import os
 import re
 from pathlib import Path
@@ -62,6 +63,16 @@ def pytest_collection_modifyitems(items):
         classes = getattr(item, "callspec", None) and item.callspec.params.get("classes")
         if isinstance(classes, int) and classes > _MOST_CLASSES:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish():
+    """Garbage is looked for less often, and not among what all tests have imported.
+
+    JAX keeps millions of objects of what it traced, and Python goes through all of them each time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -28,13 +28,16 @@ CORE = {"jax", "numpy", "optax"}
 # What jax and scikit-learn depend on, and peers of `bench`, used where they are; and types.
 OTHERS = {"jaxlib", "scipy", "threadpoolctl", "tokamax", "torch", "typing_extensions"}
 
-
 EXTRAS = PROJECT["optional-dependencies"]
 REQUIREMENTS = [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
 
 
 def names(requirements: list[str]) -> list[str]:
     return [Requirement(requirement).name for requirement in requirements]
+
+
+# Tools that few need. The README's commands install [dev], which is large enough.
+NOT_IN_DEV = {*names(EXTRAS["prepare"]), *names(EXTRAS["docs"])}
 
 
 def test_the_core_is_three_packages():
@@ -54,10 +57,15 @@ def test_dev_holds_the_other_extras():
     assert extras <= set(EXTRAS["dev"])
 
 
+def test_dev_has_nothing_that_only_the_site_needs():
+    assert not set(names(EXTRAS["dev"])) - {"jax-softmax"} & NOT_IN_DEV
+
+
 def test_every_dependency_has_a_lower_bound():
     unbound = [requirement for requirement in REQUIREMENTS if ">=" not in requirement]
     extras = ("train", "checkpoint", "stream", "export")
-    assert unbound == [f"jax-softmax[{extra}]" for extra in extras]
+    of_docs = ["jax-softmax[train]"]
+    assert unbound == of_docs + [f"jax-softmax[{extra}]" for extra in extras]
 
 
 def test_the_lock_file_pins_what_is_declared_and_names_no_host():
@@ -66,7 +74,7 @@ def test_the_lock_file_pins_what_is_declared_and_names_no_host():
     for name, version in re.findall(r"^([\w.-]+)==([^ \n]+)", lock, re.MULTILINE):
         pinned.setdefault(name, []).append(version)
     for requirement in map(Requirement, REQUIREMENTS):
-        if requirement.name in ("jax-softmax", *names(EXTRAS["prepare"])):  # a tool, not in [dev]
+        if requirement.name in NOT_IN_DEV or requirement.name == "jax-softmax":
             continue
         versions = pinned[canonicalize_name(requirement.name)]
         assert all(map(requirement.specifier.contains, versions)), requirement
