@@ -15,7 +15,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     "README.md",
+    "docs/index.md",
     "docs/losses.md",
+    "docs/log-probs.md",
     "docs/training.md",
     "docs/looking.md",
     "docs/classifier.md",
