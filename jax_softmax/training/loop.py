@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -39,7 +40,7 @@ from jax_softmax.training.standardize import Standardizer, is_standardised
 from jax_softmax.training.start import check_held, check_optimizer, check_types, starting_params
 from jax_softmax.training.streamed_run import StreamedRun
 from jax_softmax.training.streams import Streamed, is_stream, reader_of, sampled
-from jax_softmax.training.weights import refuse_weights, row_weights
+from jax_softmax.training.weights import ClassWeight, refuse_weights, row_weights
 
 # Looks at the validation examples over a run, at most: a curve needs no more points.
 _LOOKS = 50
@@ -58,6 +59,8 @@ def fit(
     watchdog: Watchdog | None = None,
     progress: bool = False,
     sample_weight: Any = None,
+    class_weight: ClassWeight | None = None,
+    label_smoothing: float | None = None,
 ) -> FitResult:
     """Trains a softmax classifier, `softmax((features * feature_scale) @ kernel + bias)`, by SGD.
 
@@ -101,6 +104,8 @@ def fit(
         `train_loss` is such a mean over the epoch. Times `config.class_weight`. Validation,
         `evaluate` and means and deviations of `standardize` count all examples alike. A stream
         whose labels are read with the rows takes neither of these weights.
+      class_weight: in place of `config.class_weight`.
+      label_smoothing: in place of `config.label_smoothing`.
 
     Returns:
       The trained parameters with their history; arrays of NumPy where several devices trained them.
@@ -126,6 +131,12 @@ def fit(
     >>> result.params["kernel"].shape, result.history[-1]["train_loss"] < 0.2
     ((1, 2), True)
     """
+    config = TrainConfig() if config is None else config
+    if isinstance(config, TrainConfig):  # else it is refused below
+        if class_weight is not None:
+            config = dataclasses.replace(config, class_weight=class_weight)
+        if label_smoothing is not None:
+            config = dataclasses.replace(config, label_smoothing=label_smoothing)
     if is_standardised(train):
         scaling = processes.together(lambda: Standardizer.of(train))  # type: ignore[arg-type]
         result = fit(
@@ -142,7 +153,6 @@ def fit(
             sample_weight=sample_weight,
         )
         return scaling.of_features(result, train)
-    config = TrainConfig() if config is None else config
     watched = processes.Watch(watchdog)
     checked = functools.partial(
         check_types, train, config, validation, optimizer, on_progress, on_epoch, progress

@@ -157,6 +157,16 @@ def test_standardised_training_is_weighed_too():
     )
 
 
+@pytest.mark.parametrize("split", [SPLIT, Split(FEATURES, LABELS, standardize=True)])
+def test_fit_takes_settings_in_place_of_its_configs(split):
+    config = dataclasses.replace(BATCHES, class_weight=BY_CLASS, label_smoothing=0.2)
+    found = fit(split, BATCHES, class_weight=BY_CLASS, label_smoothing=0.2)
+    assert found.config == config
+    assert_params_equal(found.params, fit(split, config).params)
+    assert fit(split, config, label_smoothing=0.0).config.label_smoothing == 0
+    assert fit(split, class_weight="balanced").config == TrainConfig(class_weight="balanced")
+
+
 def test_other_weights_compile_nothing(programs):
     fit(SPLIT, BATCHES, sample_weight=WEIGHTS)
     programs.clear()
