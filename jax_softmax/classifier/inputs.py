@@ -161,7 +161,7 @@ def rows_of(features: Any, block: int, mesh: Mesh | None = None) -> Rows:
 def on_devices(rows: Any, mesh: Mesh | None) -> jax.Array:
     """An array of rows on the device, or spread over a mesh and filled up with 0."""
     if mesh is None:
-        return jnp.asarray(rows)
+        return jax.device_put(rows)  # jnp.asarray copies twice
     if not isinstance(rows, jax.Array):
         return place(mesh, DATA, rows)
     missing = padded(len(rows), mesh.shape[DATA]) - len(rows)

@@ -1,7 +1,7 @@
 """L-BFGS for a convex function whose every evaluation is a sweep over the rows.
 
-Made for this model in two ways. It begins from a preconditioner where there is one, whose Cholesky
-factor is cheap next to the sweeps that it saves (`solve.py` has which). And it judges a step by the
+Made for this model in two ways. It begins from a preconditioner where there is one, which is
+cheap next to the sweeps that it saves (`solve.py` has which). And it judges a step by the
 slope at its end, which a convex function allows and which is exact long after differences of the
 value are lost to rounding (Hager and Zhang, 2005, call it the approximate Wolfe condition).
 
@@ -16,7 +16,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_solve
 
 # What a step must reduce of the value, and leave at most of the slope.
 _DECREASE, _SLOPE = 0.1, 0.9
@@ -28,6 +27,7 @@ _TRIALS = 30
 GOING, CONVERGED, STUCK = 0, 1, 2
 
 ValueAndGradient = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+Preconditioner = Callable[[jax.Array], jax.Array]
 
 
 class State(NamedTuple):
@@ -101,14 +101,38 @@ def start(w: jax.Array, memory: int) -> State:
     )
 
 
-def evaluated(f: ValueAndGradient, state: State, factor: jax.Array | None, tol: jax.Array) -> State:
+def begun(
+    state: State,
+    value: jax.Array,
+    gradient: jax.Array,
+    direction: jax.Array,
+    step: jax.Array,
+    tol: jax.Array,
+) -> State:
+    """The state after the first evaluation, where its results are known without it.
+
+    Args:
+      state: what `start` gave.
+      value: of the function there.
+      gradient: there.
+      direction: in which the next points lie.
+      step: the first of them is `w + step * direction`.
+      tol: as for `evaluated`.
+    """
+    known = state._replace(value=value, gradient=gradient, iterations=jnp.int32(0))
+    return _towards(known, direction, step, tol)
+
+
+def evaluated(
+    f: ValueAndGradient, state: State, precondition: Preconditioner | None, tol: jax.Array
+) -> State:
     """The state after one more evaluation: the step is taken, or another is chosen.
 
     Args:
       f: gives the function's value and gradient.
       state: what to go on from.
-      factor: `[D, D]`, the Cholesky factor of a matrix near the Hessian by the last axis of `w`;
-        None for none.
+      precondition: multiplies what is like `w` by a matrix near the inverse of the Hessian; None
+        for none.
       tol: the largest element, by its size, that the gradient may have at the end.
     """
     w = state.w + state.step * state.direction
@@ -139,7 +163,7 @@ def evaluated(f: ValueAndGradient, state: State, factor: jax.Array | None, tol: 
             changes=changes,
             iterations=state.iterations + 1,
         )
-        return _turned(moved, factor, tol)
+        return _turned(moved, precondition, tol)
 
     def choose() -> State:
         tried = state._replace(
@@ -170,19 +194,24 @@ def _next_step(state: State) -> jax.Array:
     return jnp.where(jnp.isfinite(high), within, 4 * low)
 
 
-def _turned(state: State, factor: jax.Array | None, tol: jax.Array) -> State:
+def _turned(state: State, precondition: Preconditioner | None, tol: jax.Array) -> State:
     """A new direction from where the state is, or the end."""
-    direction = -_inverse_hessian_times(state, state.gradient, factor)
+    direction = -_inverse_hessian_times(state, state.gradient, precondition)
     slope = jnp.vdot(state.gradient, direction)
     # Rounding may turn the direction up; the preconditioner alone never does.
-    plain = -_preconditioned(state.gradient, factor)
+    plain = -_preconditioned(state.gradient, precondition)
     direction = jnp.where(slope < 0, direction, plain)
+    # With nothing known, a step of the gradient's own length would be of any size.
+    unknown = (state.iterations == 0) & (precondition is None)
+    step = jnp.where(unknown, jnp.minimum(1, 1 / jnp.linalg.norm(direction)), 1)
+    return _towards(state, direction, step, tol)
+
+
+def _towards(state: State, direction: jax.Array, step: jax.Array, tol: jax.Array) -> State:
+    """The state that goes there next, or is at the end."""
     slope = jnp.vdot(state.gradient, direction)
     size = jnp.max(jnp.abs(state.gradient))
     small = size <= tol
-    # With nothing known, a step of the gradient's own length would be of any size.
-    unknown = (state.iterations == 0) & (factor is None)
-    step = jnp.where(unknown, jnp.minimum(1, 1 / jnp.linalg.norm(direction)), 1)
     status = jnp.where(small, CONVERGED, jnp.where(slope < 0, GOING, STUCK)).astype(jnp.int32)
     zero = jnp.zeros((), direction.dtype)
     return state._replace(
@@ -198,7 +227,9 @@ def _turned(state: State, factor: jax.Array | None, tol: jax.Array) -> State:
     )
 
 
-def _inverse_hessian_times(state: State, vector: jax.Array, factor: jax.Array | None) -> jax.Array:
+def _inverse_hessian_times(
+    state: State, vector: jax.Array, precondition: Preconditioner | None
+) -> jax.Array:
     """The two loops of L-BFGS (Nocedal, 1980); pairs that say nothing are passed over."""
     dots = jax.vmap(jnp.vdot)(state.steps, state.changes)
     norms = jax.vmap(jnp.vdot)(state.changes, state.changes)
@@ -221,13 +252,13 @@ def _inverse_hessian_times(state: State, vector: jax.Array, factor: jax.Array | 
     vector, shares = lax.scan(newest_first, vector, order)
     newest = order[0]
     change = state.changes[newest]
-    scale = jnp.vdot(change, _preconditioned(change, factor))
-    vector = _preconditioned(vector, factor) * jnp.where(known[newest], dots[newest] / scale, 1)
+    scale = jnp.vdot(change, _preconditioned(change, precondition))
+    vector = _preconditioned(vector, precondition) * jnp.where(
+        known[newest], dots[newest] / scale, 1
+    )
     vector, _ = lax.scan(oldest_first, vector, (order, shares), reverse=True)
     return vector
 
 
-def _preconditioned(vector: jax.Array, factor: jax.Array | None) -> jax.Array:
-    if factor is None:
-        return vector
-    return cho_solve((factor, True), vector.T).T
+def _preconditioned(vector: jax.Array, precondition: Preconditioner | None) -> jax.Array:
+    return vector if precondition is None else precondition(vector)

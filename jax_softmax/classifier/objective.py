@@ -115,6 +115,40 @@ def value_and_gradient(
     return loss, gradient.at[:, -1].multiply(problem.intercept)
 
 
+def value(
+    problem: Problem,
+    w: jax.Array,
+    *,
+    block: int,
+    label_smoothing: float = 0.0,
+    spread: Spread | None = None,
+) -> jax.Array:
+    """The first result of `value_and_gradient`, alone: a product less."""
+
+    def total(problem: Problem, w: jax.Array, loss_of: LossOf) -> jax.Array:
+        def add(i: jax.Array, loss: jax.Array) -> jax.Array:
+            return loss + loss_of(w, *block_of_rows(problem, i, block))
+
+        blocks = -(-problem.labels.shape[0] // block)
+        loss: jax.Array = lax.fori_loop(0, blocks, add, 0 * problem.weights[0])
+        return loss
+
+    if spread is None:
+        loss = total(problem, w, functools.partial(_loss, label_smoothing))
+    else:
+        loss_of = functools.partial(_loss_of_classes, label_smoothing, spread.classes)
+
+        def on_device(problem: Problem, w: jax.Array) -> jax.Array:
+            loss = total(problem, lax.pcast(w, DATA, to="varying"), loss_of)
+            everywhere: jax.Array = lax.psum(loss, DATA)
+            return everywhere
+
+        loss = jax.shard_map(
+            on_device, mesh=spread.mesh, in_specs=(specs(problem), P(MODEL)), out_specs=P()
+        )(problem, w)
+    return loss + problem.l2 * jnp.sum(w[:, :-1] ** 2) / 2
+
+
 def specs(problem: Problem) -> Problem:
     """Where each array of a problem is on a mesh: rows over the axis data."""
     rows = jax.tree.map(lambda _: P(DATA), problem.rows)
@@ -130,7 +164,7 @@ def _sums(
     """The weighted sum of the rows' losses, and its gradient by `w`."""
 
     def add(i: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        rows = _block(problem, i, block)
+        rows = block_of_rows(problem, i, block)
         loss, gradient = jax.value_and_grad(loss_of)(w, *rows)
         return sums[0] + loss, sums[1] + gradient
 
@@ -175,33 +209,9 @@ def _loss_of_classes(
     )
 
 
-def gram(problem: Problem, *, block: int, spread: Spread | None = None) -> jax.Array:
-    """`[D + 1, D + 1]`, the weighted sum of the rows' outer products, 1 for the intercept."""
-    size = problem.rows.width + 1
-
-    def sums(problem: Problem) -> jax.Array:
-        def add(i: jax.Array, total: jax.Array) -> jax.Array:
-            features, _, weights = _block(problem, i, block)
-            ones = jnp.broadcast_to(problem.intercept, (block, 1)).astype(features.dtype)
-            features = jnp.concatenate([features, ones], 1)
-            return total + dot(features.T, features * weights[:, None])
-
-        zeros = jnp.zeros((size, size), problem.weights.dtype) + 0 * problem.weights[0]
-        blocks = -(-problem.labels.shape[0] // block)
-        return lax.fori_loop(0, blocks, add, zeros)
-
-    if spread is None:
-        return sums(problem)
-    found: jax.Array = jax.shard_map(
-        lambda problem: lax.psum(sums(problem), DATA),
-        mesh=spread.mesh,
-        in_specs=(specs(problem),),
-        out_specs=P(),
-    )(problem)
-    return found
-
-
-def _block(problem: Problem, i: jax.Array, block: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def block_of_rows(
+    problem: Problem, i: jax.Array, block: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Features, labels and weights of the i-th block of rows.
 
     The last one begins early enough to be whole; its rows that were taken before weigh nothing.

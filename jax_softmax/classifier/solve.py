@@ -11,15 +11,14 @@ import numpy as np
 from jax import lax
 
 from jax_softmax.classifier import lbfgs, proximal
-from jax_softmax.classifier.objective import Problem, Spread, gram, value_and_gradient
+from jax_softmax.classifier.first_pass import begun, preconditioner
+from jax_softmax.classifier.objective import Problem, Spread, value_and_gradient
 from jax_softmax.training.programs import latest_programs
 
 # Pairs that L-BFGS keeps.
 _MEMORY = 10
 # Features up to which a preconditioner is made: a Cholesky factor of them all.
 _MOST_FEATURES = 2048
-# Added to its diagonal, as a part of that: features may depend on one another.
-_JITTER = 1e-6
 # Iterations to a call at most, and multiplications to a call: a signal is seen between two calls.
 _CALL, _WORK = 64, 2e10
 
@@ -92,11 +91,10 @@ def minimise(
     state: Any = proximal.start(w) if proximally else lbfgs.start(w, _MEMORY)
     factor = None
     if not proximally and _helps(problem):
-        classes = w.shape[0] if spread is None else spread.classes
-        factor = _factor(problem, classes=classes, block=block, spread=spread)
-    losses: list[float] = []
+        factor, state = _begun(problem, state, tolerance, at_0=not np.asarray(w).any(), **options)
+    done = int(state.iterations)
+    losses = [] if done < 0 else [float(state.value)]
     a_call = int(np.clip(_WORK / max(1, problem.labels.size * w.size), 1, _CALL))
-    done = -1
     while True:
         until = min(max_iter, max(done, 0) + a_call)
         state, found = run(
@@ -131,25 +129,7 @@ def _helps(problem: Problem) -> bool:
     return width <= _MOST_FEATURES and width <= examples
 
 
-@latest_programs("classes", "block", "spread")
-def _factor(problem: Problem, *, classes: int, block: int, spread: Spread | None) -> jax.Array:
-    """The Cholesky factor of the preconditioner, `[D + 1, D + 1]`.
-
-    That is the Hessian by one class's coefficients where all are 0 and each class is as likely, so
-    that a row's `p (1 - p)` is `(1 - 1/K) / K`. Böhning's bound, in which it is 1/2, weighs the
-    penalty too little: it takes half as many sweeps again (docs/performance.md).
-    """
-    matrix = gram(problem, block=block, spread=spread) * ((1 - 1 / classes) / classes)
-    size = matrix.shape[0]
-    penalty = jnp.broadcast_to(problem.l2, size).astype(matrix.dtype).at[-1].set(0)
-    # Intercepts that stay 0 have a row and column of zeros.
-    penalty = penalty.at[-1].add(jnp.where(problem.intercept > 0, 0, 1))
-    # A part of each element, not of their mean, next to which small features would be nothing.
-    diagonal = jnp.diagonal(matrix)
-    added = penalty + jnp.where(diagonal > 0, _JITTER * diagonal, 1)
-    factor = jnp.linalg.cholesky(matrix + jnp.diag(added))
-    alone = jnp.diag(jnp.sqrt(diagonal + added))
-    return jnp.where(jnp.isfinite(factor).all(), factor, alone)
+_begun = latest_programs("at_0", "block", "label_smoothing", "spread", donate="state")(begun)
 
 
 @latest_programs("block", "label_smoothing", "spread", donate="state")
@@ -183,6 +163,7 @@ def run(
       The state, and the losses.
     """
     first = state.iterations
+    precondition = None if factor is None else preconditioner(factor, spread)
 
     def f(w: jax.Array) -> tuple[jax.Array, jax.Array]:
         return value_and_gradient(
@@ -192,7 +173,7 @@ def run(
     def evaluated(state: Any) -> Any:
         if isinstance(state, proximal.State):
             return proximal.evaluated(f, problem.l1, state, tol)
-        return lbfgs.evaluated(f, state, factor, tol)
+        return lbfgs.evaluated(f, state, precondition, tol)
 
     def goes_on(carry: tuple[Any, jax.Array]) -> jax.Array:
         state, _ = carry

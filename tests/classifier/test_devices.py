@@ -44,7 +44,8 @@ def test_two_classes_and_smoothing(monkeypatch):
     np.testing.assert_allclose(many.coef_, one.coef_, atol=1e-7)
 
 
-def test_neither_rows_nor_classes_are_gathered():
+@pytest.mark.parametrize("factor", [None, np.eye(51, dtype=np.float32)])
+def test_neither_rows_nor_classes_are_gathered(factor):
     mesh = mesh_of({"data": 4, "model": 2})
     problem = Problem(
         rows=inputs.rows_of(np.zeros((4000, 50), np.float32), 100, mesh),
@@ -61,11 +62,11 @@ def test_neither_rows_nor_classes_are_gathered():
         options = {"block": 100, "label_smoothing": 0.0, "spread": Spread(mesh, 100)}
         run = solve.run.fresh()
         compiled = run.lower(
-            problem, state, None, np.float32(0), np.int32(4), losses, **options
+            problem, state, factor, np.float32(0), np.int32(4), losses, **options
         ).compile()
     assert "all-gather" not in compiled.as_text()
     # A device's quarter of the rows, and not more than half of what is kept of the classes.
-    kept = 4000 * 50 * 4 / 4 + 25 * 100 * 51 * 4 / 2
+    kept = 4000 * 50 * 4 / 4 + 25 * 100 * 51 * 4 / 2 + (0 if factor is None else factor.nbytes)
     assert compiled.memory_analysis().argument_size_in_bytes < 1.2 * kept
 
 
