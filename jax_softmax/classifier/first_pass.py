@@ -33,11 +33,13 @@ from jax_softmax.training.mesh import DATA, MODEL
 
 # Added to the preconditioner's diagonal, as a part of it: features may depend on one another.
 _JITTER = 1e-6
-# Rows of a device that the first step is tried on, at least if there are as many.
+# Rows of a device that the first step is tried on, about.
 _SAMPLE = 1024
+# Rows that are added up one by one, for each class.
+_TOGETHER = 16
 # How many times surer than at 0 the rows may be, and the lengths of the first step.
 _SURER = 4.0 ** np.arange(5)
-_STEPS = 2.0 ** np.arange(0.5, -2.5, -0.5)
+_STEPS = 2.0 ** np.array([0, 0.5, -0.5, -1, -1.5, -2])
 
 
 def begun(
@@ -55,9 +57,9 @@ def begun(
     A state `at_0` is told what an evaluation there would say, and its first step. Of another the
     first evaluation is still to come.
 
-    The preconditioner is the Hessian at 0, where a row's `p (1 - p)` is `(1 - 1/K) / K`, with the
-    penalty as many times larger as rows are surer. Böhning's bound, in which that is 1/2, weighs
-    the penalty too little: it takes half as many sweeps again (docs/performance.md).
+    The preconditioner is the Hessian at 0, where a row's `p (1 - p)` is `(1 - 1/K) / K`, and the
+    penalty: from 0 as many times larger as rows are surer. Böhning's bound, in which that is 1/2,
+    weighs the penalty too little: it takes half as many sweeps again (docs/performance.md).
     """
     rows = len(state.w)
     classes = rows if spread is None else spread.classes
@@ -133,7 +135,7 @@ def _at_0(class_sums: jax.Array, classes: int, smoothing: float) -> tuple[jax.Ar
 
 
 def _pass(
-    problem: Problem, *, classes: int, block: int, spread: Spread | None = None
+    problem: Problem, *, classes: int, block: int, spread: Spread | None
 ) -> tuple[jax.Array, jax.Array, Problem]:
     """What one pass without coefficients tells of the rows, each with a 1 for the intercept.
 
@@ -148,12 +150,14 @@ def _pass(
       weighted sum of the rows of each class; and the problem of a sample of the rows.
     """
     if spread is None:
-        gram, class_sums, *sample = _sums(problem, classes, 0, block)
+        gram, class_sums, *sample = _sums_on_device(problem, classes, 0, block)
     else:
         each = classes // spread.mesh.shape[MODEL]
 
         def on_device(problem: Problem) -> tuple[jax.Array, ...]:
-            gram, class_sums, *sample = _sums(problem, each, lax.axis_index(MODEL) * each, block)
+            gram, class_sums, *sample = _sums_on_device(
+                problem, each, lax.axis_index(MODEL) * each, block
+            )
             return lax.psum(gram, DATA), lax.psum(class_sums, DATA), *sample
 
         gram, class_sums, *sample = jax.shard_map(
@@ -163,7 +167,7 @@ def _pass(
             out_specs=(P(), P(MODEL), P(DATA), P(DATA), P(DATA)),
         )(problem)
     features, labels, weights = sample
-    weights = weights / jnp.sum(weights)
+    weights = weights / jnp.where((total := jnp.sum(weights)) > 0, total, 1)
     return (
         gram,
         class_sums,
@@ -171,14 +175,14 @@ def _pass(
     )
 
 
-def _sums(
+def _sums_on_device(
     problem: Problem, classes: int, first: jax.Array | int, block: int
 ) -> tuple[jax.Array, ...]:
     """What `_pass` returns of a device's rows and classes: two sums, and a sample's arrays."""
     blocks = -(-len(problem.labels) // block)
-    # A few rows of each block, or of the last of some blocks, for they may be sorted.
+    # A few rows of each block, or of the last of some blocks, by chance: they may be in any order.
     of_each, blocks_each = min(block, -(-_SAMPLE // blocks)), -(-blocks // _SAMPLE)
-    apart = block // of_each
+    places = np.sort(np.random.default_rng(0).choice(block, of_each, replace=False))
 
     def add(i: jax.Array, found: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         features, labels, weights = rows = block_of_rows(problem, i, block)
@@ -190,9 +194,7 @@ def _sums(
             gram + dot(augmented.T, weighed),
             _added(class_sums, labels - first, weighed),
             *(
-                lax.dynamic_update_slice_in_dim(
-                    x, new[: apart * of_each : apart], i // blocks_each * of_each, 0
-                )
+                lax.dynamic_update_slice_in_dim(x, new[places], i // blocks_each * of_each, 0)
                 for x, new in zip(sample, rows, strict=True)
             ),
         )
@@ -213,7 +215,12 @@ def _sums(
 def _added(totals: jax.Array, labels: jax.Array, rows: jax.Array) -> jax.Array:
     """The totals of the classes, `[K, D + 1]`, and those rows; labels outside are of none."""
     if jax.default_backend() == "cpu":
-        return totals.at[jnp.where(labels < 0, len(totals), labels)].add(rows, mode="drop")
+        # Sums of few rows, then of those: one long sum in float32 drifts.
+        count = min(len(rows), _TOGETHER * len(totals))
+        part = jnp.arange(len(rows), dtype=labels.dtype) // count
+        sums = jnp.zeros((-(-len(rows) // count), *totals.shape), totals.dtype)
+        labels = jnp.where(labels < 0, len(totals), labels)
+        return totals + sums.at[part, labels].add(rows, mode="drop").sum(0)
     # Where many threads add, the order of sums and so their last bits are of chance.
     ones = labels == jnp.arange(len(totals), dtype=labels.dtype)[:, None]
     return totals + dot(ones.astype(rows.dtype), rows)

@@ -1,7 +1,7 @@
 """L-BFGS for a convex function whose every evaluation is a sweep over the rows.
 
 Made for this model in two ways. It begins from a preconditioner where there is one, which is
-cheap next to the sweeps that it saves (`solve.py` has which). And it judges a step by the
+cheap next to the sweeps that it saves (`first_pass.py` has which). And it judges a step by the
 slope at its end, which a convex function allows and which is exact long after differences of the
 value are lost to rounding (Hager and Zhang, 2005, call it the approximate Wolfe condition).
 
@@ -109,7 +109,7 @@ def begun(
     step: jax.Array,
     tol: jax.Array,
 ) -> State:
-    """The state after the first evaluation, where its results are known without it.
+    """The state where value and gradient are known without an evaluation, and the first step is.
 
     Args:
       state: what `start` gave.

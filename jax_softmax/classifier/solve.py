@@ -150,7 +150,7 @@ def run(
     Args:
       problem: what is minimised.
       state: of the solver, which its type tells.
-      factor: what `_factor` gives; None for none.
+      factor: what `begun` gives; None for none.
       tol: the largest element, by its size, that the gradient may have at the end.
       until: the number of iterations at which to stop, counted from the first.
       losses: `[L]`, to be filled from its beginning with the value after each iteration, and before

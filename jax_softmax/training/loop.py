@@ -101,11 +101,11 @@ def fit(
       sample_weight: `[N]`, how much each training example counts, at least 0; None is alike. Each
         step takes the weighted mean of its examples' losses, `sum(w * loss) / sum(w)`, so a row of
         weight 2 is a row given twice, and weights of another scale are the same; the history's
-        `train_loss` is such a mean over the epoch. Times `config.class_weight`. Validation,
+        `train_loss` is such a mean over the epoch. Times the class's weight. Validation,
         `evaluate` and means and deviations of `standardize` count all examples alike. A stream
         whose labels are read with the rows takes neither of these weights.
-      class_weight: in place of `config.class_weight`.
-      label_smoothing: in place of `config.label_smoothing`.
+      class_weight: in place of `config.class_weight`; None takes that.
+      label_smoothing: in place of `config.label_smoothing`; None takes that.
 
     Returns:
       The trained parameters with their history; arrays of NumPy where several devices trained them.

@@ -85,7 +85,7 @@ LEFT_OUT = {
 class LogisticRegression(SoftmaxClassifier):
     """Ours under scikit-learn's names of solvers: "saga" is its proximal one.
 
-    The `tol` of theirs is of the coefficients' change, and here ends later than ours of the gradient.
+    The `tol` of theirs is of the coefficients' change, and here it ends later than ours.
     """
 
     def fit(self, X, y, sample_weight=None):  # noqa: N803 - scikit-learn's name
