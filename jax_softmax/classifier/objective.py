@@ -94,58 +94,17 @@ def value_and_gradient(
     Returns:
       A scalar, and `[K, D + 1]`.
     """
-    if spread is None:
-        loss, gradient = _sums(problem, w, block, functools.partial(_loss, label_smoothing))
-    else:
-        loss_of = functools.partial(_loss_of_classes, label_smoothing, spread.classes)
-
-        def on_device(problem: Problem, w: jax.Array) -> tuple[jax.Array, jax.Array]:
-            found = _sums(problem, lax.pcast(w, DATA, to="varying"), block, loss_of)
-            sums: tuple[jax.Array, jax.Array] = lax.psum(found, DATA)
-            return sums
-
-        loss, gradient = jax.shard_map(
-            on_device,
-            mesh=spread.mesh,
-            in_specs=(specs(problem), P(MODEL)),
-            out_specs=(P(), P(MODEL)),
-        )(problem, w)
+    loss, gradient = _sums(problem, w, block, label_smoothing, spread, differentiated=True)
     loss += problem.l2 * jnp.sum(w[:, :-1] ** 2) / 2
     gradient = gradient.at[:, :-1].add(problem.l2 * w[:, :-1])
     return loss, gradient.at[:, -1].multiply(problem.intercept)
 
 
 def value(
-    problem: Problem,
-    w: jax.Array,
-    *,
-    block: int,
-    label_smoothing: float = 0.0,
-    spread: Spread | None = None,
+    problem: Problem, w: jax.Array, *, block: int, label_smoothing: float, spread: Spread | None
 ) -> jax.Array:
     """The first result of `value_and_gradient`, alone: a product less."""
-
-    def total(problem: Problem, w: jax.Array, loss_of: LossOf) -> jax.Array:
-        def add(i: jax.Array, loss: jax.Array) -> jax.Array:
-            return loss + loss_of(w, *block_of_rows(problem, i, block))
-
-        blocks = -(-problem.labels.shape[0] // block)
-        loss: jax.Array = lax.fori_loop(0, blocks, add, 0 * problem.weights[0])
-        return loss
-
-    if spread is None:
-        loss = total(problem, w, functools.partial(_loss, label_smoothing))
-    else:
-        loss_of = functools.partial(_loss_of_classes, label_smoothing, spread.classes)
-
-        def on_device(problem: Problem, w: jax.Array) -> jax.Array:
-            loss = total(problem, lax.pcast(w, DATA, to="varying"), loss_of)
-            everywhere: jax.Array = lax.psum(loss, DATA)
-            return everywhere
-
-        loss = jax.shard_map(
-            on_device, mesh=spread.mesh, in_specs=(specs(problem), P(MODEL)), out_specs=P()
-        )(problem, w)
+    loss: jax.Array = _sums(problem, w, block, label_smoothing, spread, differentiated=False)
     return loss + problem.l2 * jnp.sum(w[:, :-1] ** 2) / 2
 
 
@@ -159,18 +118,41 @@ LossOf = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def _sums(
-    problem: Problem, w: jax.Array, block: int, loss_of: LossOf
-) -> tuple[jax.Array, jax.Array]:
-    """The weighted sum of the rows' losses, and its gradient by `w`."""
+    problem: Problem,
+    w: jax.Array,
+    block: int,
+    label_smoothing: float,
+    spread: Spread | None,
+    *,
+    differentiated: bool,
+) -> Any:
+    """The weighted sum of the rows' losses, a scalar; or that and its gradient, `[K, D + 1]`."""
 
-    def add(i: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        rows = block_of_rows(problem, i, block)
-        loss, gradient = jax.value_and_grad(loss_of)(w, *rows)
-        return sums[0] + loss, sums[1] + gradient
+    def over_blocks(loss_of: LossOf, problem: Problem, w: jax.Array) -> Any:
+        function = jax.value_and_grad(loss_of) if differentiated else loss_of
 
-    zeros = 0 * problem.weights[0], jnp.zeros_like(w)
-    blocks = -(-problem.labels.shape[0] // block)
-    return lax.fori_loop(0, blocks, add, zeros)
+        def add(i: jax.Array, sums: Any) -> Any:
+            found = function(w, *block_of_rows(problem, i, block))
+            return jax.tree.map(jnp.add, sums, found)
+
+        zero = 0 * problem.weights[0]
+        blocks = -(-problem.labels.shape[0] // block)
+        zeros = (zero, jnp.zeros_like(w)) if differentiated else zero
+        return lax.fori_loop(0, blocks, add, zeros)
+
+    if spread is None:
+        return over_blocks(functools.partial(_loss, label_smoothing), problem, w)
+    loss_of = functools.partial(_loss_of_classes, label_smoothing, spread.classes)
+
+    def on_device(problem: Problem, w: jax.Array) -> Any:
+        return lax.psum(over_blocks(loss_of, problem, lax.pcast(w, DATA, to="varying")), DATA)
+
+    return jax.shard_map(
+        on_device,
+        mesh=spread.mesh,
+        in_specs=(specs(problem), P(MODEL)),
+        out_specs=(P(), P(MODEL)) if differentiated else P(),
+    )(problem, w)
 
 
 def _loss(
